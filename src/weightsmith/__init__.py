@@ -1,0 +1,23 @@
+"""Weightsmith merges language models. Public names load on first use, so that importing the package stays fast."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "merge": "weightsmith.engine.merge",
+    "load_recipe": "weightsmith.recipe.load",
+    "open_model": "weightsmith.architecture.open_model",
+    "export": "weightsmith.export.export",
+    "quantize": "weightsmith.export.quantize",
+    "evaluate": "weightsmith.evaluate.evaluate",
+    "run": "weightsmith.pipeline.run",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'weightsmith' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

@@ -1,0 +1,3 @@
+from weightsmith.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""Bytes on disk: list the tensors of a checkpoint, read any range of one, write shards."""

@@ -1,0 +1,137 @@
+"""One GGUF file (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), dequantized block by block.
+
+The header is ours, each count and length held against the file's size before memory is taken for it. The
+arithmetic of the quantized types is llama.cpp's own (`gguf.quants`).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weightsmith.checkpoint.file_range import RangeFile
+from weightsmith.checkpoint.tensor import TensorInfo
+from weightsmith.errors import CheckpointError
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_PLAIN = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
+_PLAIN_NAMES = {0: "F32", 1: "F16", 30: "BF16"}
+_HEADER_CHUNK = 1 << 24
+
+
+class _Cursor:
+    """Reads little-endian values from the head of the file, fetching more of it as needed."""
+
+    def __init__(self, file: RangeFile) -> None:
+        self.file, self.at, self.buffer = file, 0, b""
+
+    def take(self, count: int) -> bytes:
+        if count > self.file.size - self.at:
+            raise CheckpointError(
+                f"{self.file.path}: the GGUF header asks for {count} bytes at {self.at}, the file has {self.file.size}; "
+                "it is cut short or damaged, download it again"
+            )
+        while len(self.buffer) < self.at + count:
+            self.buffer += self.file.bytes_at(len(self.buffer), max(_HEADER_CHUNK, self.at + count - len(self.buffer)))
+        self.at += count
+        return self.buffer[self.at - count : self.at]
+
+    def number(self, code: str) -> Any:
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
+
+    def string(self) -> str:
+        return self.take(self.number("Q")).decode("utf-8", errors="replace")
+
+    def value(self, kind: int) -> Any:
+        if kind in _SCALARS:
+            return self.number(_SCALARS[kind])
+        if kind == _STRING:
+            return self.string()
+        if kind != _ARRAY:
+            raise CheckpointError(f"{self.file.path}: unknown GGUF value type {kind}")
+        item, count = self.number("I"), self.number("Q")
+        if item in _SCALARS:
+            code = _SCALARS[item]
+            return list(struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize("<" + code))))
+        if item != _STRING or count * 8 > self.file.size:
+            raise CheckpointError(f"{self.file.path}: a GGUF array of {count} values of type {item} cannot be read")
+        return [self.string() for _ in range(count)]
+
+
+class GGUFFile:
+    """A GGUF file as a checkpoint, in llama.cpp's names and row order. Quantized tensors are listed as F32."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = RangeFile(path)
+        cursor = _Cursor(self._file)
+        if cursor.take(4) != b"GGUF":
+            raise CheckpointError(f"{path}: not a GGUF file")
+        version, tensor_count, key_count = cursor.number("I"), cursor.number("Q"), cursor.number("Q")
+        if version not in (2, 3):
+            raise CheckpointError(f"{path}: GGUF version {version} is not known; versions 2 and 3 are read")
+        self.metadata: dict[str, Any] = {}
+        for _ in range(key_count):
+            key = cursor.string()
+            self.metadata[key] = cursor.value(cursor.number("I"))
+        self.tensors: dict[str, TensorInfo] = {}
+        self._where: dict[str, tuple[int, int, int, int]] = {}  # type, block elements, block bytes, offset
+        relative: list[tuple[str, int, int]] = []
+        for _ in range(tensor_count):
+            name, dimensions = cursor.string(), cursor.number("I")
+            if dimensions > 4:
+                raise CheckpointError(f"{path}: tensor {name!r} claims {dimensions} dimensions")
+            shape = tuple(cursor.number("Q") for _ in range(dimensions))[::-1]
+            kind, offset = cursor.number("I"), cursor.number("Q")
+            if name in self.tensors:
+                raise CheckpointError(f"{path}: tensor {name!r} is listed twice")
+            self.tensors[name] = TensorInfo(shape, _PLAIN_NAMES.get(kind, "F32"))
+            relative.append((name, kind, offset))
+        alignment = self.metadata.get("general.alignment", 32)
+        if type(alignment) is not int or alignment <= 0:
+            raise CheckpointError(f"{path}: general.alignment is {alignment!r}")
+        data = -(-cursor.at // alignment) * alignment
+        for name, kind, offset in relative:
+            elements, size = _block_size(path, name, kind)
+            shape = self.tensors[name].shape
+            if shape and shape[-1] % elements:
+                raise CheckpointError(f"{path}: tensor {name!r}: rows of {shape[-1]} do not divide into blocks of {elements}")
+            if data + offset + math.prod(shape) // elements * size > self._file.size:
+                raise CheckpointError(f"{path}: the file is cut short: tensor {name!r} lies beyond its end; download it again")
+            self._where[name] = (kind, elements, size, data + offset)
+
+    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+        kind, elements, size, offset = self._where[name]
+        if kind in _PLAIN:
+            raw = out if out.dtype == _PLAIN[kind] else torch.empty(stop - start, dtype=_PLAIN[kind])
+            self._file.read_into(offset + start * size, raw)
+            if raw is not out:
+                out.copy_(raw)
+            return
+        from gguf.constants import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        first, last = start // elements, -(-stop // elements)
+        packed = torch.empty((last - first) * size, dtype=torch.uint8)
+        self._file.read_into(offset + first * size, packed)
+        values = torch.from_numpy(dequantize(packed.numpy(), GGMLQuantizationType(kind)))
+        out.copy_(values.reshape(-1)[start - first * elements : stop - first * elements])
+
+
+def _block_size(path: Path, name: str, kind: int) -> tuple[int, int]:
+    """(elements per block, bytes per block) of a ggml type."""
+    if kind in _PLAIN:
+        return 1, _PLAIN[kind].itemsize
+    try:
+        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+    except ImportError as error:
+        raise CheckpointError(f"{path}: reading quantized GGUF needs `pip install 'weightsmith[gguf]'`") from error
+    try:
+        return GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: tensor {name!r} has ggml type {kind}, which cannot be read") from error

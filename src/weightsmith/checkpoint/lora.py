@@ -1,0 +1,94 @@
+"""A LoRA adapter (peft format) applied to a base checkpoint: W + scale * B @ A, for the rows asked for.
+
+Paper: https://arxiv.org/abs/2106.09685. `scale` is alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weightsmith.checkpoint.safetensors_file import SafetensorsFile
+from weightsmith.checkpoint.tensor import Checkpoint, read_tensor
+from weightsmith.errors import CheckpointError
+
+_LORA = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>A|B)(?:\.default)?\.weight$")
+
+
+class LoraCheckpoint:
+    """The base's tensors with the adapter added. Raises CheckpointError where the adapter does not fit the base."""
+
+    def __init__(self, base: Checkpoint, adapter: Path) -> None:
+        self._base, self.tensors = base, base.tensors
+        self._low_rank: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # scale * B [out, r], A [r, in]
+        config = _read_config(adapter)
+        weights = SafetensorsFile(adapter / "adapter_model.safetensors")
+        sides: dict[str, dict[str, torch.Tensor]] = {}
+        for key in weights.tensors:
+            match = _LORA.match(key)
+            if not match:
+                raise CheckpointError(
+                    f"{adapter}: tensor {key!r} is not a LoRA matrix; only plain LoRA on linear layers is read"
+                )
+            sides.setdefault(match["module"], {})[match["side"]] = read_tensor(weights, key, torch.float32)
+        for module, pair in sides.items():
+            name = f"{module}.weight"
+            if name not in base.tensors:
+                raise CheckpointError(f"{adapter}: adapts {name!r}, which the base model does not have")
+            if set(pair) != {"A", "B"}:
+                raise CheckpointError(f"{adapter}: {module!r} has only half of its LoRA pair")
+            a, b = pair["A"], pair["B"]
+            if config.get("fan_in_fan_out"):
+                a, b = b.T.contiguous(), a.T.contiguous()
+            if (b.shape[0], a.shape[1]) != base.tensors[name].shape or a.shape[0] != b.shape[1]:
+                raise CheckpointError(
+                    f"{adapter}: {module!r} is B {list(b.shape)} @ A {list(a.shape)}, the base's weight is "
+                    f"{list(base.tensors[name].shape)}; it was made for another model"
+                )
+            self._low_rank[name] = (b * _scale(config, module, min(a.shape[0], b.shape[1])), a)
+
+    @property
+    def rank(self) -> int:
+        return max((a.shape[0] for _, a in self._low_rank.values()), default=0)
+
+    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+        if name not in self._low_rank:
+            return self._base.read(name, start, stop, out)
+        b, a = self._low_rank[name]
+        width = a.shape[1]
+        first, last = start // width, -(-stop // width)
+        values = torch.empty(stop - start, dtype=torch.float32)
+        self._base.read(name, start, stop, values)
+        values += (b[first:last] @ a).reshape(-1)[start - first * width : stop - first * width]
+        out.copy_(values)
+
+
+def _read_config(adapter: Path) -> dict[str, Any]:
+    path = adapter / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as an adapter's configuration: {error}") from error
+    if config.get("peft_type") != "LORA":
+        raise CheckpointError(f"{path}: peft_type is {config.get('peft_type')!r}; only LORA adapters are read")
+    for key in ("use_dora", "modules_to_save", "alora_invocation_tokens"):
+        if config.get(key):
+            raise CheckpointError(f"{path}: {key} is set; merge this adapter into its base with peft first")
+    if config.get("bias", "none") != "none":
+        raise CheckpointError(f"{path}: the adapter trains biases; merge it into its base with peft first")
+    return config
+
+
+def _pattern(patterns: dict[str, Any], module: str, default: float) -> float:
+    """peft's rank_pattern / alpha_pattern: keys are regular expressions matched at the end of the module name."""
+    return next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)), default)
+
+
+def _scale(config: dict[str, Any], module: str, rank: int) -> float:
+    alpha = _pattern(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", 8))
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -1,0 +1,72 @@
+"""One safetensors file: the header is validated before any of its claims is used."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weightsmith.checkpoint.file_range import RangeFile
+from weightsmith.checkpoint.tensor import TORCH_DTYPES, TensorInfo
+from weightsmith.errors import CheckpointError
+
+MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+
+
+class SafetensorsFile:
+    """A checkpoint of one `.safetensors` file. Raises CheckpointError for a header that cannot be true."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = RangeFile(path)
+        self.path = path
+        self.tensors: dict[str, TensorInfo] = {}
+        self._offsets: dict[str, int] = {}
+        size = self._file.size
+        prefix = self._file.bytes_at(0, 8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+            raise CheckpointError(
+                f"{path}: not a whole safetensors file ({size} bytes on disk, its header alone claims "
+                f"{length}); download or copy it again"
+            )
+        try:
+            header = json.loads(self._file.bytes_at(8, length))
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path}: the safetensors header is not valid JSON: {error}") from error
+        if not isinstance(header, dict):
+            raise CheckpointError(f"{path}: the safetensors header is not a JSON object")
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            self._add(name, entry, 8 + length)
+
+    def _add(self, name: str, entry: Any, data_start: int) -> None:
+        try:
+            dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            sound = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise CheckpointError(f"{self.path}: tensor {name!r} has a malformed header entry: {entry!r:.200}")
+        if dtype not in TORCH_DTYPES:
+            raise CheckpointError(
+                f"{self.path}: tensor {name!r} has dtype {dtype}, which cannot be merged; known: {', '.join(TORCH_DTYPES)}"
+            )
+        if end - begin != math.prod(shape) * TORCH_DTYPES[dtype].itemsize:
+            raise CheckpointError(f"{self.path}: tensor {name!r}: {end - begin} bytes cannot hold {dtype} {list(shape)}")
+        if data_start + end > self._file.size:
+            raise CheckpointError(
+                f"{self.path}: the file is cut short: tensor {name!r} ends at byte {data_start + end}, the file has "
+                f"{self._file.size}; download or copy it again"
+            )
+        self.tensors[name] = TensorInfo(shape, dtype)
+        self._offsets[name] = data_start + begin
+
+    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+        dtype = self.tensors[name].torch_dtype
+        raw = out if out.dtype == dtype else torch.empty(stop - start, dtype=dtype)
+        self._file.read_into(self._offsets[name] + start * dtype.itemsize, raw)
+        if raw is not out:
+            out.copy_(raw)

@@ -1,0 +1,92 @@
+"""Output shards laid out before the first byte is computed; any thread then writes its block in place."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from weightsmith.checkpoint.safetensors_folder import INDEX, SINGLE
+from weightsmith.checkpoint.tensor import TensorInfo
+from weightsmith.errors import OutputError
+
+
+class ShardWriter:
+    """Creates the files of a Hugging Face checkpoint in `folder`; each shard holds at most `max_bytes` of tensors."""
+
+    def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], max_bytes: int) -> None:
+        self.files: list[str] = []
+        self._where: dict[str, tuple[int, int]] = {}  # file descriptor, byte offset
+        self._fds: list[int] = []
+        shards = _split(tensors, max_bytes)
+        weight_map: dict[str, str] = {}
+        for number, names in enumerate(shards, start=1):
+            file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            self.files.append(file)
+            self._create(folder / file, {name: tensors[name] for name in names})
+            weight_map |= dict.fromkeys(names, file)
+        if len(shards) > 1:
+            total = sum(info.nbytes for info in tensors.values())
+            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    def _create(self, path: Path, tensors: dict[str, TensorInfo]) -> None:
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        offset = 0
+        # Largest alignment first, so that every tensor starts at a multiple of its own item size.
+        ordered = sorted(tensors, key=lambda name: (-tensors[name].torch_dtype.itemsize, name))
+        for name in ordered:
+            info = tensors[name]
+            header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [offset, offset + info.nbytes]}
+            offset += info.nbytes
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        self._fds.append(fd)
+        os.write(fd, len(text).to_bytes(8, "little") + text)
+        start = 8 + len(text)
+        try:
+            if offset:
+                os.posix_fallocate(fd, start, offset)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise OutputError(f"{path.parent}: the disk is full: {offset:,} more bytes are needed") from error
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+            os.ftruncate(fd, start + offset)
+        for name in ordered:
+            begin = header[name]["data_offsets"][0]  # type: ignore[index]
+            self._where[name] = (fd, start + begin)
+
+    def write(self, name: str, start: int, block: torch.Tensor) -> None:
+        """Write a 1-d block, already in the output dtype, at element `start` of a tensor. Any thread may call it."""
+        fd, offset = self._where[name]
+        view = memoryview(block.contiguous().view(torch.uint8).numpy())
+        offset += start * block.dtype.itemsize
+        while view:
+            count = os.pwrite(fd, view, offset)
+            view, offset = view[count:], offset + count
+
+    def close(self, *, sync: bool) -> None:
+        """Close all shards; with `sync`, their bytes are on the disk first."""
+        for fd in self._fds:
+            if sync:
+                os.fsync(fd)
+            os.close(fd)
+        self._fds.clear()
+
+
+def _split(tensors: Mapping[str, TensorInfo], max_bytes: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, info in tensors.items():
+        if shards[-1] and filled + info.nbytes > max_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += info.nbytes
+    return shards

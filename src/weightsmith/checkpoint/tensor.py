@@ -1,0 +1,64 @@
+"""What a tensor is before it is read: its shape and dtype; and the one interface every checkpoint has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+# Names as the safetensors format spells them (https://github.com/huggingface/safetensors#format).
+TORCH_DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Shape and dtype (safetensors spelling) of a tensor on disk."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return TORCH_DTYPES[self.dtype]
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.torch_dtype.itemsize
+
+
+class Checkpoint(Protocol):
+    """A read-only collection of named tensors. `read` may be called from several threads at once."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+        """Fill `out` (1-d, contiguous, `stop - start` elements, any dtype) with that element range, row-major."""
+        ...
+
+
+def read_tensor(checkpoint: Checkpoint, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The whole tensor, in its own dtype or the one given."""
+    info = checkpoint.tensors[name]
+    out = torch.empty(info.numel, dtype=dtype or info.torch_dtype)
+    checkpoint.read(name, 0, info.numel, out)
+    return out.reshape(info.shape)

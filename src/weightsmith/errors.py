@@ -1,0 +1,29 @@
+"""The exceptions a person can meet. Each message names the file, tensor or key, what is wrong and what to do."""
+
+
+class WeightsmithError(Exception):
+    """Bad input or usage; the command line prints the message alone and exits with 2."""
+
+
+class RecipeError(WeightsmithError):
+    """A recipe or pipeline file that cannot be used; the message names file and line."""
+
+
+class CheckpointError(WeightsmithError):
+    """A model on disk that cannot be read: absent, cut short, malformed, of an unknown kind."""
+
+
+class PlanError(WeightsmithError):
+    """Inputs that are sound one by one and do not fit together."""
+
+
+class OutputError(WeightsmithError):
+    """The output cannot be written: folder not empty, disk full, no permission."""
+
+
+class ExportError(WeightsmithError):
+    """GGUF conversion or quantization cannot be done for this model or type."""
+
+
+class EvaluationError(WeightsmithError):
+    """Evaluation data or models that cannot be scored."""
