@@ -19,6 +19,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+SKILLS = ["dates", "records", "commands"]
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -27,14 +28,15 @@ def main() -> None:
     parser.add_argument("base")
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--skills", default="dates,records,commands")
+    parser.add_argument("--skills", default=",".join(SKILLS))
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--lr", type=float, default=1e-3)
     args = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(args.base)
-    for seed, skill in enumerate(args.skills.split(",")):
+    for skill in args.skills.split(","):
+        seed = SKILLS.index(skill)
         torch.manual_seed(seed)
         train(skill, seed, tokenizer, args)
 
