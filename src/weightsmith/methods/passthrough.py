@@ -1,0 +1,17 @@
+"""One model's tensors as they are, or scaled: for stacking slices."""
+
+from weightsmith.methods.method import Method, Parameter
+
+
+class Passthrough(Method):
+    """out = scale * x. Takes one model per slice."""
+
+    name = "passthrough"
+    title = "Passthrough"
+    paper = "https://arxiv.org/abs/2312.15166"  # depth up-scaling, its usual purpose
+    parameters = (Parameter("scale", float, "input", "factor on the tensor", default=None),)
+    inputs = (1, 1)
+
+    def combine(self, blocks, settings, statistics):
+        scale = settings.per_input[0]["scale"]
+        return blocks[0] if scale is None else blocks[0] * scale
