@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from weightsmith.checkpoint.gguf_file import GGUFFile
-from weightsmith.checkpoint.tensor import TensorInfo
+from weightsmith.checkpoint.tensor import TensorInfo, natural_key
 from weightsmith.errors import CheckpointError
 
 
@@ -55,11 +55,6 @@ class CanonicalGGUF:
         self._file.read(source, first * unit, last * unit, rows)
         halves = rows.reshape(last - first, head // 2, 2, width).transpose(1, 2).reshape(-1)
         out.copy_(halves[start - first * unit : stop - first * unit])
-
-
-def natural_key(name: str) -> list[tuple[int, int | str]]:
-    """Sorts layer 2 before layer 10."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _scheme_for(file: GGUFFile) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,3 +63,8 @@ def read_tensor(checkpoint: Checkpoint, name: str, dtype: torch.dtype | None = N
     out = torch.empty(info.numel, dtype=dtype or info.torch_dtype)
     checkpoint.read(name, 0, info.numel, out)
     return out.reshape(info.shape)
+
+
+def natural_key(name: str) -> list[tuple[int, int | str]]:
+    """Sorts layer 2 before layer 10."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,77 @@
+"""`weightsmith merge`: a recipe to a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from weightsmith.checkpoint.shard_writer import ShardWriter
+from weightsmith.engine.output_folder import check_output, output_folder
+from weightsmith.engine.run_plan import Progress, run_plan
+from weightsmith.recipe.load import load_recipe
+from weightsmith.recipe.plan import Plan, make_plan
+from weightsmith.tokenizer.files import write_tokenizer_files
+
+RECIPE_COPY = "merge_recipe.yml"
+DEFAULT_SHARD_BYTES = 5_000_000_000
+_FREE_FOR_SMALL_FILES = 32 << 20
+
+
+@dataclass(frozen=True)
+class MergeSummary:
+    """What a finished merge can say of itself."""
+
+    out: Path
+    method: str
+    models: int
+    tensors: int
+    read_bytes: int
+    written_bytes: int
+    seconds: float
+    trim_ties: int
+
+
+def default_threads() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def merge(
+    recipe: Path | str,
+    out: Path | str,
+    *,
+    threads: int | None = None,
+    out_shard_size: int = DEFAULT_SHARD_BYTES,
+    force: bool = False,
+    progress: Progress | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> MergeSummary:
+    """Merge as `recipe` says into the new folder `out`: weights, config, tokenizer, chat template and the recipe.
+
+    `out_shard_size` is in bytes; `progress` receives (bytes written, bytes in all). The bytes written do not depend on
+    `threads`. Raises RecipeError, CheckpointError, PlanError or OutputError, and then leaves nothing behind.
+    """
+    started, out = time.monotonic(), Path(out)
+    loaded = load_recipe(recipe)
+    check_output(out, force=force)
+    plan = make_plan(loaded)
+    if on_plan:
+        on_plan(plan)
+    inputs = tuple(path for model in plan.models.values() for path in model.files)
+    with output_folder(out, force=force, needed_bytes=plan.output_bytes + _FREE_FOR_SMALL_FILES, inputs=inputs) as folder:
+        writer = ShardWriter(folder, {t.name: t.info for t in plan.tensors}, out_shard_size)
+        try:
+            ties = run_plan(plan, writer, threads or default_threads(), progress)
+        finally:
+            writer.close(sync=False)
+        write_tokenizer_files(plan.home, folder)
+        (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
+        (folder / RECIPE_COPY).write_text(loaded.file.text, encoding="utf-8")
+    return MergeSummary(
+        out, plan.method.name, len(plan.models), len(plan.tensors), plan.read_bytes, plan.output_bytes,
+        time.monotonic() - started, ties,
+    )  # fmt: skip

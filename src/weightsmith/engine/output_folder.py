@@ -1,0 +1,59 @@
+"""An output that appears under its name only when it is whole."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from weightsmith.errors import OutputError
+
+
+@contextmanager
+def output_folder(out: Path, *, force: bool, needed_bytes: int = 0, inputs: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """A scratch folder beside `out`, renamed to `out` on success and removed otherwise (Ctrl-C included).
+
+    Raises OutputError where `out` is in use (a folder that is not empty, unless `force`), would replace an input, or
+    the disk has not `needed_bytes` left.
+    """
+    out = out.absolute()
+    check_output(out, force=force, inputs=inputs)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(out.parent).free
+        if free < needed_bytes:
+            raise OutputError(f"{out}: the disk is full: {needed_bytes:,} bytes are needed, {free:,} are free")
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        old = None
+        if out.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+            out.rename(old / "old")
+        scratch.rename(out)
+        if old:
+            shutil.rmtree(old)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(f"{out}: the disk is full; free some space and run again") from error
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_output(out: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
+    """The part of `output_folder` that can be known before any work."""
+    out = out.absolute()
+    for path in inputs:
+        if out.resolve() == path.resolve() or out.resolve() in path.resolve().parents:
+            raise OutputError(f"{out}: holds the input {path}; inputs are never overwritten, choose another folder")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: exists and is not a folder")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise OutputError(f"{out}: exists and is not empty; choose another folder, or replace it with --force")

@@ -1,0 +1,108 @@
+"""Parameter values: scalars, gradients over layers, and filters by tensor name, with mergekit's meaning.
+
+A setting is a scalar; a list of scalars, spread over the layers and interpolated linearly (booleans pick the nearest
+to the left); or a list of `{value, filter}`, of which the first whose filter is part of the tensor's name applies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from weightsmith.methods.method import Method, Parameter
+from weightsmith.recipe.yaml_file import YamlFile, nearest
+
+_TRUE, _FALSE = {"true", "yes", "on"}, {"false", "no", "off"}  # YAML 1.1 booleans, which older recipes use
+
+
+def check_parameters(
+    file: YamlFile, keys: Sequence[str | int], given: dict[str, Any], method: Method, *, of_one_model: bool
+) -> None:
+    """Refuse unknown names, wrong types and values out of range. Raises RecipeError."""
+    known = {p.name: p for p in method.parameters}
+    for name, setting in given.items():
+        here = [*keys, name]
+        if name not in known:
+            raise file.error(here, f"unknown parameter {name!r} of {method.name}{nearest(name, known)}")
+        parameter = known[name]
+        if of_one_model and parameter.scope == "shared":
+            raise file.error(here, f"{name!r} belongs to the whole merge: move it to the recipe's own `parameters`")
+        for value in _scalars(file, here, setting):
+            problem = _problem(parameter, value)
+            if problem:
+                raise file.error(here, f"{name} is {value!r}: {problem}")
+
+
+def _scalars(file: YamlFile, keys: list[str | int], setting: Any) -> Iterator[Any]:
+    if isinstance(setting, dict):
+        if "value" not in setting or not set(setting) <= {"value", "filter"}:
+            raise file.error(keys, f"a conditional value has the keys 'value' and 'filter', not {sorted(setting)}")
+        yield from _scalars(file, keys, setting["value"])
+    elif isinstance(setting, list):
+        if not setting:
+            raise file.error(keys, "an empty list of values")
+        if len({isinstance(item, dict) for item in setting}) > 1:
+            raise file.error(keys, "a list holds either numbers (a gradient) or {value, filter} entries, not both")
+        for item in setting:
+            yield from _scalars(file, keys, item)
+    else:
+        yield setting
+
+
+def _problem(parameter: Parameter, value: Any) -> str | None:
+    try:
+        number = _convert(parameter, value)
+    except (TypeError, ValueError):
+        return "expected true or false" if parameter.kind is bool else "expected a number"
+    if parameter.above is not None and not parameter.above < number <= (parameter.at_most or math.inf):
+        return f"must be above {parameter.above:g} and at most {parameter.at_most:g}"
+    return None
+
+
+def _convert(parameter: Parameter, value: Any) -> Any:
+    if parameter.kind is bool:
+        if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
+            return value.lower() in _TRUE
+        if value in (0, 1):
+            return bool(value)
+        raise ValueError
+    if value is None and parameter.default is None:
+        return None
+    if isinstance(value, bool):
+        return float(value)
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def resolve(parameter: Parameter, sources: Sequence[dict[str, Any]], tensor: str, t: float) -> Any:
+    """The value for one tensor at depth `t` (0 first layer, 1 last): the first source that has one, else the default
+    (`REQUIRED` where there is none)."""
+    for source in sources:
+        if parameter.name in source:
+            value = _evaluate(parameter, source[parameter.name], tensor, t)
+            if value is not None:
+                return value
+    return parameter.default
+
+
+def _evaluate(parameter: Parameter, setting: Any, tensor: str, t: float) -> Any:
+    if isinstance(setting, dict):
+        setting = [setting]
+    if not isinstance(setting, list):
+        return _convert(parameter, setting)
+    if isinstance(setting[0], dict):
+        for entry in setting:
+            wanted = entry.get("filter")
+            if wanted is None or wanted == "*" or str(wanted) in tensor:
+                return _evaluate(parameter, entry["value"], tensor, t)
+        return None
+    values = [_convert(parameter, v) for v in setting]
+    position = t * (len(values) - 1)
+    left = int(position)
+    if parameter.kind is bool:
+        return values[left]
+    right = min(len(values) - 1, left + 1)
+    return (1 - (position - left)) * values[left] + (position - left) * values[right]

@@ -1,0 +1,269 @@
+"""A recipe resolved against its models: for every output tensor its sources and final parameter values.
+
+Reads headers only. Whatever does not fit is refused here, before a byte of weight is read.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+
+from weightsmith.architecture import Model, open_model
+from weightsmith.checkpoint.tensor import DTYPE_NAMES, TensorInfo, natural_key
+from weightsmith.errors import PlanError
+from weightsmith.methods.method import REQUIRED, Method, Settings
+from weightsmith.recipe.load import LoadedRecipe
+from weightsmith.recipe.parameters import resolve
+from weightsmith.recipe.schema import ModelEntry, Slice, SliceSource
+
+_LAYER = re.compile(r"^(\D*?\.)(\d+)(\..+)$")
+TIED = {"lm_head.weight": "model.embed_tokens.weight"}  # present in only one form where embeddings are tied
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one input of an output tensor is read."""
+
+    model: Model
+    tensor: str
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One output tensor. `copy` marks integer tensors, taken from the first source as they are."""
+
+    name: str
+    info: TensorInfo  # output shape and dtype
+    sources: tuple[Source, ...]
+    settings: Settings
+    round_to: torch.dtype  # the recipe's `dtype`, through which results pass before `out_dtype`
+    copy: bool = False
+
+    @property
+    def read_bytes(self) -> int:
+        return sum(s.model.checkpoint.tensors[s.tensor].nbytes for s in self.sources)
+
+
+@dataclass(frozen=True)
+class Plan:
+    loaded: LoadedRecipe
+    method: Method
+    models: dict[str, Model]
+    home: Model  # gives config and tokenizer
+    config: dict[str, Any]
+    tensors: tuple[TensorPlan, ...]
+
+    @property
+    def output_bytes(self) -> int:
+        return sum(tensor.info.nbytes for tensor in self.tensors)
+
+    @property
+    def read_bytes(self) -> int:
+        return sum(tensor.read_bytes for tensor in self.tensors)
+
+
+def make_plan(loaded: LoadedRecipe) -> Plan:
+    """Open every model and resolve every output tensor. Raises CheckpointError, RecipeError or PlanError."""
+    recipe = loaded.recipe
+    opened: dict[str, Model] = {}
+    for reference in _references(loaded):
+        if reference not in opened:
+            opened[reference] = open_model(reference, beside=loaded.file.path.parent)
+    layers = {reference: _layer_count(model) for reference, model in opened.items()}
+    slices = recipe.slices or [_whole_models(loaded, layers)]
+    first_base = slices[0].base_model or recipe.base_model
+    home = opened[first_base or slices[0].sources[0].model]
+    _check_slices(loaded, slices, layers)
+    tensors: list[TensorPlan] = []
+    kinds = [_LAYER.match(name) for name in home.checkpoint.tensors]
+    before_layers = True
+    emitted = False
+    for name, match in zip(home.checkpoint.tensors, kinds, strict=True):
+        if match is None:
+            part = slices[0] if before_layers else slices[-1]
+            tensors.append(_plan_tensor(loaded, opened, part, name, [name] * len(part.sources), 0.0))
+        elif not emitted:
+            tensors.extend(_layer_tensors(loaded, opened, slices, home))
+            emitted, before_layers = True, False
+    if recipe.slices is None:
+        _check_nothing_left(loaded, opened, home)
+    ordered = tuple(sorted(tensors, key=lambda tensor: natural_key(tensor.name)))
+    config = _output_config(home, slices, sum(_length(part) for part in slices), ordered)
+    return Plan(loaded, loaded.method, opened, home, config, ordered)
+
+
+def _references(loaded: LoadedRecipe) -> Iterator[str]:
+    recipe = loaded.recipe
+    if recipe.base_model:
+        yield recipe.base_model
+    for entry in recipe.models or []:
+        yield entry.model
+    for part in recipe.slices or []:
+        if part.base_model:
+            yield part.base_model
+        for source in part.sources:
+            yield source.model
+
+
+def _whole_models(loaded: LoadedRecipe, layers: dict[str, int]) -> Slice:
+    recipe = loaded.recipe
+    entries: list[ModelEntry] = list(recipe.models or [])
+    if recipe.base_model and recipe.base_model not in [entry.model for entry in entries]:
+        entries.append(ModelEntry(model=recipe.base_model))
+    sources = [
+        SliceSource(model=e.model, parameters=e.parameters, layer_range=(0, max(1, layers[e.model]))) for e in entries
+    ]
+    return Slice(sources=sources)
+
+
+def _length(part: Slice) -> int:
+    first, last = part.sources[0].layer_range
+    return last - first
+
+
+def _check_slices(loaded: LoadedRecipe, slices: list[Slice], layers: dict[str, int]) -> None:
+    fewest, most = loaded.method.inputs
+    for i, part in enumerate(slices):
+        keys = ["slices", i] if loaded.recipe.slices else ["models"]
+        names = [source.model for source in part.sources]
+        base = part.base_model or loaded.recipe.base_model
+        if len(names) < fewest or (most and len(names) > most):
+            wanted = f"{fewest}" if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
+            raise loaded.file.error(keys, f"{loaded.method.name} takes {wanted} model(s), base included; here are {len(names)}")
+        if len(set(names)) < len(names):
+            raise loaded.file.error(keys, f"the model {max(names, key=names.count)!r} is listed twice")
+        if loaded.method.needs_base and base not in names:
+            raise loaded.file.error(keys, f"the base model {base!r} is not among this slice's sources")
+        for j, source in enumerate(part.sources):
+            first, last = source.layer_range
+            if last - first != _length(part):
+                raise loaded.file.error(
+                    [*keys, *(["sources", j] if loaded.recipe.slices else [j])],
+                    f"{source.model} gives {last - first} layers where {names[0]} gives {_length(part)}",
+                )
+            if last > max(1, layers[source.model]):
+                raise loaded.file.error(
+                    [*keys, "sources", j, "layer_range"],
+                    f"layer_range ends at {last}; {source.model} has {layers[source.model]} layers",
+                )
+
+
+def _layer_tensors(
+    loaded: LoadedRecipe, opened: dict[str, Model], slices: list[Slice], home: Model
+) -> Iterator[TensorPlan]:
+    """Each output layer has the tensors of the layer it comes from in its slice's base (or first) model."""
+    number = 0
+    for part in slices:
+        base = part.base_model or loaded.recipe.base_model
+        names = [source.model for source in part.sources]
+        lead = part.sources[names.index(base) if base in names else 0]
+        by_layer: dict[int, list[tuple[str, str]]] = {}
+        for tensor in opened[lead.model].checkpoint.tensors:
+            if match := _LAYER.match(tensor):
+                by_layer.setdefault(int(match[2]), []).append((match[1], match[3]))
+        count = _length(part)
+        for offset in range(count):
+            t = offset / (count - 1) if count > 1 else 1.0
+            for prefix, suffix in by_layer.get(lead.layer_range[0] + offset, []):
+                inputs = [f"{prefix}{source.layer_range[0] + offset}{suffix}" for source in part.sources]
+                yield _plan_tensor(loaded, opened, part, f"{prefix}{number}{suffix}", inputs, t)
+            number += 1
+
+
+def _plan_tensor(
+    loaded: LoadedRecipe, opened: dict[str, Model], part: Slice, name: str, inputs: list[str], t: float
+) -> TensorPlan:
+    recipe, method = loaded.recipe, loaded.method
+    base_name = part.base_model or recipe.base_model
+    sources = tuple(_source(opened[s.model], tensor) for s, tensor in zip(part.sources, inputs, strict=True))
+    infos = [s.model.checkpoint.tensors[s.tensor] for s in sources]
+    for source, info in zip(sources, infos, strict=True):
+        if info.shape != infos[0].shape:
+            raise PlanError(
+                f"{loaded.file.path}: tensor {name!r} is {list(infos[0].shape)} in {sources[0].model.reference} and "
+                f"{list(info.shape)} in {source.model.reference}; only models of one shape can be merged"
+            )
+    names = [source.model for source in part.sources]
+    base = names.index(base_name) if base_name in names else None
+    outer = [part.parameters, recipe.parameters]
+    shared: dict[str, Any] = {}
+    per_input: list[dict[str, Any]] = [{} for _ in names]
+    for parameter in method.parameters:
+        if parameter.scope == "shared":
+            shared[parameter.name] = resolve(parameter, outer, name, t)
+            if shared[parameter.name] is REQUIRED:
+                raise loaded.file.error(["parameters"], f"the parameter {parameter.name!r} of {method.name} has no value")
+            continue
+        for i, source in enumerate(part.sources):
+            if parameter.scope == "non_base" and i == base:
+                continue
+            value = resolve(parameter, [source.parameters, *outer], inputs[i], t)
+            if value is REQUIRED:
+                raise loaded.file.error(
+                    _entry_keys(loaded, source),
+                    f"the parameter {parameter.name!r} of {method.name} has no value for {source.model} (tensor {inputs[i]})",
+                )
+            per_input[i][parameter.name] = value
+    promoted = reduce(torch.promote_types, (info.torch_dtype for info in infos))
+    settings = Settings(shared, tuple(per_input), base)
+    if not promoted.is_floating_point:
+        lead = base or 0
+        return TensorPlan(name, infos[lead], (sources[lead],), settings, infos[lead].torch_dtype, copy=True)
+    round_to = getattr(torch, recipe.dtype) if recipe.dtype else promoted
+    out = getattr(torch, recipe.out_dtype) if recipe.out_dtype else round_to
+    return TensorPlan(name, TensorInfo(infos[0].shape, DTYPE_NAMES[out]), sources, settings, round_to)
+
+
+def _entry_keys(loaded: LoadedRecipe, source: SliceSource) -> list[str | int]:
+    for i, entry in enumerate(loaded.recipe.models or []):
+        if entry.model == source.model:
+            return ["models", i]
+    return ["slices"] if loaded.recipe.slices else ["base_model"]
+
+
+def _source(model: Model, tensor: str) -> Source:
+    if tensor in model.checkpoint.tensors:
+        return Source(model, tensor)
+    twin = TIED.get(tensor)
+    if twin and model.config.get("tie_word_embeddings") and twin in model.checkpoint.tensors:
+        return Source(model, twin)
+    raise PlanError(
+        f"{model.reference}: tensor {tensor!r} is required and not in it; its layer names or its depth differ from the "
+        "other models'"
+    )
+
+
+def _check_nothing_left(loaded: LoadedRecipe, opened: dict[str, Model], home: Model) -> None:
+    for model in opened.values():
+        for tensor in model.checkpoint.tensors:
+            if tensor not in home.checkpoint.tensors and not (tensor in TIED and home.config.get("tie_word_embeddings")):
+                raise PlanError(
+                    f"{model.reference}: tensor {tensor!r} has no counterpart in {home.reference}, which gives the merged "
+                    "model its shape; the two cannot be merged"
+                )
+
+
+def _layer_count(model: Model) -> int:
+    return 1 + max((int(m[2]) for name in model.checkpoint.tensors if (m := _LAYER.match(name))), default=-1)
+
+
+def _output_config(home: Model, slices: list[Slice], depth: int, tensors: tuple[TensorPlan, ...]) -> dict[str, Any]:
+    config = copy.deepcopy(home.config)
+    for key in ("auto_map", "quantization_config", "torch_dtype", "_name_or_path", "transformers_version"):
+        config.pop(key, None)
+    dtypes = [t.info.torch_dtype for t in tensors if not t.copy]
+    config["dtype"] = str(max(set(dtypes), key=dtypes.count)).removeprefix("torch.") if dtypes else "float32"
+    old = config.get("num_hidden_layers")
+    if old is not None and slices[0].sources[0].layer_range != (0, old) or len(slices) > 1:
+        taken = [n for part in slices for n in range(*part.sources[0].layer_range)]
+        for key, value in config.items():  # per-layer lists such as layer_types follow their layers
+            if isinstance(value, list) and len(value) == old:
+                config[key] = [value[n] for n in taken]
+        config["num_hidden_layers"] = depth
+    return dict(sorted(config.items()))

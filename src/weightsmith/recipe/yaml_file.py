@@ -1,0 +1,94 @@
+"""YAML read with line numbers, and pydantic's complaints turned into one sentence with file and line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
+
+from weightsmith.errors import RecipeError
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class YamlFile:
+    """A parsed file: `text` as it was, `tree` as plain values, and the line of any key."""
+
+    path: Path
+    text: str
+    tree: dict[str, Any]
+    _marked: Any
+
+    def line(self, keys: Sequence[str | int]) -> int:
+        """1-based line of the deepest of `keys` that exists."""
+        node, found = self._marked, 1
+        for key in keys:
+            try:
+                position = node.lc.item(key) if isinstance(node, CommentedSeq) else node.lc.key(key)
+                found, node = position[0] + 1, node[key]
+            except (KeyError, IndexError, TypeError, AttributeError):
+                break
+        return found
+
+    def error(self, keys: Sequence[str | int], message: str) -> RecipeError:
+        return RecipeError(f"{self.path}:{self.line(keys)}: {message}")
+
+    def validate(self, schema: type[Schema]) -> Schema:
+        """The tree as `schema`. Raises RecipeError for the first thing that does not fit."""
+        try:
+            return schema.model_validate(self.tree)
+        except ValidationError as error:
+            first = error.errors()[0]
+            keys = first["loc"]
+            where = ".".join(str(k) for k in keys)
+            if first["type"] == "missing":
+                raise self.error(keys[:-1], f"the key {where!r} is missing") from error
+            if first["type"] == "extra_forbidden":
+                raise self.error(keys, f"unknown key {where!r}{nearest(str(keys[-1]), schema.model_fields)}") from error
+            message = first["msg"].removeprefix("Value error, ")
+            raise self.error(keys, f"{where}: {message}" if where else message) from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'density'?`, or the list of known names where none is near."""
+    options = sorted(known)
+    close = difflib.get_close_matches(name, options, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(options)}"
+
+
+def read_yaml(path: Path) -> YamlFile:
+    """Raises RecipeError for a file that cannot be read, is not YAML, or is not a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as text: {error}") from error
+    try:
+        marked = YAML(typ="rt").load(text)
+    except (YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {problem}") from error
+    if not isinstance(marked, CommentedMap):
+        raise RecipeError(f"{path}:1: not a recipe: expected keys such as `models:`, found {type(marked).__name__}")
+    return YamlFile(path, text, _plain(marked), marked)
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {str(k): _plain(v) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_plain(v) for v in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node

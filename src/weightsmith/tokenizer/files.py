@@ -1,0 +1,69 @@
+"""The tokenizer, chat template and generation settings of the merged model, taken from one of its inputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from weightsmith.architecture import Model
+from weightsmith.errors import CheckpointError
+
+# Data files only: a model repository may also hold Python, which never leaves it.
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+
+
+def write_tokenizer_files(model: Model, out: Path) -> list[str]:
+    """Copy from the model's folder, or rebuild from GGUF metadata. Returns the names written."""
+    if model.is_gguf:
+        _rebuild_from_gguf(model, out)
+    else:
+        for name in COPIED:
+            if (model.home / name).is_file():
+                shutil.copyfile(model.home / name, out / name)
+    _edit_json(out / "tokenizer_config.json", drop=("auto_map", "is_local", "local_files_only", "name_or_path"))
+    if (out / "generation_config.json").exists():
+        _edit_json(out / "generation_config.json", drop=("transformers_version",))
+    return [name for name in COPIED if (out / name).exists()]
+
+
+def _rebuild_from_gguf(model: Model, out: Path) -> None:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise CheckpointError(
+            f"{model.home}: rebuilding the tokenizer of a GGUF file needs `pip install 'weightsmith[gguf]'`"
+        ) from error
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(model.home.parent), gguf_file=model.home.name, local_files_only=True, trust_remote_code=False
+    )
+    tokenizer.save_pretrained(str(out))
+    ids = {key: model.config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in model.config}
+    settings = {key: value for key, value in ids.items() if value is not None}
+    (out / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    # GGUF says nothing of a limit but the context length; transformers would write 1e30.
+    _edit_json(out / "tokenizer_config.json", model_max_length=model.config["max_position_embeddings"])
+
+
+def _edit_json(path: Path, *, drop: tuple[str, ...] = (), **values: Any) -> None:
+    if path.exists():
+        content = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in drop}
+        path.write_text(json.dumps(content | values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
