@@ -1,0 +1,132 @@
+"""`weightsmith evaluate`: every model on every task."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weightsmith.architecture import open_model
+from weightsmith.errors import EvaluationError
+from weightsmith.evaluate.backend import Backend
+from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
+from weightsmith.evaluate.tasks import Questions, Text, load_questions, load_text
+from weightsmith.evaluate.transformers_backend import TransformersBackend
+
+WINDOW = 512  # tokens of context for perplexity
+SPARE = 8  # tokens an answer may run beyond the longest right one
+
+
+@dataclass(frozen=True)
+class Score:
+    """`value` is a share in [0, 1] (exact_match) or a perplexity per token; `count` questions or scored tokens.
+    `answers` are what was generated, cut where an answer could no longer become right."""
+
+    task: str
+    metric: str
+    value: float
+    count: int
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    label: str
+    reference: str
+    backend: str
+    scores: tuple[Score, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    models: tuple[ModelScores, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"window": WINDOW, "models": [asdict(model) for model in self.models]}
+
+
+def evaluate(
+    models: Sequence[str] | dict[str, str],
+    *,
+    questions: Sequence[Path | str] = (),
+    texts: Sequence[Path | str] = (),
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """Score models (references, or label -> reference) on JSONL questions and text files.
+
+    Exact match: greedy answer, spaces at both ends ignored, equal to the target. Perplexity: exp of the mean negative
+    log-likelihood per token, in windows of 512 tokens without overlap, the first token of each not scored.
+    Raises CheckpointError or EvaluationError before the first model is loaded where data or references are wrong.
+    """
+    named = models if isinstance(models, dict) else {_label(reference): reference for reference in models}
+    if len(named) < len(models):
+        raise EvaluationError("two models have the same name: give each its own as LABEL=MODEL")
+    tasks: list[Questions | Text] = [load_questions(Path(q)) for q in questions]
+    tasks += [load_text(Path(t)) for t in texts]
+    if not tasks:
+        raise EvaluationError("nothing to evaluate: give questions (JSONL) or a text")
+    if len({task.name for task in tasks}) < len(tasks):
+        raise EvaluationError("two tasks have the same file name; rename one, the table is by name")
+    for reference in named.values():
+        open_model(reference)
+    count = threads or len(os.sched_getaffinity(0))
+    return Evaluation(tuple(_score_model(label, ref, tasks, count, say) for label, ref in named.items()))
+
+
+def _label(reference: str) -> str:
+    """Last path components: `out/merged` is merged, `base.gguf+adapters/dates` is base+dates."""
+    return "+".join(Path(part).name.removesuffix(".gguf") for part in reference.split("+"))
+
+
+def _score_model(
+    label: str, reference: str, tasks: Sequence[Questions | Text], threads: int, say: Callable[[str], None]
+) -> ModelScores:
+    started = time.monotonic()
+    backend = _load(reference, threads)
+    scores = []
+    for task in tasks:
+        score = _perplexity(backend, task) if isinstance(task, Text) else _exact_match(backend, task)
+        shown = f"{score.value:.1%}" if score.metric == "exact_match" else f"perplexity {score.value:.2f}"
+        say(f"{label}: {task.name} {shown}")
+        scores.append(score)
+    return ModelScores(label, reference, backend.name, tuple(scores), time.monotonic() - started)
+
+
+def _load(reference: str, threads: int) -> Backend:
+    model = open_model(reference)
+    if model.is_gguf and len(model.files) == 1:
+        return LlamaCppBackend(model.home, threads)
+    torch.set_num_threads(threads)
+    return TransformersBackend(model)
+
+
+def _exact_match(backend: Backend, task: Questions) -> Score:
+    targets = [target.strip() for target in task.targets]
+
+    def live(question: int, text: str) -> bool:
+        # A multi-byte character may be half decoded; the replacement sign then stands at the end.
+        return targets[question].startswith(text.strip().rstrip("\ufffd"))
+
+    limit = max(len(backend.encode(target)) for target in targets) + SPARE
+    answers = backend.generate([backend.encode_question(prompt) for prompt in task.prompts], limit, live)
+    right = sum(answer.strip() == target for answer, target in zip(answers, targets, strict=True))
+    return Score(task.name, "exact_match", right / len(targets), len(targets), tuple(answers))
+
+
+def _perplexity(backend: Backend, task: Text) -> Score:
+    tokens = backend.encode(task.text)
+    windows = [tokens[i : i + WINDOW] for i in range(0, len(tokens), WINDOW)]
+    windows = [w for w in windows if len(w) > 1]
+    if not windows:
+        raise EvaluationError(f"{task.name}: the text is a single token")
+    total = sum(backend.negative_log_likelihood(window) for window in windows)
+    count = sum(len(window) - 1 for window in windows)
+    return Score(task.name, "perplexity", math.exp(total / count), count)
