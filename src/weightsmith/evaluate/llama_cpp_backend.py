@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,31 @@ from weightsmith.export.llama_cpp import load_llama_cpp
 from weightsmith.tokenizer.chat import chat_prompt
 
 PARALLEL = 64  # sequences decoded together; llama.cpp's own limit is 256
-STEP = 2048  # tokens handed over in one call
+STEP = 512  # tokens handed over in one call
+
+
+class _Context:
+    """Frees llama.cpp's key-value cache with the last reference."""
+
+    def __init__(self, library: Any, pointer: Any) -> None:
+        self.pointer, self._free = pointer, library.llama_free
+
+    def __del__(self) -> None:
+        self._free(self.pointer)
 
 
 class LlamaCppBackend:
     name = "llama.cpp"
 
     def __init__(self, path: Path, threads: int) -> None:
-        self._ffi, self._lib = load_llama_cpp()
+        self._lib = load_llama_cpp()
         self._path, self._threads = path, threads
         metadata = GGUFFile(path).metadata  # also refuses a file that is cut short, before native code reads it
         self._template: str | None = metadata.get("tokenizer.chat_template")
         parameters = self._lib.llama_model_default_params()
         parameters.n_gpu_layers = 0
         self._model = self._lib.llama_model_load_from_file(str(path).encode(), parameters)
-        if self._model == self._ffi.NULL:
+        if not self._model:
             raise EvaluationError(f"{path}: llama.cpp cannot load it")
         self._vocabulary = self._lib.llama_model_get_vocab(self._model)
         self._size = self._lib.llama_vocab_n_tokens(self._vocabulary)
@@ -41,17 +52,18 @@ class LlamaCppBackend:
     def _tokens(self, text: str, *, special: bool, add: bool) -> list[int]:
         raw = text.encode()
         room = len(raw) + 8
-        out = self._ffi.new("llama_token[]", room)
+        out = (self._lib.llama_token * room)()
         count = self._lib.llama_tokenize(self._vocabulary, raw, len(raw), out, room, add, special)
         if count < 0:
             raise EvaluationError(f"{self._path}: llama.cpp cannot tokenize a text of {len(raw)} bytes")
-        return list(out[0:count])
+        return out[:count]
 
     def _text(self, tokens: Sequence[int]) -> str:
         room = 64 * len(tokens) + 64
-        out = self._ffi.new("char[]", room)
-        count = self._lib.llama_detokenize(self._vocabulary, list(tokens), len(tokens), out, room, False, False)
-        return self._ffi.buffer(out, max(count, 0))[:].decode(errors="replace")
+        out = ctypes.create_string_buffer(room)
+        ids = (self._lib.llama_token * len(tokens))(*tokens)
+        count = self._lib.llama_detokenize(self._vocabulary, ids, len(tokens), out, room, False, False)
+        return out.raw[: max(count, 0)].decode(errors="replace")
 
     def encode(self, text: str) -> list[int]:
         return self._tokens(text, special=False, add=False)
@@ -59,24 +71,23 @@ class LlamaCppBackend:
     def encode_question(self, prompt: str) -> list[int]:
         if not self._template:
             return self._tokens(prompt, special=False, add=True)
-        piece = self._ffi.string
         ends = []
         for token in (self._lib.llama_vocab_bos(self._vocabulary), self._lib.llama_vocab_eos(self._vocabulary)):
-            ends.append(piece(self._lib.llama_vocab_get_text(self._vocabulary, token)).decode() if token >= 0 else "")
+            ends.append(self._lib.llama_vocab_get_text(self._vocabulary, token).decode() if token >= 0 else "")
         return self._tokens(chat_prompt(self._template, prompt, bos=ends[0], eos=ends[1]), special=True, add=False)
 
-    def _context(self, tokens: int, sequences: int) -> Any:
+    def _context(self, tokens: int, sequences: int) -> _Context:
         parameters = self._lib.llama_context_default_params()
         parameters.n_ctx, parameters.n_batch, parameters.n_seq_max = tokens, STEP, sequences
         parameters.n_ubatch = 512
         parameters.n_threads = parameters.n_threads_batch = self._threads
         parameters.kv_unified = True
         context = self._lib.llama_init_from_model(self._model, parameters)
-        if context == self._ffi.NULL:
+        if not context:
             raise EvaluationError(f"{self._path}: llama.cpp cannot make a context of {tokens} tokens")
-        return self._ffi.gc(context, self._lib.llama_free)
+        return _Context(self._lib, context)
 
-    def _decode(self, context: Any, entries: list[tuple[int, int, int, bool]]) -> list[np.ndarray]:
+    def _decode(self, context: _Context, entries: list[tuple[int, int, int, bool]]) -> list[np.ndarray]:
         """Entries are (token, position, sequence, wants logits); returns the logits asked for, float32 [vocabulary]."""
         found: list[np.ndarray] = []
         for start in range(0, len(entries), STEP):
@@ -87,13 +98,13 @@ class LlamaCppBackend:
                 for i, (token, position, sequence, wanted) in enumerate(part):
                     batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, position, 1
                     batch.seq_id[i][0], batch.logits[i] = sequence, int(wanted)
-                code = self._lib.llama_decode(context, batch)
+                code = self._lib.llama_decode(context.pointer, batch)
                 if code:
                     raise EvaluationError(f"{self._path}: llama.cpp stopped with code {code}")
                 for i, entry in enumerate(part):
                     if entry[3]:
-                        row = self._ffi.buffer(self._lib.llama_get_logits_ith(context, i), 4 * self._size)
-                        found.append(np.frombuffer(row, dtype=np.float32).copy())
+                        row = self._lib.llama_get_logits_ith(context.pointer, i)
+                        found.append(np.ctypeslib.as_array(row, (self._size,)).copy())
             finally:
                 self._lib.llama_batch_free(batch)
         return found
@@ -123,7 +134,7 @@ class LlamaCppBackend:
         context = self._context(max(cells, 256), len(chosen))
         if prefix:
             self._decode(context, [(t, i, 0, False) for i, t in enumerate(prompts[chosen[0]][:prefix])])
-            memory = self._lib.llama_get_memory(context)
+            memory = self._lib.llama_get_memory(context.pointer)
             for sequence in range(1, len(chosen)):
                 self._lib.llama_memory_seq_cp(memory, 0, sequence, 0, prefix)
         entries = []

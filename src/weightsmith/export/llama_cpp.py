@@ -1,34 +1,46 @@
-"""The llama.cpp library, from a package with prebuilt binaries (docs/decisions.md says why this one)."""
+"""The llama.cpp library, through llama-cpp-python's C bindings (docs/decisions.md says why this package)."""
 
 from __future__ import annotations
 
+import ctypes
 from functools import lru_cache
 from typing import Any
 
 from weightsmith.errors import ExportError
 
-FTYPE_PREFIX = "LLAMA_FTYPE_MOSTLY_"
+_FTYPE_PREFIX = "LLAMA_FTYPE_MOSTLY_"
+GGML_LOG_LEVEL_ERROR = 4
+_callbacks: list[Any] = []  # native code keeps a pointer to the last one
 
 
 @lru_cache(maxsize=1)
-def load_llama_cpp() -> tuple[Any, Any]:
-    """(ffi, lib), with llama.cpp's log turned off. Raises ExportError where the package is not installed."""
+def load_llama_cpp() -> Any:
+    """The module of C functions, with llama.cpp's log turned off. Raises ExportError where it is not installed."""
     try:
-        from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+        from llama_cpp import llama_cpp
     except ImportError as error:
         raise ExportError("this needs llama.cpp: `pip install 'weightsmith[gguf]'`") from error
-    ffi, lib = get_ffi(), get_lib()
-    _keep_alive.append(ffi.callback("ggml_log_callback", lambda level, text, data: None))
-    lib.llama_log_set(_keep_alive[-1], ffi.NULL)
-    lib.llama_backend_init()
-    return ffi, lib
+    llama_cpp.llama_backend_init()
+    collect_errors()
+    return llama_cpp
 
 
-_keep_alive: list[Any] = []
+def collect_errors() -> list[str]:
+    """Route llama.cpp's log into a new list that keeps its error lines alone."""
+    from llama_cpp import llama_cpp
+
+    said: list[str] = []
+
+    def listen(level: int, text: bytes, data: object) -> None:
+        if level == GGML_LOG_LEVEL_ERROR:
+            said.append(text.decode(errors="replace").strip())
+
+    _callbacks[:] = [*_callbacks[-1:], llama_cpp.llama_log_callback(listen)]
+    llama_cpp.llama_log_set(_callbacks[-1], ctypes.c_void_p(0))
+    return said
 
 
 def quantization_types() -> dict[str, int]:
     """Names such as `q4_k_m`, with llama.cpp's number for each."""
-    ffi, _ = load_llama_cpp()
-    names = ffi.typeof("enum llama_ftype").relements
-    return {n.removeprefix(FTYPE_PREFIX).lower(): v for n, v in names.items() if n.startswith(FTYPE_PREFIX)}
+    names = vars(load_llama_cpp())
+    return {n.removeprefix(_FTYPE_PREFIX).lower(): v for n, v in names.items() if n.startswith(_FTYPE_PREFIX)}

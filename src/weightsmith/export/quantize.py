@@ -5,12 +5,13 @@ It runs in a process of its own, so that Ctrl-C stops it and a crash in native c
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
 
 from weightsmith.errors import ExportError
-from weightsmith.export.llama_cpp import load_llama_cpp, quantization_types
+from weightsmith.export.llama_cpp import collect_errors, load_llama_cpp, quantization_types
 
 
 def quantize(source: Path, out: Path, kind: str, *, threads: int) -> None:
@@ -24,18 +25,11 @@ def quantize(source: Path, out: Path, kind: str, *, threads: int) -> None:
 
 
 def _quantize_here(source: str, out: str, kind: str, threads: int) -> int:
-    ffi, lib = load_llama_cpp()
-    said: list[str] = []
-
-    @ffi.callback("ggml_log_callback")
-    def listen(level: int, text: object, data: object) -> None:
-        if level == lib.GGML_LOG_LEVEL_ERROR:
-            said.append(ffi.string(text).decode(errors="replace").strip())
-
-    lib.llama_log_set(listen, ffi.NULL)
-    parameters = ffi.new("llama_model_quantize_params *", lib.llama_model_quantize_default_params())
+    library = load_llama_cpp()
+    said = collect_errors()
+    parameters = library.llama_model_quantize_default_params()
     parameters.nthread, parameters.ftype = threads, quantization_types()[kind]
-    code = lib.llama_model_quantize(source.encode(), out.encode(), parameters)
+    code = library.llama_model_quantize(source.encode(), out.encode(), ctypes.byref(parameters))
     if code:
         print(said[-1] if said else f"error {code}", file=sys.stderr)
     return 1 if code else 0
