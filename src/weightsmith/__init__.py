@@ -8,10 +8,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "merge": "weightsmith.engine.merge",
     "load_recipe": "weightsmith.recipe.load",
-    "open_model": "weightsmith.architecture.open_model",
-    "export": "weightsmith.export.export",
-    "quantize": "weightsmith.export.quantize",
-    "evaluate": "weightsmith.evaluate.evaluate",
+    "open_model": "weightsmith.architecture",
+    "export": "weightsmith.export",
+    "quantize": "weightsmith.export",
+    "evaluate": "weightsmith.evaluate",
     "run": "weightsmith.pipeline.run",
 }
 __all__ = ["__version__", *_PUBLIC]

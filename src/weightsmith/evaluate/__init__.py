@@ -1,5 +1,8 @@
 """Scores of models on text and on questions, from safetensors or GGUF weights."""
 
-from weightsmith.evaluate.evaluate import Evaluation, ModelScores, Score, evaluate
+from weightsmith.callable_room import make_callable
+from weightsmith.evaluate.score_models import Evaluation, ModelScores, Score, evaluate
 
 __all__ = ["Evaluation", "ModelScores", "Score", "evaluate"]
+
+make_callable(__name__)

@@ -13,7 +13,7 @@ from weightsmith.architecture import open_model
 from weightsmith.errors import ExportError, OutputError
 from weightsmith.export.convert import PLAIN_TYPES, convert
 from weightsmith.export.llama_cpp import quantization_types
-from weightsmith.export.quantize import quantize
+from weightsmith.export.quantizer import quantize
 from weightsmith.recipe.yaml_file import nearest
 
 
