@@ -1,0 +1,146 @@
+"""The command line: `weightsmith COMMAND`. Commands import what they need when they run, so that --help is fast."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weightsmith.errors import WeightsmithError
+
+app = typer.Typer(
+    name="weightsmith", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__,
+    rich_markup_mode=None,
+)  # fmt: skip
+
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Worker threads; as many as cores if not given.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from weightsmith import __version__
+
+        typer.echo(f"weightsmith {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help="Merge language models: one recipe in, a merged, converted and evaluated model out.")
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="A merge recipe in mergekit's YAML format.")],
+    out: Annotated[Path, typer.Argument(help="The folder to create.")],
+    out_shard_size: Annotated[str, typer.Option(help="Largest shard, such as 5GB or 500MB (decimal units).")] = "5GB",
+    threads: Threads = None,
+    force: Force = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and its models; write nothing.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Merge models as RECIPE says into the new folder OUT.
+
+    A model is a local folder with safetensors, a GGUF file, or either followed by +ADAPTER (LoRA, peft format).
+    Example: weightsmith merge ties.yml merged
+    """
+    from weightsmith.cli.progress import progress_bar
+    from weightsmith.cli.sizes import parse_size, show_size
+    from weightsmith.engine.merge import merge as run
+    from weightsmith.recipe import load_recipe, make_plan
+
+    shard = parse_size(out_shard_size)
+    if dry_run:
+        plan = make_plan(load_recipe(recipe))
+        typer.echo(
+            f"{plan.method.name}: {len(plan.models)} models, {len(plan.tensors)} tensors, reads "
+            f"{show_size(plan.read_bytes)}, writes {show_size(plan.output_bytes)}"
+        )
+        return
+    with progress_bar("merging", quiet=quiet) as progress:
+        done = run(recipe, out, threads=threads, out_shard_size=shard, force=force, progress=progress)
+    if not quiet:
+        typer.echo(
+            f"{done.out}: {done.method} of {done.models} models, {done.tensors} tensors, "
+            f"{show_size(done.written_bytes)} in {done.seconds:.1f} s"
+            + (f"; {done.trim_ties} elements kept by ties at a trimming threshold" if done.trim_ties else "")
+        )
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A model folder (safetensors).")],
+    out: Annotated[Path, typer.Argument(help="The .gguf file to create.")],
+    type: Annotated[str, typer.Option("--type", "-t", help="f32, f16, bf16, q8_0, q4_k_m, ... as llama.cpp names them.")] = "f16",
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep the f16 file a quantized one is made from.")] = True,
+    threads: Threads = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert MODEL to GGUF, and quantize it.
+
+    Example: weightsmith export merged merged-q4_k_m.gguf --type q4_k_m
+    """
+    from weightsmith.cli.sizes import show_size
+    from weightsmith.export.model_export import export as run
+
+    def say(text: str) -> None:
+        if not quiet:
+            typer.echo(text, err=True)
+
+    done = run(model, out, type=type, keep=keep, threads=threads, force=force, say=say)
+    if not quiet:
+        kept = f"; kept {done.intermediate}" if done.intermediate else ""
+        typer.echo(f"{done.out}: {show_size(done.bytes)} in {done.seconds:.1f} s{kept}")
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Models, each as MODEL or LABEL=MODEL.")],
+    questions: Annotated[list[Path], typer.Option("--questions", help="JSONL with `prompt` and `target`.")] = [],  # noqa: B006
+    text: Annotated[list[Path], typer.Option("--text", help="UTF-8 text for perplexity.")] = [],  # noqa: B006
+    output: Annotated[Path, typer.Option(help="Where the JSON goes, answers included.")] = Path("evaluation.json"),
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score models side by side: exact match on questions, perplexity on text.
+
+    GGUF files run in llama.cpp, all else in transformers (float32).
+    Example: weightsmith evaluate base.gguf tuned=base.gguf+adapter --questions dates.jsonl --text novel.txt
+    """
+    from weightsmith.cli.score_table import score_table
+    from weightsmith.evaluate.score_models import evaluate as run
+
+    def say(line: str) -> None:
+        if not quiet:
+            typer.echo(line, err=True)
+
+    labelled: dict[str, str] | list[str] = models
+    if any("=" in model and not Path(model).exists() for model in models):
+        labelled = dict(model.split("=", 1) if "=" in model else (model, model) for model in models)
+    result = run(labelled, questions=questions, texts=text, threads=threads, say=say)
+    output.write_text(json.dumps(result.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    typer.echo(score_table(result))
+
+
+def main() -> None:
+    """Exit 0 done, 2 bad input or usage, 130 interrupted, 1 our bug."""
+    try:
+        app()
+    except WeightsmithError as error:
+        typer.echo(f"weightsmith: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("weightsmith: interrupted; nothing was left behind", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""Sizes in bytes, as people write them: 5GB, 500MB (decimal units, as mergekit and Hugging Face count)."""
+
+import re
+
+from weightsmith.errors import WeightsmithError
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+def parse_size(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
+    if not match or match[2].upper() not in _UNITS or not (size := int(float(match[1]) * _UNITS[match[2].upper()])):
+        raise WeightsmithError(f"--out-shard-size {text!r}: not a size; write it as 5GB or 500MB")
+    return size
+
+
+def show_size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
