@@ -1,0 +1,117 @@
+"""Every method against mergekit 0.1.5 on the same recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import weightsmith
+
+GRADIENT, FILTERED = [0.2, 0.9, 0.4], [{"filter": "mlp", "value": [0.1, 0.8]}, {"value": 0.6}]
+ALL = ("a", "b", "c")
+RECIPES = {
+    "linear": {"merge_method": "linear", "weights": (0.5, GRADIENT, FILTERED), "base": None},
+    "linear-raw": {"merge_method": "linear", "weights": (0.5, 0.2, 0.4), "base": None, "parameters": {"normalize": False}},
+    "task-arithmetic": {"merge_method": "task_arithmetic", "weights": (0.5, GRADIENT, FILTERED), "parameters": {"lambda": 0.8}},
+    "task-arithmetic-normalized": {"merge_method": "task_arithmetic", "weights": (1, 2, -0.5), "parameters": {"normalize": True}},
+    "ties": {"merge_method": "ties", "weights": (1.0, GRADIENT, FILTERED), "density": (0.5, 0.3, 1.0)},
+    "ties-rescale": {
+        "merge_method": "ties", "weights": (1.0, 0.5, 0.7), "density": (0.5, 0.13, 0.9),
+        "parameters": {"normalize": False, "rescale": True, "lambda": 1.3},
+    },
+}  # fmt: skip
+
+
+def recipe(models: Path, spec: dict, **more) -> dict:
+    entries = []
+    for i, (name, weight) in enumerate(zip(ALL, spec["weights"], strict=True)):
+        parameters = {"weight": weight} | ({"density": spec["density"][i]} if "density" in spec else {})
+        entries.append({"model": str(models / name), "parameters": parameters})
+    made = {"merge_method": spec["merge_method"], "models": entries, "dtype": "float32"} | more
+    if spec.get("base", True):
+        made["base_model"] = str(models / "base")
+    if "parameters" in spec:
+        made["parameters"] = spec["parameters"]
+    return made
+
+
+def slerp(models: Path) -> dict:
+    entries = [{"model": str(models / "base")}, {"model": str(models / "a")}]
+    t = [{"filter": "self_attn", "value": [0, 0.5, 1]}, {"value": 0.3}]
+    return {
+        "merge_method": "slerp", "base_model": str(models / "base"), "models": entries,
+        "parameters": {"t": t}, "dtype": "float32",
+    }  # fmt: skip
+
+
+def stacked(models: Path) -> dict:
+    slices = [
+        {"sources": [{"model": str(models / "a"), "layer_range": [0, 2]}]},
+        {"sources": [{"model": str(models / "b"), "layer_range": [1, 3], "parameters": {"scale": 0.5}}]},
+    ]
+    return {"merge_method": "passthrough", "slices": slices, "dtype": "float32"}
+
+
+def both(made: dict, tmp_path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+
+    path = tmp_path / "recipe.yml"
+    path.write_text(yaml.safe_dump(made))
+    weightsmith.merge(path, tmp_path / "ours")
+    options = MergeOptions(copy_tokenizer=False, quiet=True, write_model_card=False)
+    run_merge(MergeConfiguration.model_validate(made), str(tmp_path / "theirs"), options)
+    theirs: dict[str, torch.Tensor] = {}
+    for shard in (tmp_path / "theirs").glob("*.safetensors"):
+        theirs |= load_file(shard)
+    return load_file(tmp_path / "ours" / "model.safetensors"), theirs
+
+
+def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], relative: float) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, want in theirs.items():
+        assert ours[name].dtype == want.dtype
+        # relative to the tensor's own size: a sum that cancels has no digits of its own
+        worst = ((ours[name].double() - want.double()).abs() / want.double().abs().clamp(min=want.abs().max() * 0.1)).max()
+        assert worst <= relative, f"{name}: {worst}"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_same_numbers_in_float32(name: str, models: Path, tmp_path: Path) -> None:
+    assert_same(*both(recipe(models, RECIPES[name]), tmp_path), relative=1e-6)
+
+
+@pytest.mark.parametrize("make", [slerp, stacked])
+def test_same_numbers_slerp_and_passthrough(make, models: Path, tmp_path: Path) -> None:
+    assert_same(*both(make(models), tmp_path), relative=1e-6)
+
+
+@pytest.mark.parametrize("dtype,epsilon", [("bfloat16", 2**-7), ("float16", 2**-10)])
+def test_out_dtype_to_its_rounding(dtype: str, epsilon: float, models: Path, tmp_path: Path) -> None:
+    assert_same(*both(recipe(models, RECIPES["ties"], out_dtype=dtype), tmp_path), relative=epsilon)
+
+
+def test_same_bytes_whatever_the_threads(models: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yml"
+    path.write_text(yaml.safe_dump(recipe(models, RECIPES["ties-rescale"])))
+    for threads in (1, 2):
+        weightsmith.merge(path, tmp_path / str(threads), threads=threads)
+    one, two = ((tmp_path / n / "model.safetensors").read_bytes() for n in "12")
+    assert one == two
+
+
+def test_shards_are_read_back_by_transformers(models: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    path = tmp_path / "recipe.yml"
+    path.write_text(yaml.safe_dump(recipe(models, RECIPES["linear"])))
+    weightsmith.merge(path, tmp_path / "out", out_shard_size=100_000)
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2
+    assert (tmp_path / "out" / "model.safetensors.index.json").exists()
+    _, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(loading.values())
