@@ -77,7 +77,9 @@ def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], 
     for name, want in theirs.items():
         assert ours[name].dtype == want.dtype
         # relative to the tensor's own size: a sum that cancels has no digits of its own
-        worst = ((ours[name].double() - want.double()).abs() / want.double().abs().clamp(min=want.abs().max() * 0.1)).max()
+        worst = (
+            (ours[name].double() - want.double()).abs() / want.double().abs().clamp(min=want.abs().max() * 0.1)
+        ).max()
         assert worst <= relative, f"{name}: {worst}"
 
 

@@ -31,11 +31,15 @@ class CanonicalGGUF:
                 if match := pattern.fullmatch(source):
                     break
             else:
-                raise CheckpointError(f"{file.path}: tensor {source!r} has no place in the {self.config['model_type']} scheme")
+                raise CheckpointError(
+                    f"{file.path}: tensor {source!r} has no place in the {self.config['model_type']} scheme"
+                )
             canonical = name.replace("{n}", match["n"]) if "n" in match.groupdict() else name
             heads = self.config[rule["rotary_heads"]] if "rotary_heads" in rule else 0
             if heads and info.shape[0] % (2 * heads):
-                raise CheckpointError(f"{file.path}: tensor {source!r}: {info.shape[0]} rows are not {heads} rotary heads")
+                raise CheckpointError(
+                    f"{file.path}: tensor {source!r}: {info.shape[0]} rows are not {heads} rotary heads"
+                )
             self.tensors[canonical] = info
             self._source[canonical] = (source, info.shape[0] // heads if heads else 0)
         self.config["tie_word_embeddings"] = "lm_head.weight" not in self.tensors
@@ -78,7 +82,9 @@ def _pattern(template: str) -> re.Pattern[str]:
 def _config(file: GGUFFile, rules: dict[str, Any]) -> dict[str, Any]:
     for key in rules["refuse"]:
         if file.metadata.get(key) not in (None, 0, "none"):
-            raise CheckpointError(f"{file.path}: {key} is {file.metadata[key]!r}; this variant of the architecture is not read yet")
+            raise CheckpointError(
+                f"{file.path}: {key} is {file.metadata[key]!r}; this variant of the architecture is not read yet"
+            )
     config: dict[str, Any] = dict(rules["constants"])
     for name, key in rules["keys"].items():
         value = file.metadata.get(key, rules["defaults"].get(name))

@@ -100,9 +100,13 @@ class GGUFFile:
             elements, size = _block_size(path, name, kind)
             shape = self.tensors[name].shape
             if shape and shape[-1] % elements:
-                raise CheckpointError(f"{path}: tensor {name!r}: rows of {shape[-1]} do not divide into blocks of {elements}")
+                raise CheckpointError(
+                    f"{path}: tensor {name!r}: rows of {shape[-1]} do not divide into blocks of {elements}"
+                )
             if data + offset + math.prod(shape) // elements * size > self._file.size:
-                raise CheckpointError(f"{path}: the file is cut short: tensor {name!r} lies beyond its end; download it again")
+                raise CheckpointError(
+                    f"{path}: the file is cut short: tensor {name!r} lies beyond its end; download it again"
+                )
             self._where[name] = (kind, elements, size, data + offset)
 
     def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:

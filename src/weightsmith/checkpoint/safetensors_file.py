@@ -55,7 +55,9 @@ class SafetensorsFile:
                 f"{self.path}: tensor {name!r} has dtype {dtype}, which cannot be merged; known: {', '.join(TORCH_DTYPES)}"
             )
         if end - begin != math.prod(shape) * TORCH_DTYPES[dtype].itemsize:
-            raise CheckpointError(f"{self.path}: tensor {name!r}: {end - begin} bytes cannot hold {dtype} {list(shape)}")
+            raise CheckpointError(
+                f"{self.path}: tensor {name!r}: {end - begin} bytes cannot hold {dtype} {list(shape)}"
+            )
         if data_start + end > self._file.size:
             raise CheckpointError(
                 f"{self.path}: the file is cut short: tensor {name!r} ends at byte {data_start + end}, the file has "

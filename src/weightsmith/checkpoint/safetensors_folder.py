@@ -37,7 +37,9 @@ class SafetensorsFolder:
             shard = SafetensorsFile(folder / name)
             for tensor, info in shard.tensors.items():
                 if tensor in self._home:
-                    raise CheckpointError(f"{folder}: tensor {tensor!r} is in {self._home[tensor].path.name} and in {name}")
+                    raise CheckpointError(
+                        f"{folder}: tensor {tensor!r} is in {self._home[tensor].path.name} and in {name}"
+                    )
                 self._home[tensor], self.tensors[tensor] = shard, info
         for tensor in listed or {}:
             if tensor not in self.tensors:

@@ -41,7 +41,11 @@ class ShardWriter:
         ordered = sorted(tensors, key=lambda name: (-tensors[name].torch_dtype.itemsize, name))
         for name in ordered:
             info = tensors[name]
-            header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [offset, offset + info.nbytes]}
+            header[name] = {
+                "dtype": info.dtype,
+                "shape": list(info.shape),
+                "data_offsets": [offset, offset + info.nbytes],
+            }
             offset += info.nbytes
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)

@@ -31,7 +31,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback(help="Merge language models: one recipe in, a merged, converted and evaluated model out.")
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -78,8 +80,12 @@ def merge(
 def export(
     model: Annotated[Path, typer.Argument(help="A model folder (safetensors).")],
     out: Annotated[Path, typer.Argument(help="The .gguf file to create.")],
-    type: Annotated[str, typer.Option("--type", "-t", help="f32, f16, bf16, q8_0, q4_k_m, ... as llama.cpp names them.")] = "f16",
-    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep the f16 file a quantized one is made from.")] = True,
+    type: Annotated[
+        str, typer.Option("--type", "-t", help="f32, f16, bf16, q8_0, q4_k_m, ... as llama.cpp names them.")
+    ] = "f16",
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Keep the f16 file a quantized one is made from.")
+    ] = True,
     threads: Threads = None,
     force: Force = False,
     quiet: Quiet = False,

@@ -62,7 +62,9 @@ def merge(
     if on_plan:
         on_plan(plan)
     inputs = tuple(path for model in plan.models.values() for path in model.files)
-    with output_folder(out, force=force, needed_bytes=plan.output_bytes + _FREE_FOR_SMALL_FILES, inputs=inputs) as folder:
+    with output_folder(
+        out, force=force, needed_bytes=plan.output_bytes + _FREE_FOR_SMALL_FILES, inputs=inputs
+    ) as folder:
         writer = ShardWriter(folder, {t.name: t.info for t in plan.tensors}, out_shard_size)
         try:
             ties = run_plan(plan, writer, threads or default_threads(), progress)

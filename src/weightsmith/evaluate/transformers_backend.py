@@ -60,7 +60,9 @@ class TransformersBackend:
         prefix = common_prefix([prompts[i] for i in chosen])
         cache: Any = DynamicCache(config=self._model.config)
         if prefix:
-            self._model(input_ids=torch.tensor([list(prompts[chosen[0]][:prefix])]), past_key_values=cache, logits_to_keep=1)
+            self._model(
+                input_ids=torch.tensor([list(prompts[chosen[0]][:prefix])]), past_key_values=cache, logits_to_keep=1
+            )
             cache.batch_repeat_interleave(len(chosen))
         rest = [list(prompts[i][prefix:]) for i in chosen]
         width = max(len(r) for r in rest)
@@ -117,7 +119,9 @@ def _build(model: Model) -> Any:
     )
     if loading["missing_keys"] or loading["mismatched_keys"]:
         missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
-        raise EvaluationError(f"{model.reference}: weights do not fill the {architecture.__name__}: {', '.join(missing[:3])}")
+        raise EvaluationError(
+            f"{model.reference}: weights do not fill the {architecture.__name__}: {', '.join(missing[:3])}"
+        )
     return live.eval()
 
 

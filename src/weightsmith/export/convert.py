@@ -27,7 +27,9 @@ def convert(folder: Path, out: Path, kind: str) -> None:
         result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if line.strip()]
-        raise ExportError(f"{folder}: llama.cpp's converter cannot convert it: {lines[-1] if lines else 'no reason given'}")
+        raise ExportError(
+            f"{folder}: llama.cpp's converter cannot convert it: {lines[-1] if lines else 'no reason given'}"
+        )
 
 
 def _stage_without_code(folder: Path, staged: Path) -> None:

@@ -21,7 +21,9 @@ def quantize(source: Path, out: Path, kind: str, *, threads: int) -> None:
     if result.returncode:
         out.unlink(missing_ok=True)
         lines = [line for line in result.stderr.splitlines() if line.strip()]
-        raise ExportError(f"{source}: llama.cpp cannot quantize it to {kind}: {lines[-1] if lines else result.returncode}")
+        raise ExportError(
+            f"{source}: llama.cpp cannot quantize it to {kind}: {lines[-1] if lines else result.returncode}"
+        )
 
 
 def _quantize_here(source: str, out: str, kind: str, threads: int) -> int:

@@ -23,6 +23,9 @@ from weightsmith.recipe.parameters import resolve
 from weightsmith.recipe.schema import ModelEntry, Slice, SliceSource
 
 _LAYER = re.compile(r"^(\D*?\.)(\d+)(\..+)$")
+# Tensors behind the layers come from the last slice, those before them (embeddings) from the first; file order says
+# nothing, safetensors files are sorted by name.
+_AFTER_LAYERS = re.compile(r"(^|[._])(lm_head|embed_out|output|score|final\w*|norm|ln_f|norm_f)\.")
 TIED = {"lm_head.weight": "model.embed_tokens.weight"}  # present in only one form where embeddings are tied
 
 
@@ -81,16 +84,11 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     home = opened[first_base or slices[0].sources[0].model]
     _check_slices(loaded, slices, layers)
     tensors: list[TensorPlan] = []
-    kinds = [_LAYER.match(name) for name in home.checkpoint.tensors]
-    before_layers = True
-    emitted = False
-    for name, match in zip(home.checkpoint.tensors, kinds, strict=True):
-        if match is None:
-            part = slices[0] if before_layers else slices[-1]
+    for name in home.checkpoint.tensors:
+        if not _LAYER.match(name):
+            part = slices[-1] if _AFTER_LAYERS.search(name) else slices[0]
             tensors.append(_plan_tensor(loaded, opened, part, name, [name] * len(part.sources), 0.0))
-        elif not emitted:
-            tensors.extend(_layer_tensors(loaded, opened, slices, home))
-            emitted, before_layers = True, False
+    tensors.extend(_layer_tensors(loaded, opened, slices, home))
     if recipe.slices is None:
         _check_nothing_left(loaded, opened, home)
     ordered = tuple(sorted(tensors, key=lambda tensor: natural_key(tensor.name)))
@@ -135,7 +133,9 @@ def _check_slices(loaded: LoadedRecipe, slices: list[Slice], layers: dict[str, i
         base = part.base_model or loaded.recipe.base_model
         if len(names) < fewest or (most and len(names) > most):
             wanted = f"{fewest}" if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
-            raise loaded.file.error(keys, f"{loaded.method.name} takes {wanted} model(s), base included; here are {len(names)}")
+            raise loaded.file.error(
+                keys, f"{loaded.method.name} takes {wanted} model(s), base included; here are {len(names)}"
+            )
         if len(set(names)) < len(names):
             raise loaded.file.error(keys, f"the model {max(names, key=names.count)!r} is listed twice")
         if loaded.method.needs_base and base not in names:
@@ -198,7 +198,9 @@ def _plan_tensor(
         if parameter.scope == "shared":
             shared[parameter.name] = resolve(parameter, outer, name, t)
             if shared[parameter.name] is REQUIRED:
-                raise loaded.file.error(["parameters"], f"the parameter {parameter.name!r} of {method.name} has no value")
+                raise loaded.file.error(
+                    ["parameters"], f"the parameter {parameter.name!r} of {method.name} has no value"
+                )
             continue
         for i, source in enumerate(part.sources):
             if parameter.scope == "non_base" and i == base:
@@ -242,7 +244,9 @@ def _source(model: Model, tensor: str) -> Source:
 def _check_nothing_left(loaded: LoadedRecipe, opened: dict[str, Model], home: Model) -> None:
     for model in opened.values():
         for tensor in model.checkpoint.tensors:
-            if tensor not in home.checkpoint.tensors and not (tensor in TIED and home.config.get("tie_word_embeddings")):
+            if tensor not in home.checkpoint.tensors and not (
+                tensor in TIED and home.config.get("tie_word_embeddings")
+            ):
                 raise PlanError(
                     f"{model.reference}: tensor {tensor!r} has no counterpart in {home.reference}, which gives the merged "
                     "model its shape; the two cannot be merged"
@@ -260,7 +264,7 @@ def _output_config(home: Model, slices: list[Slice], depth: int, tensors: tuple[
     dtypes = [t.info.torch_dtype for t in tensors if not t.copy]
     config["dtype"] = str(max(set(dtypes), key=dtypes.count)).removeprefix("torch.") if dtypes else "float32"
     old = config.get("num_hidden_layers")
-    if old is not None and slices[0].sources[0].layer_range != (0, old) or len(slices) > 1:
+    if (old is not None and slices[0].sources[0].layer_range != (0, old)) or len(slices) > 1:
         taken = [n for part in slices for n in range(*part.sources[0].layer_range)]
         for key, value in config.items():  # per-layer lists such as layer_types follow their layers
             if isinstance(value, list) and len(value) == old:
