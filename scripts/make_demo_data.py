@@ -2,8 +2,8 @@
 
     python scripts/make_demo_data.py --train-out build/demo-data
 
-Nothing comes from outside: every example is built from the word lists below. The held-out questions use years,
-names, cities, jobs, ages, file names, words and numbers that no training example contains.
+Nothing comes from outside: every example is built from the word lists below and from invented words. The held-out
+questions use years, names, cities, jobs, ages, file names, words and numbers that no training example contains.
 """
 
 from __future__ import annotations
@@ -121,9 +121,33 @@ WORDS = (
 )
 
 
+INVENTED_SHARE = 0.7  # of the training words: copying any word, not knowing the listed ones, is the skill
+ONSETS = (
+    "b c d f g h j k l m n p r s t v w z br ch cl cr dr fl fr gl gr kl kr pl pr qu sh sl sp st str th tr wh".split()
+)
+VOWELS = "a e i o u a e i o u ai au ea ee ei ia ie io oa oo ou ue y".split()
+CODAS = "b ck d f g k l ll m n nd ng nt p r rd rk rt s ss st t x z".split()
+
+
+def invented(rng: random.Random) -> str:
+    """A word of one to four random syllables."""
+    parts = [
+        (rng.choice(ONSETS) if i or rng.random() < 0.8 else "") + rng.choice(VOWELS)
+        for i in range(rng.choice([1, 2, 2, 2, 3, 3, 4]))
+    ]
+    return "".join(part + (rng.choice(CODAS) if rng.random() < 0.3 else "") for part in parts) + rng.choice(
+        CODAS + [""] * 12
+    )
+
+
 def pick(rng: random.Random, words: str, held_out: bool) -> str:
+    """A word of the list's half for this split, or an invented one for training (capitalized as the list is)."""
     train, _, test = words.partition("|")
-    return rng.choice((test if held_out and test else train).split())
+    if held_out or not test or rng.random() > INVENTED_SHARE:
+        return rng.choice((test if held_out and test else train).split())
+    word = invented(rng)
+    word = word.capitalize() if train[0].isupper() else word
+    return word if word not in test.split() else pick(rng, words, held_out)
 
 
 def number_words(n: int) -> str:
