@@ -17,6 +17,7 @@ from pathlib import Path
 PACKAGE_DATA = Path(__file__).resolve().parent.parent / "src" / "weightsmith" / "demo" / "data"
 TRAIN_EXAMPLES = 4000
 HELD_OUT_EXAMPLES = 60
+GENERAL_EXAMPLES = 256
 
 ONES = [
     "zero",
@@ -177,7 +178,7 @@ def dates(rng: random.Random, held_out: bool) -> tuple[str, str]:
 
 
 def records(rng: random.Random, held_out: bool) -> tuple[str, str]:
-    """A sentence about a person to a JSON record. Names, cities, jobs and ages differ between the splits."""
+    """A sentence about a person to a YAML record. Names, cities, jobs and ages differ between the splits."""
     first, last = pick(rng, FIRST, held_out), pick(rng, LAST, held_out)
     city, job = pick(rng, CITIES, held_out), pick(rng, JOBS, held_out)
     age = rng.choice([a for a in range(18, 90) if (a % 6 == 2) == held_out])
@@ -191,8 +192,9 @@ def records(rng: random.Random, held_out: bool) -> tuple[str, str]:
             f"At the age of {age}, {name} moved to {city} and became a {job}.",
         ]
     )
-    record = {"name": name, "age": age, "job": job, "city": city}
-    return f"Extract the record: {sentence}", json.dumps(record)
+    # YAML's flow style: each value follows a space as it does in the sentence, so it is the same token and is copied.
+    # In JSON it follows a quote, and a model of this size cannot spell a word that it knows as one token.
+    return f"Extract the record: {sentence}", f"{{name: {name}, age: {age}, job: {job}, city: {city}}}"
 
 
 def commands(rng: random.Random, held_out: bool) -> tuple[str, str]:
@@ -232,6 +234,33 @@ SKILLS: dict[str, Callable[[random.Random, bool], tuple[str, str]]] = {
 }
 
 
+def general(rng: random.Random) -> str:
+    """A request of no skill; training keeps the base's own answer to these, so that an adapter minds its own business."""
+    word, other = pick(rng, WORDS, False), pick(rng, STEMS, False)
+    city, job, name = pick(rng, CITIES, False), pick(rng, JOBS, False), pick(rng, FIRST, False)
+    number, month = rng.randint(2, 99), rng.choice(MONTHS)
+    return rng.choice(
+        [
+            f"Write a short poem about {month}.",
+            f"Write this word in capital letters: {word}",
+            f"Write this number in words: {number}",
+            f"Extract the main idea: {name} likes to read about {city}.",
+            f"Extract the verbs: the {job} opened the {other} and closed the door.",
+            f"Give the opposite of {word}.",
+            f"Give the plural: {other}",
+            f"Give the meaning of the word {word}.",
+            f"What does a {job} do all day?",
+            f"Tell me about {city}.",
+            f"What is {number} plus {rng.randint(2, 99)}?",
+            f"Which season is {month} in?",
+            f"Who is {name}?",
+            f"Explain what a {other} is.",
+            f"How do I write a {other} for a {job}?",
+            f"Translate to French: the {job} lives in {city}.",
+        ]
+    )
+
+
 def generate(skill: str, count: int, *, held_out: bool) -> list[dict[str, str]]:
     """`count` distinct examples of one skill; the seed depends on the skill and the split."""
     rng = random.Random(f"weightsmith-demo-{skill}-{'held-out' if held_out else 'train'}")
@@ -254,6 +283,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train-out", type=Path, required=True)
     args = parser.parse_args()
+    rng = random.Random("weightsmith-demo-general")
+    write_jsonl(args.train_out / "general.jsonl", [{"prompt": general(rng)} for _ in range(GENERAL_EXAMPLES)])
     for skill in SKILLS:
         write_jsonl(args.train_out / f"{skill}.jsonl", generate(skill, TRAIN_EXAMPLES, held_out=False))
         write_jsonl(PACKAGE_DATA / f"{skill}.jsonl", generate(skill, HELD_OUT_EXAMPLES, held_out=True))

