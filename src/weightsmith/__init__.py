@@ -12,6 +12,7 @@ _PUBLIC = {
     "export": "weightsmith.export",
     "quantize": "weightsmith.export",
     "evaluate": "weightsmith.evaluate",
+    "run": "weightsmith.pipeline.run",
 }
 __all__ = ["__version__", *_PUBLIC]
 

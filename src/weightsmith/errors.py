@@ -27,3 +27,7 @@ class ExportError(WeightsmithError):
 
 class EvaluationError(WeightsmithError):
     """Evaluation data or models that cannot be scored."""
+
+
+class ReportError(WeightsmithError):
+    """The report cannot be drawn."""

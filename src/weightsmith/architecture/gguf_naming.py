@@ -27,13 +27,13 @@ class CanonicalGGUF:
         self._source: dict[str, tuple[str, int]] = {}  # GGUF name, rows per rotary head (0: rows are in order)
         rules = [(_pattern(rule["from"]), name, rule) for name, rule in scheme["tensors"].items()]
         for source, info in file.tensors.items():
-            for pattern, name, rule in rules:
-                if match := pattern.fullmatch(source):
-                    break
-            else:
+            hits = ((match, name, rule) for pattern, name, rule in rules if (match := pattern.fullmatch(source)))
+            hit = next(hits, None)
+            if hit is None:
                 raise CheckpointError(
                     f"{file.path}: tensor {source!r} has no place in the {self.config['model_type']} scheme"
                 )
+            match, name, rule = hit
             canonical = name.replace("{n}", match["n"]) if "n" in match.groupdict() else name
             heads = self.config[rule["rotary_heads"]] if "rotary_heads" in rule else 0
             if heads and info.shape[0] % (2 * heads):

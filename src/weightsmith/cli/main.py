@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from weightsmith.errors import WeightsmithError
+
+if TYPE_CHECKING:
+    from weightsmith.pipeline.run import RunSummary
 
 app = typer.Typer(
     name="weightsmith", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__,
@@ -121,8 +125,8 @@ def evaluate(
     GGUF files run in llama.cpp, all else in transformers (float32).
     Example: weightsmith evaluate base.gguf tuned=base.gguf+adapter --questions dates.jsonl --text novel.txt
     """
-    from weightsmith.cli.score_table import score_table
     from weightsmith.evaluate.score_models import evaluate as run
+    from weightsmith.report.score_table import score_table
 
     def say(line: str) -> None:
         if not quiet:
@@ -134,6 +138,59 @@ def evaluate(
     result = run(labelled, questions=questions, texts=text, threads=threads, say=say)
     output.write_text(json.dumps(result.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     typer.echo(score_table(result))
+
+
+@app.command()
+def run(
+    pipeline: Annotated[Path, typer.Argument(help="A pipeline file: merge, export, evaluate, report.")],
+    out: Annotated[Path, typer.Argument(help="The folder for everything the run makes.")],
+    threads: Threads = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Merge, export, evaluate and report from one file; what has not changed since the last run is reused.
+
+    Example: weightsmith run pipeline.yml out
+    """
+    from weightsmith.pipeline.run import run as run_pipeline
+
+    _staged(run_pipeline, pipeline, out, threads=threads, force=force, quiet=quiet)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="The folder for everything the demo makes.")] = Path("demo"),
+    threads: Threads = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Three small skills merged into a real 135 M model, exported, evaluated and reported: minutes, offline.
+
+    Afterwards edit OUT/pipeline.yml and try your own recipe: weightsmith run OUT/pipeline.yml OUT
+    """
+    from weightsmith.demo.demo_run import run_demo
+
+    _staged(run_demo, out, threads=threads, force=force, quiet=quiet)
+
+
+def _staged(work: Callable[..., RunSummary], *arguments: Path, quiet: bool, **options: Any) -> None:
+    from weightsmith.cli.progress import progress_bar
+    from weightsmith.report.score_table import score_table
+
+    def say(line: str) -> None:
+        if not quiet:
+            typer.echo(line, err=True)
+
+    with progress_bar("merging", quiet=quiet) as progress:
+        done = work(*arguments, say=say, progress=progress, **options)
+    if done.evaluation:
+        typer.echo(score_table(done.evaluation))
+    if not quiet:
+        fresh = [stage for stage in done.stages if not stage.reused]
+        typer.echo(
+            f"{done.out}: {len(fresh)} of {len(done.stages)} stages done in {sum(s.seconds for s in fresh):.0f} s, "
+            "the others reused" + (f"; report: {done.report}" if done.report else "")
+        )
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from weightsmith.engine.output_folder import check_output, output_folder
 from weightsmith.engine.run_plan import Progress, run_plan
 from weightsmith.recipe.load import load_recipe
 from weightsmith.recipe.plan import Plan, make_plan
+from weightsmith.recipe.yaml_file import YamlFile
 from weightsmith.tokenizer.files import write_tokenizer_files
 
 RECIPE_COPY = "merge_recipe.yml"
@@ -41,7 +42,7 @@ def default_threads() -> int:
 
 
 def merge(
-    recipe: Path | str,
+    recipe: Path | str | YamlFile,
     out: Path | str,
     *,
     threads: int | None = None,

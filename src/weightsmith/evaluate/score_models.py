@@ -43,6 +43,12 @@ class ModelScores:
     scores: tuple[Score, ...]
     seconds: float
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ModelScores:
+        """The inverse of `asdict`, after a way through JSON."""
+        scores = tuple(Score(**{**score, "answers": tuple(score["answers"])}) for score in value["scores"])
+        return cls(**{**value, "scores": scores})
+
 
 @dataclass(frozen=True)
 class Evaluation:

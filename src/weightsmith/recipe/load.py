@@ -21,9 +21,9 @@ class LoadedRecipe:
     method: Method
 
 
-def load_recipe(path: Path | str) -> LoadedRecipe:
+def load_recipe(source: Path | str | YamlFile) -> LoadedRecipe:
     """Read and check a recipe; no model is opened. Raises RecipeError naming file and line."""
-    file = read_yaml(Path(path))
+    file = source if isinstance(source, YamlFile) else read_yaml(Path(source))
     recipe = file.validate(Recipe)
     if recipe.merge_method not in METHODS:
         raise file.error(

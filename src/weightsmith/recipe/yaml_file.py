@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,16 @@ class YamlFile:
 
     def error(self, keys: Sequence[str | int], message: str) -> RecipeError:
         return RecipeError(f"{self.path}:{self.line(keys)}: {message}")
+
+    def part(self, key: str) -> YamlFile:
+        """The mapping under a top-level key as a file of its own; lines stay those of the whole file.
+
+        Raises RecipeError where there is no mapping."""
+        if not isinstance(self.tree.get(key), dict):
+            raise self.error([key], f"{key}: expected a mapping")
+        text = io.StringIO()
+        YAML(typ="rt").dump(self._marked[key], text)
+        return YamlFile(self.path, text.getvalue(), self.tree[key], self._marked[key])
 
     def validate(self, schema: type[Schema]) -> Schema:
         """The tree as `schema`. Raises RecipeError for the first thing that does not fit."""

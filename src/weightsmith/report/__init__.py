@@ -1,1 +1,1 @@
-"""Tables and plots of an evaluation, to publish."""
+"""What a person would publish: tables, a plot, a page."""

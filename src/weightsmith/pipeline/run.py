@@ -1,0 +1,228 @@
+"""`weightsmith run`: merge, export, evaluate and report from one file, reusing what has not changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from weightsmith.architecture import Model, open_model
+from weightsmith.engine.merge import merge
+from weightsmith.engine.output_folder import check_output
+from weightsmith.engine.run_plan import Progress
+from weightsmith.errors import OutputError
+from weightsmith.evaluate.score_models import Evaluation, ModelScores, evaluate
+from weightsmith.evaluate.tasks import load_questions, load_text
+from weightsmith.export.convert import PLAIN_TYPES
+from weightsmith.export.llama_cpp import quantization_types
+from weightsmith.export.model_export import export
+from weightsmith.pipeline.schema import MERGED, Pipeline
+from weightsmith.pipeline.stages import RECORDS, Stage, Stages
+from weightsmith.recipe.load import LoadedRecipe, load_recipe
+from weightsmith.recipe.plan import Plan, make_plan
+from weightsmith.recipe.yaml_file import YamlFile, nearest, read_yaml
+from weightsmith.report.facts import ReportFacts
+from weightsmith.report.write_report import write_report
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """`evaluation` and `report` (the HTML page) are None where the pipeline has no such stage."""
+
+    out: Path
+    stages: tuple[Stage, ...]
+    evaluation: Evaluation | None
+    report: Path | None
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A pipeline of which every part was opened once, before any work."""
+
+    file: YamlFile
+    pipeline: Pipeline
+    recipe: LoadedRecipe
+    plan: Plan
+    scored: dict[str, str]
+    questions: tuple[Path, ...]
+    texts: tuple[Path, ...]
+
+
+def run(
+    pipeline: Path | str,
+    out: Path | str,
+    *,
+    threads: int | None = None,
+    force: bool = False,
+    say: Say = lambda text: None,
+    progress: Progress | None = None,
+) -> RunSummary:
+    """Run a pipeline file into the folder `out`: merged/, gguf/, evaluation/, evaluation.json, report.md, report.html.
+
+    A stage whose recipe, models, data and settings are what they were is not done again; `force` takes a folder that
+    holds something else than an earlier run. Paths in the file are relative to the working directory or to the file.
+    Raises WeightsmithError, and keeps the stages that were finished.
+    """
+    checked = _check(Path(pipeline))
+    out = Path(out).absolute()
+    if not (out / RECORDS).is_dir():
+        inputs = tuple(path for model in checked.plan.models.values() for path in model.files)
+        check_output(out, force=force, inputs=inputs)
+    try:
+        stages = Stages(out, say)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
+    merged = _merge(checked, out, stages, threads, progress)
+    exports = _export(checked, out, stages, merged, threads, say)
+    scores = _evaluate(checked, out, stages, merged, exports, threads, say)
+    page = _report(checked, out, stages, scores)
+    return RunSummary(out, tuple(stages.done), scores, page)
+
+
+def _check(path: Path) -> _Checked:
+    file = read_yaml(path)
+    pipeline = file.validate(Pipeline)
+    if isinstance(pipeline.merge, str):
+        recipe = load_recipe(_existing(file, ["merge"], pipeline.merge))
+    else:
+        recipe = load_recipe(file.part("merge"))
+    known = [*PLAIN_TYPES, *quantization_types()] if pipeline.export else []
+    for i, kind in enumerate(pipeline.export):
+        if kind not in known:
+            raise file.error(["export", i], f"unknown GGUF type {kind!r}{nearest(kind, known)}")
+    plan = make_plan(recipe)
+    stage, scored, questions, texts = pipeline.evaluate, {}, [], []
+    if stage:
+        if not stage.questions and not stage.texts:
+            raise file.error(["evaluate"], "evaluate: nothing to evaluate; give `questions` or `texts`")
+        questions = [_existing(file, ["evaluate", "questions", i], q) for i, q in enumerate(stage.questions)]
+        texts = [_existing(file, ["evaluate", "texts", i], t) for i, t in enumerate(stage.texts)]
+        for questions_file in questions:
+            load_questions(questions_file)
+        for text_file in texts:
+            load_text(text_file)
+        scored = stage.models or {"merged": MERGED} | {f"merged {k}": f"${k}" for k in pipeline.export}
+        for label, reference in scored.items():
+            if reference.startswith("$"):
+                made = [MERGED, *(f"${kind}" for kind in pipeline.export)]
+                if reference not in made:
+                    raise file.error(
+                        ["evaluate", "models", label], f"{reference!r} is not made here; known: {', '.join(made)}"
+                    )
+            else:
+                open_model(reference, beside=file.path.parent)
+    return _Checked(file, pipeline, recipe, plan, scored, tuple(questions), tuple(texts))
+
+
+def _existing(file: YamlFile, keys: list[str | int], name: str) -> Path:
+    here = Path(name).expanduser()
+    for candidate in (here, file.path.parent / here):
+        if candidate.is_file():
+            return candidate
+    raise file.error(keys, f"{name}: no such file")
+
+
+def _identity(stages: Stages, model: Model) -> list[str]:
+    return [stages.files.of(path) for path in model.files]
+
+
+def _merge(checked: _Checked, out: Path, stages: Stages, threads: int | None, progress: Progress | None) -> Stage:
+    folder = out / "merged"
+
+    def work() -> dict:
+        done = merge(checked.recipe.file, folder, threads=threads, force=True, progress=progress)
+        return {k: v for k, v in asdict(done).items() if k != "out"}
+
+    models = {name: _identity(stages, model) for name, model in checked.plan.models.items()}
+    depends = {"recipe": checked.recipe.recipe.model_dump(), "models": models}
+    return stages.run("merge", depends, [folder], work)
+
+
+def _export(
+    checked: _Checked, out: Path, stages: Stages, merged: Stage, threads: int | None, say: Say
+) -> dict[str, tuple[Path, Stage]]:
+    """Quantized types are made from one f16 file, which is a stage of its own whether or not it was asked for."""
+    kinds = checked.pipeline.export
+    made: dict[str, tuple[Path, Stage]] = {}
+    plain = out / "gguf" / "merged-f16.gguf"
+    wanted = (["f16"] if any(k not in PLAIN_TYPES for k in kinds) else []) + [k for k in kinds if k != "f16"]
+    if "f16" in kinds and "f16" not in wanted:
+        wanted.insert(0, "f16")
+    for kind in wanted:
+        path = out / "gguf" / f"merged-{kind}.gguf"
+
+        def work(path: Path = path, kind: str = kind) -> dict:
+            source = plain if kind not in PLAIN_TYPES else None
+            done = export(out / "merged", path, type=kind, threads=threads, force=True, intermediate=source, say=say)
+            return {"bytes": done.bytes}
+
+        made[kind] = (path, stages.run(f"export {kind}", {"merge": merged.key, "type": kind}, [path], work))
+    return made
+
+
+def _evaluate(
+    checked: _Checked,
+    out: Path,
+    stages: Stages,
+    merged: Stage,
+    exports: dict[str, tuple[Path, Stage]],
+    threads: int | None,
+    say: Say,
+) -> Evaluation | None:
+    if checked.pipeline.evaluate is None:
+        return None
+    folder = out / "evaluation"
+    folder.mkdir(exist_ok=True)
+    data = {str(path.name): stages.files.of(path) for path in (*checked.questions, *checked.texts)}
+    scored = []
+    for number, (label, reference) in enumerate(checked.scored.items()):
+        if reference == MERGED:
+            model, identity = str(out / "merged"), merged.key
+        elif reference.startswith("$"):
+            path, stage = exports[reference[1:]]
+            model, identity = str(path), stage.key
+        else:
+            opened = open_model(reference, beside=checked.file.path.parent)
+            model, identity = "+".join(map(str, opened.files)), _identity(stages, opened)
+        path = folder / f"{number:02d}.json"
+
+        def work(label: str = label, model: str = model, path: Path = path) -> dict:
+            result = evaluate(
+                {label: model}, questions=checked.questions, texts=checked.texts, threads=threads, say=say
+            )
+            content = asdict(result.models[0])
+            path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            return content
+
+        depends = {"model": identity, "data": data, "label": label}
+        scored.append(ModelScores.from_json(stages.run(f"evaluate {label}", depends, [path], work).result))
+    result = Evaluation(tuple(scored))
+    text = json.dumps(result.as_json(), indent=2, ensure_ascii=False) + "\n"
+    partial = out / ".evaluation.json.partial"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(out / "evaluation.json")
+    return result
+
+
+def _report(checked: _Checked, out: Path, stages: Stages, scores: Evaluation | None) -> Path | None:
+    if checked.pipeline.report is None:
+        return None
+    done = list(stages.done)
+    files = []
+    for stage in done:
+        kind = stage.name.partition(" ")[2]
+        if stage.name == "merge":
+            how = f"{stage.result['method']} of {stage.result['models']} models"
+            files.append(("merged/", stage.result["written_bytes"], how))
+        elif stage.name.startswith("export "):
+            how = "llama.cpp's converter" if kind in PLAIN_TYPES else "llama.cpp's quantizer"
+            files.append((f"gguf/merged-{kind}.gguf", stage.result["bytes"], how))
+    steps = tuple((stage.name, stage.seconds) for stage in done)
+    facts = ReportFacts(checked.pipeline.report.title, checked.recipe.file.text, tuple(files), steps, scores)
+    depends = {"keys": [stage.key for stage in done], "title": facts.title, "recipe": facts.recipe, "steps": steps}
+    outputs = [out / "report.md", out / "report.html"]
+    stages.run("report", depends, outputs, lambda: {"written": [str(p.name) for p in write_report(facts, out)]})
+    return outputs[1]

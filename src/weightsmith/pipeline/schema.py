@@ -1,0 +1,47 @@
+"""A pipeline file: the stages of a run, in the order they are done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+MERGED = "$merged"  # in evaluate.models: the merged folder; $q4_k_m and so on: the exported file of that type
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EvaluateStage(_Strict):
+    """`models` maps a label to a model reference, `$merged` or `$TYPE`; by default all that the run makes."""
+
+    models: dict[str, str] | None = Field(default=None, min_length=1)
+    questions: list[str] = Field(default_factory=list)
+    texts: list[str] = Field(default_factory=list)
+
+
+class ReportStage(_Strict):
+    title: str = "Merge report"
+
+
+class Pipeline(_Strict):
+    """`merge` is a recipe, or the path of one; `export` a list of GGUF types."""
+
+    merge: dict[str, Any] | str
+    export: list[str] = Field(default_factory=list)
+    evaluate: EvaluateStage | None = None
+    report: ReportStage | None = None
+
+    @field_validator("report", mode="before")
+    @classmethod
+    def _empty_report(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @field_validator("export")
+    @classmethod
+    def _lower(cls, value: list[str]) -> list[str]:
+        lowered = [kind.lower() for kind in value]
+        if len(set(lowered)) < len(lowered):
+            raise ValueError("a type is listed twice")
+        return lowered

@@ -1,0 +1,82 @@
+"""Finished stages: each keeps a record of what it was made from and what it wrote, and is reused while both hold."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weightsmith.pipeline.digest import FileDigests, digest
+
+RECORDS = ".stages"
+FORMAT = 1  # raised when what a stage makes changes
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`key` names everything the result depends on; `reused` says that nothing was computed."""
+
+    name: str
+    key: str
+    seconds: float
+    result: dict[str, Any]
+    reused: bool
+
+
+class Stages:
+    """The records of one output folder."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._folder, self._say = folder, say
+        self._records = folder / RECORDS
+        self._records.mkdir(parents=True, exist_ok=True)
+        self.files = FileDigests(self._records / "files.json")
+        self.done: list[Stage] = []
+
+    def run(
+        self, name: str, depends: dict[str, Any], outputs: Sequence[Path], work: Callable[[], dict[str, Any]]
+    ) -> Stage:
+        """Do `work`, which writes `outputs` and returns a JSON value; or reuse what a run with equal `depends` left."""
+        key = digest({"stage": name, "format": FORMAT, **depends})
+        path = self._records / f"{name.replace('/', '-')}-{digest(name)[:8]}.json"
+        record = _read(path)
+        if record and record["key"] == key and record["outputs"] == self._stamps(outputs):
+            self._say(f"{name}: unchanged, reused")
+            stage = Stage(name, key, record["seconds"], record["result"], True)
+        else:
+            path.unlink(missing_ok=True)  # an interrupted stage leaves no record that could vouch for it
+            started = time.monotonic()
+            result = work()
+            seconds = time.monotonic() - started
+            record = {
+                "stage": name, "key": key, "outputs": self._stamps(outputs), "seconds": seconds, "result": result,
+            }  # fmt: skip
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            partial.replace(path)
+            self._say(f"{name}: done in {seconds:.1f} s")
+            stage = Stage(name, key, seconds, result, False)
+        self.done.append(stage)
+        return stage
+
+    def _stamps(self, outputs: Sequence[Path]) -> dict[str, list[int]] | None:
+        """Size and change time of every output file: whoever edits or deletes one gets the stage again."""
+        stamps: dict[str, list[int]] = {}
+        for output in outputs:
+            if not output.exists():
+                return None
+            for path in sorted(p for p in output.rglob("*") if p.is_file()) if output.is_dir() else [output]:
+                state = path.stat()
+                stamps[str(path.relative_to(self._folder))] = [state.st_size, state.st_mtime_ns]
+        return stamps
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and {"key", "outputs", "seconds", "result"} <= set(record) else None

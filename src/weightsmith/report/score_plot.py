@@ -1,0 +1,49 @@
+"""An evaluation as a picture: questions answered right and perplexity, one colour per model."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from weightsmith.errors import ReportError
+from weightsmith.evaluate.score_models import Evaluation
+
+PANELS = (("exact_match", "questions answered right, %"), ("perplexity", "perplexity (lower is better)"))
+
+
+def score_plot(evaluation: Evaluation) -> str:
+    """The plot as an SVG element. Raises ReportError where matplotlib is not installed."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ReportError("a report needs matplotlib: `pip install 'weightsmith[report]'`") from error
+    scores = evaluation.models[0].scores
+    panels = [(metric, title) for metric, title in PANELS if any(s.metric == metric for s in scores)]
+    widths = [sum(s.metric == metric for s in scores) for metric, _ in panels]
+    # A fixed salt and no date: the same scores give the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "weightsmith", "svg.fonttype": "path", "font.size": 10}):
+        figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+        axes = figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
+        for axis, (metric, title) in zip(axes, panels, strict=True):
+            _bars(axis, evaluation, metric, title)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _bars(axis: Any, evaluation: Evaluation, metric: str, title: str) -> None:
+    names = [s.task for s in evaluation.models[0].scores if s.metric == metric]
+    factor = 100 if metric == "exact_match" else 1
+    width = 0.85 / len(evaluation.models)
+    for i, model in enumerate(evaluation.models):
+        values = [factor * s.value for s in model.scores if s.metric == metric]
+        places = [n + (i - (len(evaluation.models) - 1) / 2) * width for n in range(len(names))]
+        axis.bar(places, values, width * 0.92, label=model.label, color=f"C{i}")
+    axis.set_title(title)
+    axis.set_xticks(range(len(names)), names)
+    axis.spines[["top", "right"]].set_visible(False)
+    if metric == "exact_match":
+        axis.set_ylim(0, 105)

@@ -1,0 +1,43 @@
+"""`report.md` and a self-contained `report.html`: recipe, scores, plot, files, times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from weightsmith.errors import ReportError
+from weightsmith.report.facts import ReportFacts, machine
+from weightsmith.report.score_plot import score_plot
+from weightsmith.report.score_table import score_cells, score_table
+
+
+def write_report(facts: ReportFacts, folder: Path) -> tuple[Path, Path]:
+    """Write both files into `folder`; returns (Markdown, HTML). The page loads nothing from elsewhere.
+
+    Raises ReportError where jinja2 or matplotlib is not installed."""
+    try:
+        from jinja2 import Environment, PackageLoader
+    except ImportError as error:
+        raise ReportError("a report needs jinja2: `pip install 'weightsmith[report]'`") from error
+    environment = Environment(
+        loader=PackageLoader("weightsmith.report", "templates"),
+        autoescape=lambda name: bool(name and name.endswith(".html.j2")),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    scores = facts.evaluation
+    values = {
+        "facts": facts,
+        "machine": machine(),
+        "table": score_table(scores) if scores else "",
+        "cells": score_cells(scores) if scores else [],
+        "plot": score_plot(scores) if scores else "",
+        "megabytes": lambda count: f"{count / 1e6:.1f} MB",
+    }
+    written = []
+    for name in ("report.md", "report.html"):
+        path, partial = folder / name, folder / f".{name}.partial"
+        partial.write_text(environment.get_template(f"{name}.j2").render(values), encoding="utf-8")
+        partial.replace(path)
+        written.append(path)
+    return written[0], written[1]
