@@ -21,9 +21,9 @@ class LoadedRecipe:
     method: Method
 
 
-def load_recipe(source: Path | str | YamlFile) -> LoadedRecipe:
+def load_recipe(recipe_file: Path | str | YamlFile) -> LoadedRecipe:
     """Read and check a recipe; no model is opened. Raises RecipeError naming file and line."""
-    file = source if isinstance(source, YamlFile) else read_yaml(Path(source))
+    file = recipe_file if isinstance(recipe_file, YamlFile) else read_yaml(Path(recipe_file))
     recipe = file.validate(Recipe)
     if recipe.merge_method not in METHODS:
         raise file.error(
