@@ -27,7 +27,7 @@ class RangeFile:
 
     def read_into(self, offset: int, out: torch.Tensor) -> None:
         """Fill the 1-d contiguous tensor `out` with the bytes at `offset`."""
-        view = memoryview(out.view(torch.uint8).numpy())
+        view = memoryview(out.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
         done = 0
         while done < len(view):
             count = os.preadv(self._fd, [view[done:]], offset + done)

@@ -45,11 +45,12 @@ class SafetensorsFile:
     def _add(self, name: str, entry: Any, data_start: int) -> None:
         try:
             dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-            sound = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
-        except (KeyError, TypeError, ValueError):
-            sound = False
-        if not sound:
-            raise CheckpointError(f"{self.path}: tensor {name!r} has a malformed header entry: {entry!r:.200}")
+            if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+                raise ValueError("sizes and offsets are non-negative integers")
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.path}: tensor {name!r} has a malformed header entry: {entry!r:.200}"
+            ) from error
         if dtype not in TORCH_DTYPES:
             raise CheckpointError(
                 f"{self.path}: tensor {name!r} has dtype {dtype}, which cannot be merged; known: {', '.join(TORCH_DTYPES)}"

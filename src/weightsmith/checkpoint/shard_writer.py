@@ -69,7 +69,7 @@ class ShardWriter:
     def write(self, name: str, start: int, block: torch.Tensor) -> None:
         """Write a 1-d block, already in the output dtype, at element `start` of a tensor. Any thread may call it."""
         fd, offset = self._where[name]
-        view = memoryview(block.contiguous().view(torch.uint8).numpy())
+        view = memoryview(block.contiguous().view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
         offset += start * block.dtype.itemsize
         while view:
             count = os.pwrite(fd, view, offset)

@@ -134,7 +134,8 @@ def evaluate(
 
     labelled: dict[str, str] | list[str] = models
     if any("=" in model and not Path(model).exists() for model in models):
-        labelled = dict(model.split("=", 1) if "=" in model else (model, model) for model in models)
+        pairs = [model.partition("=") for model in models]
+        labelled = {label: reference or label for label, _, reference in pairs}
     result = run(labelled, questions=questions, texts=text, threads=threads, say=say)
     output.write_text(json.dumps(result.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     typer.echo(score_table(result))

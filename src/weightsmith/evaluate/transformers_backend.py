@@ -108,7 +108,7 @@ def _build(model: Model) -> Any:
     settings = {k: v for k, v in model.config.items() if k not in ("model_type", "auto_map", "quantization_config")}
     try:
         config = AutoConfig.for_model(model.config["model_type"], **settings)
-        architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except (KeyError, ValueError) as error:
         raise EvaluationError(
             f"{model.reference}: the installed transformers knows no causal model {model.config.get('model_type')!r}"

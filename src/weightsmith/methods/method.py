@@ -33,6 +33,12 @@ class Settings:
     base: int | None  # which input is the base model
 
     @property
+    def base_index(self) -> int:
+        """`base` where the method needs one; the plan has seen to it."""
+        assert self.base is not None
+        return self.base
+
+    @property
     def others(self) -> list[int]:
         return [i for i in range(len(self.per_input)) if i != self.base]
 
@@ -41,7 +47,7 @@ class Settings:
 class Statistics:
     """What `combine` needs to know of whole tensors. `trim_ties` counts elements kept beyond k by a tied magnitude."""
 
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[int, Any] = field(default_factory=dict)
     trim_ties: int = 0
 
 

@@ -40,4 +40,4 @@ class Slerp(Method):
         else:
             angle = math.acos(cosine)
             of_base, of_other = (math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle))
-        return torch.mul(blocks[settings.base], of_base).add_(blocks[1 - settings.base], alpha=of_other)
+        return torch.mul(blocks[settings.base_index], of_base).add_(blocks[1 - settings.base_index], alpha=of_other)

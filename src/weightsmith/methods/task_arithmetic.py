@@ -17,7 +17,7 @@ class TaskArithmetic(Method):
     needs_base = True
 
     def combine(self, blocks, settings, statistics):
-        base = blocks[settings.base]
+        base = blocks[settings.base_index]
         mixed, total = torch.zeros_like(base), 0.0
         for i in settings.others:
             weight = settings.per_input[i]["weight"]

@@ -30,7 +30,7 @@ class Ties(Method):
 
         def deltas():
             for blocks in scan.blocks():
-                yield [blocks[i] - blocks[settings.base] for i in trimmed]
+                yield [blocks[i] - blocks[settings.base_index] for i in trimmed]
 
         counts = [max(1, int(settings.per_input[i]["density"] * scan.numel)) for i in trimmed]
         thresholds = kth_largest(deltas, counts)
@@ -48,7 +48,7 @@ class Ties(Method):
         return Statistics(values, sum(bound.ties for bound in thresholds))
 
     def combine(self, blocks, settings, statistics):
-        base = blocks[settings.base]
+        base = blocks[settings.base_index]
         weights, deltas, total = [], [], torch.zeros_like(base)
         for i in settings.others:
             delta = blocks[i] - base

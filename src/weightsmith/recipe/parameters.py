@@ -67,8 +67,10 @@ def _convert(parameter: Parameter, value: Any) -> Any:
         if value in (0, 1):
             return bool(value)
         raise ValueError
-    if value is None and parameter.default is None:
-        return None
+    if value is None:
+        if parameter.default is None:
+            return None
+        raise ValueError
     if isinstance(value, bool):
         return float(value)
     number = float(value)

