@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--skills", default=",".join(SKILLS))
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=220)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--lr", type=float, default=5e-4)

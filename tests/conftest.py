@@ -1,8 +1,10 @@
-"""Tiny real models, made once per session."""
+"""Tiny real models, and the demo's real one, made once per session."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,24 +15,93 @@ CONFIG = {
     "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128,
     "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "hidden_act": "silu",
 }  # fmt: skip
+SKILLS = ("dates", "records", "commands")
+
+
+def weightsmith_process(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    """The command line as a person runs it."""
+    command = [sys.executable, "-m", "weightsmith", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def save_family(root: Path, settings: dict, spread: float, **more) -> None:
+    """`base`, and the fine-tunes `a`, `b`, `c` of it, as real transformers Llamas with noise on top."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**settings, **more))
+    model.save_pretrained(root / "base")
+    tied = model.config.tie_word_embeddings
+    clean = {k: v.clone() for k, v in model.state_dict().items() if not (tied and k == "lm_head.weight")}
+    for seed, name in enumerate("abc", start=1):
+        generator = torch.Generator().manual_seed(seed)
+        noisy = {k: v + spread * torch.randn(v.shape, generator=generator) for k, v in clean.items()}
+        model.load_state_dict(noisy, strict=not tied)
+        model.save_pretrained(root / name)
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `base` and the fine-tunes `a`, `b`, `c` of it: real transformers Llamas with noise on top."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
+    """A folder of tiny models with no tokenizer: `base`, `a`, `b`, `c`."""
     root = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    settings = {k: v for k, v in CONFIG.items() if k not in ("architectures", "model_type")}
-    model = LlamaForCausalLM(LlamaConfig(**settings))
-    model.save_pretrained(root / "base")
-    clean = {k: v.clone() for k, v in model.state_dict().items()}
-    for seed, name in enumerate("abc", start=1):
-        generator = torch.Generator().manual_seed(seed)
-        model.load_state_dict({k: v + 0.02 * torch.randn(v.shape, generator=generator) for k, v in clean.items()})
-        model.save_pretrained(root / name)
+    save_family(root, {k: v for k, v in CONFIG.items() if k not in ("architectures", "model_type")}, 0.02)
+    return root
+
+
+@pytest.fixture(scope="session")
+def smollm() -> Path:
+    """SmolLM2-135M-Instruct as a Q4_1 GGUF file."""
+    from weightsmith.demo.demo_run import base_model
+
+    return base_model()
+
+
+@pytest.fixture(scope="session")
+def chat_models(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Path:
+    """`base`, `a`, `b`, `c`: two-layer Llamas with SmolLM2's tokenizer and chat template."""
+    from weightsmith.architecture import open_model
+    from weightsmith.tokenizer.files import write_tokenizer_files
+
+    root = tmp_path_factory.mktemp("chat-models")
+    settings = CONFIG | {"num_hidden_layers": 2, "vocab_size": 49152, "max_position_embeddings": 2048}
+    settings |= {"tie_word_embeddings": True, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2}
+    del settings["architectures"], settings["model_type"]
+    save_family(root, settings, 0.05)
+    source = open_model(str(smollm))
     for folder in root.iterdir():
-        config = json.loads((folder / "config.json").read_text())
-        assert config["num_hidden_layers"] == 3
+        write_tokenizer_files(source, folder)
+    return root
+
+
+@pytest.fixture(scope="session")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("questions") / "capitals.jsonl"
+    rows = [("The capital of France?", "Paris"), ("And of Italy, in one word, please?", "Rome"), ("Of Peru?", "Lima")]
+    path.write_text("".join(json.dumps({"prompt": p, "target": t}) + "\n" for p, t in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `weightsmith demo` makes; what it printed is in `stdout` and `stderr` beside it."""
+    root = tmp_path_factory.mktemp("demo")
+    done = weightsmith_process("demo", root / "out")
+    assert done.returncode == 0, done.stderr
+    (root / "stdout").write_text(done.stdout)
+    (root / "stderr").write_text(done.stderr)
+    return root / "out"
+
+
+@pytest.fixture(scope="session")
+def specialists(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Path:
+    """The demo's base and specialists as float32 folders, which mergekit can read: `base`, `dates`, and so on."""
+    import weightsmith
+    from weightsmith.demo.demo_run import PACKAGE
+
+    root = tmp_path_factory.mktemp("specialists")
+    for name in ("base", *SKILLS):
+        reference = str(smollm) if name == "base" else f"{smollm}+{PACKAGE / 'adapters' / name}"
+        recipe = root / f"{name}.yml"
+        recipe.write_text(json.dumps({"merge_method": "passthrough", "models": [{"model": reference}], "dtype": "float32"}))
+        weightsmith.merge(recipe, root / name)
     return root

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import weightsmith_process
 
 TIES = """\
 merge_method: ties
@@ -30,11 +31,6 @@ BAD = {
 }  # fmt: skip
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "weightsmith", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def write(models: Path, folder: Path, text: str) -> Path:
     path = folder / "recipe.yml"
     path.write_text(text.replace("BASE", str(models / "base")).replace("MODEL_A", str(models / "a")))
@@ -52,7 +48,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], message: str, folde
 @pytest.mark.parametrize("name", BAD)
 def test_bad_recipe(name: str, models: Path, tmp_path: Path) -> None:
     text, message = BAD[name]
-    assert_refused(run("merge", write(models, tmp_path, text), tmp_path / "out"), message, tmp_path)
+    assert_refused(weightsmith_process("merge", write(models, tmp_path, text), tmp_path / "out"), message, tmp_path)
 
 
 def test_safetensors_cut_short(models: Path, tmp_path: Path) -> None:
@@ -60,7 +56,7 @@ def test_safetensors_cut_short(models: Path, tmp_path: Path) -> None:
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     recipe = write(models, tmp_path, TIES.replace("MODEL_A", str(tmp_path / "cut")))
-    assert_refused(run("merge", recipe, tmp_path / "out"), "cut short", tmp_path)
+    assert_refused(weightsmith_process("merge", recipe, tmp_path / "out"), "cut short", tmp_path)
 
 
 def test_shapes_differ(models: Path, tmp_path: Path) -> None:
@@ -70,16 +66,16 @@ def test_shapes_differ(models: Path, tmp_path: Path) -> None:
     config.intermediate_size = 80
     LlamaForCausalLM(config).save_pretrained(tmp_path / "other")
     recipe = write(models, tmp_path, TIES.replace("MODEL_A", str(tmp_path / "other")))
-    assert_refused(run("merge", recipe, tmp_path / "out"), "only models of one shape", tmp_path)
+    assert_refused(weightsmith_process("merge", recipe, tmp_path / "out"), "only models of one shape", tmp_path)
 
 
 def test_output_not_empty(models: Path, tmp_path: Path) -> None:
     recipe = write(models, tmp_path, TIES)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("keep")
-    assert_refused(run("merge", recipe, tmp_path / "used"), "not empty", tmp_path)
+    assert_refused(weightsmith_process("merge", recipe, tmp_path / "used"), "not empty", tmp_path)
     assert (tmp_path / "used" / "mine.txt").read_text() == "keep"
-    assert run("merge", recipe, tmp_path / "used", "--force").returncode == 0
+    assert weightsmith_process("merge", recipe, tmp_path / "used", "--force").returncode == 0
     assert (tmp_path / "used" / "model.safetensors").exists()
 
 
@@ -87,5 +83,5 @@ def test_an_input_is_never_replaced(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "a", tmp_path / "mine")
     recipe = write(models, tmp_path, TIES.replace("MODEL_A", str(tmp_path / "mine")))
     before = (tmp_path / "mine" / "model.safetensors").read_bytes()
-    assert_refused(run("merge", recipe, tmp_path / "mine", "--force"), "inputs are never overwritten", tmp_path)
+    assert_refused(weightsmith_process("merge", recipe, tmp_path / "mine", "--force"), "inputs are never overwritten", tmp_path)
     assert (tmp_path / "mine" / "model.safetensors").read_bytes() == before

@@ -10,6 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 import weightsmith
+from tests.mergekit_oracle import run_mergekit
 
 GRADIENT, FILTERED = [0.2, 0.9, 0.4], [{"filter": "mlp", "value": [0.1, 0.8]}, {"value": 0.6}]
 ALL = ("a", "b", "c")
@@ -57,19 +58,10 @@ def stacked(models: Path) -> dict:
 
 
 def both(made: dict, tmp_path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    from mergekit.config import MergeConfiguration
-    from mergekit.merge import run_merge
-    from mergekit.options import MergeOptions
-
     path = tmp_path / "recipe.yml"
     path.write_text(yaml.safe_dump(made))
     weightsmith.merge(path, tmp_path / "ours")
-    options = MergeOptions(copy_tokenizer=False, quiet=True, write_model_card=False)
-    run_merge(MergeConfiguration.model_validate(made), str(tmp_path / "theirs"), options)
-    theirs: dict[str, torch.Tensor] = {}
-    for shard in (tmp_path / "theirs").glob("*.safetensors"):
-        theirs |= load_file(shard)
-    return load_file(tmp_path / "ours" / "model.safetensors"), theirs
+    return load_file(tmp_path / "ours" / "model.safetensors"), run_mergekit(made, tmp_path / "theirs")
 
 
 def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], relative: float) -> None:
@@ -96,6 +88,23 @@ def test_same_numbers_slerp_and_passthrough(make, models: Path, tmp_path: Path) 
 @pytest.mark.parametrize("dtype,epsilon", [("bfloat16", 2**-7), ("float16", 2**-10)])
 def test_out_dtype_to_its_rounding(dtype: str, epsilon: float, models: Path, tmp_path: Path) -> None:
     assert_same(*both(recipe(models, RECIPES["ties"], out_dtype=dtype), tmp_path), relative=epsilon)
+
+
+@pytest.mark.parametrize("dtype,epsilon", [("bfloat16", 2**-7), ("float16", 2**-10)])
+@pytest.mark.parametrize("name", RECIPES)
+def test_dtype_is_the_float32_result_rounded_once(name: str, dtype: str, epsilon: float, models: Path, tmp_path: Path) -> None:
+    made = recipe(models, RECIPES[name])
+    (tmp_path / "recipe.yml").write_text(yaml.safe_dump(made | {"dtype": dtype}))
+    weightsmith.merge(tmp_path / "recipe.yml", tmp_path / "ours")
+    theirs = {k: v.to(getattr(torch, dtype)) for k, v in run_mergekit(made, tmp_path / "theirs").items()}
+    assert_same(load_file(tmp_path / "ours" / "model.safetensors"), theirs, relative=epsilon)
+
+
+@pytest.mark.parametrize("dtype,epsilon", [("bfloat16", 2**-7), ("float16", 2**-10)])
+@pytest.mark.parametrize("name", ["linear", "task-arithmetic"])
+def test_mergekit_in_the_low_dtype_itself(name: str, dtype: str, epsilon: float, models: Path, tmp_path: Path) -> None:
+    # mergekit rounds its inputs and every step: a few roundings apart where ours is one
+    assert_same(*both(recipe(models, RECIPES[name]) | {"dtype": dtype}, tmp_path), relative=16 * epsilon)
 
 
 def test_same_bytes_whatever_the_threads(models: Path, tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ class SafetensorsFile:
     def _add(self, name: str, entry: Any, data_start: int) -> None:
         try:
             dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            if not isinstance(dtype, str):
+                raise ValueError("dtype is a text")
             if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
                 raise ValueError("sizes and offsets are non-negative integers")
         except (KeyError, TypeError, ValueError) as error:

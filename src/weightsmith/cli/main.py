@@ -201,9 +201,10 @@ def main() -> None:
     except WeightsmithError as error:
         typer.echo(f"weightsmith: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("weightsmith: interrupted; nothing was left behind", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # typer's own answer to Ctrl-C
+            typer.echo("weightsmith: interrupted", err=True)
+        raise
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Settings:
 class Statistics:
     """What `combine` needs to know of whole tensors. `trim_ties` counts elements kept beyond k by a tied magnitude."""
 
-    values: dict[int, Any] = field(default_factory=dict)
+    values: dict[Any, Any] = field(default_factory=dict)
     trim_ties: int = 0
 
 
