@@ -102,6 +102,8 @@ def specialists(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Path:
     for name in ("base", *SKILLS):
         reference = str(smollm) if name == "base" else f"{smollm}+{PACKAGE / 'adapters' / name}"
         recipe = root / f"{name}.yml"
-        recipe.write_text(json.dumps({"merge_method": "passthrough", "models": [{"model": reference}], "dtype": "float32"}))
+        recipe.write_text(
+            json.dumps({"merge_method": "passthrough", "models": [{"model": reference}], "dtype": "float32"})
+        )
         weightsmith.merge(recipe, root / name)
     return root

@@ -65,7 +65,10 @@ def test_an_adapter_of_another_model(models: Path, tmp_path: Path) -> None:
         open_model(f"{tmp_path / 'other'}+{tmp_path / 'lora'}")
 
 
-@pytest.mark.parametrize("change,message", [({"peft_type": "LOHA"}, "only LORA"), ({"use_dora": True}, "use_dora"), ({"bias": "all"}, "biases")])
+@pytest.mark.parametrize(
+    "change,message",
+    [({"peft_type": "LOHA"}, "only LORA"), ({"use_dora": True}, "use_dora"), ({"bias": "all"}, "biases")],
+)
 def test_kinds_that_are_not_read(change: dict, message: str, models: Path, tmp_path: Path) -> None:
     adapter(models, tmp_path / "lora", r=4, target_modules=["q_proj"])
     path = tmp_path / "lora" / "adapter_config.json"

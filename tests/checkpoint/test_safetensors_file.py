@@ -16,7 +16,9 @@ from weightsmith.errors import CheckpointError
 
 DTYPES = st.sampled_from([d for d in TORCH_DTYPES.values() if d is not torch.bool])
 SHAPES = st.lists(st.integers(0, 5), max_size=3)
-TENSORS = st.dictionaries(st.text(min_size=1, max_size=8).filter(lambda n: n != "__metadata__"), st.tuples(DTYPES, SHAPES), max_size=4)
+TENSORS = st.dictionaries(
+    st.text(min_size=1, max_size=8).filter(lambda n: n != "__metadata__"), st.tuples(DTYPES, SHAPES), max_size=4
+)
 ONE_FILE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 
 
@@ -60,7 +62,9 @@ def test_random_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_damaged_file_is_read_or_refused(tmp_path: Path, spec: dict, data: st.DataObject) -> None:
     content = bytearray(save(make(spec)))
     for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.sampled_from(list(b'0129{}[]",:-e\x00\xff')))
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(
+            st.sampled_from(list(b'0129{}[]",:-e\x00\xff'))
+        )
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     try:
@@ -72,7 +76,16 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path, spec: dict, data: st.
         file.read(name, 0, info.numel, out)
 
 
-@pytest.mark.parametrize("entry", ['{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}', "3", '{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}', '{"dtype":"F32","shape":[2],"data_offsets":[0,4]}', '{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}'])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}',
+        "3",
+        '{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}',
+        '{"dtype":"F32","shape":[2],"data_offsets":[0,4]}',
+        '{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}',
+    ],
+)
 def test_entries_that_cannot_be_true(entry: str, tmp_path: Path) -> None:
     header = f'{{"weight":{entry}}}'.encode()
     path = tmp_path / "bad.safetensors"

@@ -83,5 +83,7 @@ def test_an_input_is_never_replaced(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "a", tmp_path / "mine")
     recipe = write(models, tmp_path, TIES.replace("MODEL_A", str(tmp_path / "mine")))
     before = (tmp_path / "mine" / "model.safetensors").read_bytes()
-    assert_refused(weightsmith_process("merge", recipe, tmp_path / "mine", "--force"), "inputs are never overwritten", tmp_path)
+    assert_refused(
+        weightsmith_process("merge", recipe, tmp_path / "mine", "--force"), "inputs are never overwritten", tmp_path
+    )
     assert (tmp_path / "mine" / "model.safetensors").read_bytes() == before

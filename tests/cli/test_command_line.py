@@ -25,7 +25,10 @@ def real_recipe(smollm: Path, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("arguments", [(), ("merge",), ("frobnicate",), ("merge", "a", "b", "--nonsense"), ("merge", "a", "b", "--threads", "0")])
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("merge",), ("frobnicate",), ("merge", "a", "b", "--nonsense"), ("merge", "a", "b", "--threads", "0")],
+)
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
     done = weightsmith_process(*arguments)
     assert done.returncode == 2
@@ -53,7 +56,9 @@ def test_merging_folders_does_not_import_transformers(chat_models: Path, tmp_pat
     script = "import sys, weightsmith; weightsmith.merge(*sys.argv[1:]); print('transformers' in sys.modules)"
     command = [sys.executable, "-c", script, str(tmp_path / "recipe.yml"), str(tmp_path / "out")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"
-    assert (tmp_path / "out" / "chat_template.jinja").read_text() == (chat_models / "a" / "chat_template.jinja").read_text()
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == (
+        chat_models / "a" / "chat_template.jinja"
+    ).read_text()
 
 
 def test_ctrl_c_leaves_nothing_behind(smollm: Path, tmp_path: Path) -> None:
@@ -79,7 +84,9 @@ def small_disk(tmp_path: Path):
     """A file system of 4 MB of its own."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(disk)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(disk)], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")
     yield disk

@@ -54,7 +54,9 @@ def test_the_plain_average_loses_a_skill(specialists: Path, table, tmp_path: Pat
     from weightsmith.demo.demo_run import PACKAGE
 
     models = [{"model": str(specialists / s), "parameters": {"weight": 1.0}} for s in SKILLS]
-    (tmp_path / "linear.yml").write_text(yaml.safe_dump({"merge_method": "linear", "models": models, "dtype": "float32"}))
+    (tmp_path / "linear.yml").write_text(
+        yaml.safe_dump({"merge_method": "linear", "models": models, "dtype": "float32"})
+    )
     weightsmith.merge(tmp_path / "linear.yml", tmp_path / "average")
     result = weightsmith.evaluate([str(tmp_path / "average")], questions=[PACKAGE / f"data/{s}.jsonl" for s in SKILLS])
     average = scores(result.as_json())["average"]

@@ -36,10 +36,14 @@ def test_same_numbers_and_bytes(specialists: Path, smollm: Path, demo: Path, tmp
             apart += int(far.sum())
             worst = max(worst, float(relative[~far].max()))
     with capsys.disabled():
-        print(f"\nTIES on 135 M: {apart} elements apart, {summary.trim_ties} ties at thresholds, others within {worst:.1e}")
+        print(
+            f"\nTIES on 135 M: {apart} elements apart, {summary.trim_ties} ties at thresholds, others within {worst:.1e}"
+        )
     assert apart <= summary.trim_ties <= 1e-5 * sum(t.numel() for t in theirs.values())
     # The demo read GGUF and LoRA files, with two threads where there are two.
-    assert (demo / "merged" / "model.safetensors").read_bytes() == (tmp_path / "ours" / "model.safetensors").read_bytes()
+    assert (demo / "merged" / "model.safetensors").read_bytes() == (
+        tmp_path / "ours" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_gguf_is_read_as_transformers_reads_it(specialists: Path, smollm: Path) -> None:

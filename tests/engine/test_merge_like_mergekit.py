@@ -92,7 +92,9 @@ def test_out_dtype_to_its_rounding(dtype: str, epsilon: float, models: Path, tmp
 
 @pytest.mark.parametrize("dtype,epsilon", [("bfloat16", 2**-7), ("float16", 2**-10)])
 @pytest.mark.parametrize("name", RECIPES)
-def test_dtype_is_the_float32_result_rounded_once(name: str, dtype: str, epsilon: float, models: Path, tmp_path: Path) -> None:
+def test_dtype_is_the_float32_result_rounded_once(
+    name: str, dtype: str, epsilon: float, models: Path, tmp_path: Path
+) -> None:
     made = recipe(models, RECIPES[name])
     (tmp_path / "recipe.yml").write_text(yaml.safe_dump(made | {"dtype": dtype}))
     weightsmith.merge(tmp_path / "recipe.yml", tmp_path / "ours")

@@ -117,6 +117,8 @@ class GGUFFile:
             if raw is not out:
                 out.copy_(raw)
             return
+        if start == stop:
+            return
         from gguf.constants import GGMLQuantizationType
         from gguf.quants import dequantize
 

@@ -55,6 +55,7 @@ def merge(
     """Merge models as RECIPE says into the new folder OUT.
 
     A model is a local folder with safetensors, a GGUF file, or either followed by +ADAPTER (LoRA, peft format).
+
     Example: weightsmith merge ties.yml merged
     """
     from weightsmith.cli.progress import progress_bar
@@ -123,6 +124,7 @@ def evaluate(
     """Score models side by side: exact match on questions, perplexity on text.
 
     GGUF files run in llama.cpp, all else in transformers (float32).
+
     Example: weightsmith evaluate base.gguf tuned=base.gguf+adapter --questions dates.jsonl --text novel.txt
     """
     from weightsmith.evaluate.score_models import evaluate as run

@@ -1,0 +1,115 @@
+"""Both backends against transformers' own generate and loss."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import weightsmith
+from tests.conftest import weightsmith_process
+from weightsmith.architecture import open_model
+from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
+from weightsmith.evaluate.transformers_backend import TransformersBackend
+
+PROMPTS = ["Hi", "What is the capital of France, and why?", "Name three colours", "Sing a song of sixpence " * 6]
+LIMIT = 12
+
+
+@pytest.fixture(scope="module")
+def reference(chat_models: Path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoModelForCausalLM.from_pretrained(chat_models / "a"), AutoTokenizer.from_pretrained(chat_models / "a")
+
+
+@pytest.fixture(scope="module")
+def gguf_file(chat_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return weightsmith.export(chat_models / "a", tmp_path_factory.mktemp("gguf") / "a-f32.gguf", type="f32").out
+
+
+def expected(reference, prompt: str) -> str:
+    model, tokenizer = reference
+    chat = [{"role": "user", "content": prompt}]
+    inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    out = model.generate(**inputs, max_new_tokens=LIMIT, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    return tokenizer.decode([t for t in out.tolist() if t not in (0, 2)])
+
+
+def always(question: int, text: str) -> bool:
+    return True
+
+
+def test_batched_answers_are_those_of_generate(reference, chat_models: Path) -> None:
+    backend = TransformersBackend(open_model(str(chat_models / "a")))
+    got = backend.generate([backend.encode_question(p) for p in PROMPTS], LIMIT, always)
+    assert got == [expected(reference, p) for p in PROMPTS]
+
+
+def test_llama_cpp_asks_the_same_tokens_and_gives_the_same_answers(
+    reference, chat_models: Path, gguf_file: Path
+) -> None:
+    ours, theirs = LlamaCppBackend(gguf_file, 2), TransformersBackend(open_model(str(chat_models / "a")))
+    questions = [ours.encode_question(p) for p in PROMPTS]
+    assert questions == [theirs.encode_question(p) for p in PROMPTS]
+    assert ours.generate(questions, LIMIT, always) == [expected(reference, p) for p in PROMPTS]
+
+
+def test_perplexity(reference, chat_models: Path, gguf_file: Path, tmp_path: Path) -> None:
+    model, tokenizer = reference
+    text = "The quick brown fox jumps over the lazy dog, and nobody minds. " * 60
+    (tmp_path / "fox.txt").write_text(text)
+    ids, total, count = tokenizer(text)["input_ids"], 0.0, 0
+    for start in range(0, len(ids), 512):
+        window = torch.tensor([ids[start : start + 512]])
+        total += model(input_ids=window, labels=window).loss.item() * (window.shape[1] - 1)
+        count += window.shape[1] - 1
+    assert len(ids) > 512
+    result = weightsmith.evaluate({"hf": str(chat_models / "a"), "gguf": str(gguf_file)}, texts=[tmp_path / "fox.txt"])
+    hf, gguf = (m.scores[0] for m in result.models)
+    assert hf.count == gguf.count == count
+    assert hf.value == pytest.approx(math.exp(total / count), rel=1e-4)
+    assert gguf.value == pytest.approx(hf.value, rel=2e-2)  # llama.cpp keeps keys and values in float16
+
+
+def test_an_answer_is_right_only_as_a_whole(reference, chat_models: Path, gguf_file: Path, tmp_path: Path) -> None:
+    import json
+
+    rows = []
+    for prompt in PROMPTS[:3]:
+        answer = expected(reference, prompt)
+        rows += [{"prompt": prompt, "target": answer[:-2]}, {"prompt": prompt, "target": answer + "!"}]
+    (tmp_path / "near.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    models = {"hf": str(chat_models / "a"), "gguf": str(gguf_file)}
+    for model in weightsmith.evaluate(models, questions=[tmp_path / "near.jsonl"]).models:
+        assert model.scores[0].value == 0
+
+
+BAD = {
+    "not JSON": ("{prompt\n", "near.jsonl:1: not valid JSON"),
+    "no target": ('{"prompt": "a", "target": "b"}\n{"prompt": "a"}\n', "near.jsonl:2: needs the texts"),
+    "empty": ("\n", "near.jsonl"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_questions(case: str, chat_models: Path, tmp_path: Path) -> None:
+    text, message = BAD[case]
+    (tmp_path / "near.jsonl").write_text(text)
+    output = tmp_path / "out.json"
+    result = weightsmith_process(
+        "evaluate", chat_models / "a", "--questions", tmp_path / "near.jsonl", "--output", output
+    )
+    assert result.returncode == 2
+    assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert not output.exists()
+
+
+def test_table_and_json(chat_models: Path, questions: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    result = weightsmith_process("evaluate", f"mine={chat_models / 'a'}", "--questions", questions, "--output", output)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "| model | capitals (exact match) |"
+    assert output.exists()

@@ -1,0 +1,143 @@
+"""A pipeline on tiny models: what is done again and what is not; what is refused; a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import weightsmith
+from tests.conftest import weightsmith_process
+
+
+def pipeline(chat_models: Path, questions: Path, folder: Path, *, density: float = 0.5, **changes) -> Path:
+    """Parameters of `evaluate` and so on can be replaced; None leaves a stage out."""
+    entries = [
+        {"model": str(chat_models / n), "parameters": {"weight": 1.0, "density": density}} for n in ("a", "b", "c")
+    ]
+    content = {
+        "merge": {
+            "merge_method": "ties", "base_model": str(chat_models / "base"), "models": entries, "dtype": "float32",
+        },
+        "export": ["q8_0"],
+        "evaluate": {
+            "models": {"base": str(chat_models / "base"), "merged": "$merged", "small": "$q8_0"},
+            "questions": [str(questions)],
+        },
+        "report": None,
+    } | changes  # fmt: skip
+    path = folder / "pipeline.yml"
+    path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v != "absent"}, sort_keys=False))
+    return path
+
+
+def done(summary) -> list[str]:
+    return [stage.name for stage in summary.stages if not stage.reused]
+
+
+ALL = ["merge", "export f16", "export q8_0", "evaluate base", "evaluate merged", "evaluate small", "report"]
+
+
+@pytest.fixture(scope="module")
+def finished(chat_models: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    summary = weightsmith.run(pipeline(chat_models, questions, folder), folder / "out")
+    assert done(summary) == ALL
+    return folder
+
+
+def test_everything_is_there(finished: Path) -> None:
+    names = {p.name for p in (finished / "out").iterdir()}
+    assert names == {"merged", "gguf", "evaluation", "evaluation.json", "report.md", "report.html", ".stages"}
+    labels = [m["label"] for m in json.loads((finished / "out" / "evaluation.json").read_text())["models"]]
+    assert labels == ["base", "merged", "small"]
+
+
+def test_only_what_depends_on_a_change_is_done_again(chat_models: Path, questions: Path, finished: Path) -> None:
+    out, mine = finished / "out", finished / "capitals.jsonl"
+    assert done(weightsmith.run(finished / "pipeline.yml", out)) == []
+    # a comment in the recipe, or the same file elsewhere, changes nothing that counts
+    path = pipeline(chat_models, questions, finished)
+    path.write_text("# a note\n" + path.read_text())
+    assert done(weightsmith.run(path, out)) == []
+    mine.write_bytes(questions.read_bytes())
+    assert done(weightsmith.run(pipeline(chat_models, mine, finished), out)) == []
+    # other questions: scores and report
+    mine.write_text('{"prompt": "The capital of Spain?", "target": "Madrid"}\n')
+    assert done(weightsmith.run(pipeline(chat_models, mine, finished), out)) == ALL[3:]
+    # another recipe: all but the base's scores
+    changed = weightsmith.run(pipeline(chat_models, mine, finished, density=0.3), out)
+    assert done(changed) == [name for name in ALL if name != "evaluate base"]
+    # an output that was edited is made again, and nothing that was made from it before
+    with (out / "gguf" / "merged-q8_0.gguf").open("ab") as file:
+        file.write(b"x")
+    assert done(weightsmith.run(pipeline(chat_models, mine, finished, density=0.3), out)) == ["export q8_0", "report"]
+
+
+def test_a_changed_input_is_noticed(chat_models: Path, questions: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(chat_models, tmp_path / "models")
+    path = pipeline(tmp_path / "models", questions, tmp_path, export=[], evaluate="absent", report="absent")
+    assert done(weightsmith.run(path, tmp_path / "out")) == ["merge"]
+    before = (tmp_path / "out" / "merged" / "model.safetensors").read_bytes()
+    weights = load_file(tmp_path / "models" / "b" / "model.safetensors")
+    weights["model.norm.weight"] *= 2
+    save_file(weights, tmp_path / "models" / "b" / "model.safetensors", {"format": "pt"})
+    assert done(weightsmith.run(path, tmp_path / "out")) == ["merge"]
+    assert (tmp_path / "out" / "merged" / "model.safetensors").read_bytes() != before
+
+
+def test_a_killed_run_goes_on(chat_models: Path, questions: Path, finished: Path, tmp_path: Path) -> None:
+    path = pipeline(chat_models, questions, tmp_path)
+    command = [sys.executable, "-m", "weightsmith", "run", str(path), str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "out").glob(".stages/export-f16-*.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    summary = weightsmith.run(path, tmp_path / "out")
+    assert done(summary) in (ALL[2:], ALL[3:])
+    assert not list((tmp_path / "out").rglob("*.partial"))
+
+
+BAD = {
+    "unknown key": ({"exprot": ["f16"]}, "unknown key 'exprot'; did you mean 'export'"),
+    "unknown type": ({"export": ["q9_9"]}, "unknown GGUF type 'q9_9'"),
+    "not made": ({"evaluate": {"models": {"x": "$q4_k_m"}, "questions": []}}, "nothing to evaluate"),
+    "not made here": ({"evaluate": {"models": {"x": "$q4_k_m"}, "questions": ["QUESTIONS"]}}, "'$q4_k_m' is not made here"),
+    "no questions file": ({"evaluate": {"questions": ["/nowhere.jsonl"]}}, "/nowhere.jsonl: no such file"),
+    "merge is missing": ({"merge": "absent"}, "the key 'merge' is missing"),
+    "unknown method": ({"merge": {"merge_method": "tiez", "models": [{"model": "x"}]}}, "did you mean 'ties'"),
+    "no such model": ({"evaluate": {"models": {"x": "/nowhere"}, "questions": ["QUESTIONS"]}}, "/nowhere: no such folder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_pipelines(case: str, chat_models: Path, questions: Path, tmp_path: Path) -> None:
+    changes, message = BAD[case]
+    path = pipeline(chat_models, questions, tmp_path, **changes)
+    path.write_text(path.read_text().replace("QUESTIONS", str(questions)))
+    result = weightsmith_process("run", path, tmp_path / "out")
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert case == "no such model" or f"{path}:" in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["pipeline.yml"]
+
+
+def test_somebody_elses_folder_is_left_alone(chat_models: Path, questions: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    result = weightsmith_process("run", pipeline(chat_models, questions, tmp_path), tmp_path / "out")
+    assert result.returncode == 2
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
