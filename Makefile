@@ -26,6 +26,7 @@ docs: $(VENV)/docs
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/merge_against_mergekit.py
+	$(BIN)/python benchmarks/demo_recipes.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -53,7 +55,19 @@ def test_code_in_a_model_folder_never_runs(chat_models: Path, tmp_path: Path) ->
     ):
         content = json.loads((folder / name).read_text()) | {"auto_map": mapped}
         (folder / name).write_text(json.dumps(content))
-    result = weightsmith_process("export", folder, tmp_path / "out.gguf", cwd=folder, input="")
+    # -P as the installed `weightsmith` has it: the working directory is not a place to import from
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "weightsmith",
+        "export",
+        str(folder),
+        str(tmp_path / "out-q8_0.gguf"),
+        "-t",
+        "q8_0",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert not proof.exists(), result.stderr
     assert result.returncode == 0, result.stderr
 

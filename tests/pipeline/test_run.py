@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on(chat_models: Path, questions: Path, finished: Path
     path = pipeline(chat_models, questions, tmp_path)
     command = [sys.executable, "-m", "weightsmith", "run", str(path), str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list((tmp_path / "out").glob(".stages/export-f16-*.json")):
+    while not list((tmp_path / "out").glob(".stages/export f16-*.json")):
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -16,7 +16,7 @@ from weightsmith.export.llama_cpp import collect_errors, load_llama_cpp, quantiz
 
 def quantize(source: Path, out: Path, kind: str, *, threads: int) -> None:
     """`kind` as llama.cpp names it: q8_0, q4_k_m, ... Raises ExportError where llama.cpp refuses."""
-    command = [sys.executable, "-m", "weightsmith.export.quantizer", str(source), str(out), kind, str(threads)]
+    command = [sys.executable, "-P", "-m", "weightsmith.export.quantizer", str(source), str(out), kind, str(threads)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         out.unlink(missing_ok=True)
