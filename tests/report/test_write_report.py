@@ -26,7 +26,13 @@ def facts(title: str = "Two skills", evaluation: bool = True) -> ReportFacts:
 
 def test_numbers_and_escapes(tmp_path: Path) -> None:
     markdown, page = (p.read_text() for p in write_report(facts("A & B"), tmp_path))
-    assert "| base " in markdown and "98.3 %" in markdown and "26.37" in markdown and "538.0 MB" in markdown
+    assert (
+        "dates 60 questions, text 900 tokens" in markdown
+        and "| base " in markdown
+        and "98.3 %" in markdown
+        and "26.37" in markdown
+        and "538.0 MB" in markdown
+    )
     assert "<script>alert" not in page and "A &amp; B" in page and "<b>merged" not in page
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.md"]
 

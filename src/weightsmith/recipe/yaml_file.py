@@ -49,7 +49,9 @@ class YamlFile:
         if not isinstance(self.tree.get(key), dict):
             raise self.error([key], f"{key}: expected a mapping")
         text = io.StringIO()
-        YAML(typ="rt").dump(self._marked[key], text)
+        writer = YAML(typ="rt")
+        writer.width = 4096  # a path is not folded
+        writer.dump(self._marked[key], text)
         return YamlFile(self.path, text.getvalue(), self.tree[key], self._marked[key])
 
     def validate(self, schema: type[Schema]) -> Schema:

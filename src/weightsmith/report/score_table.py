@@ -1,6 +1,6 @@
 """An evaluation as a Markdown table: one row per model, one column per task. It reads in a terminal as well."""
 
-from weightsmith.evaluate.score_models import Evaluation, Score
+from weightsmith.evaluate.score_models import WINDOW, Evaluation, Score
 
 METRIC_NAMES = {"exact_match": "exact match", "perplexity": "perplexity"}
 
@@ -27,3 +27,13 @@ def score_table(evaluation: Evaluation) -> str:
     ]
     rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [lines[0], rule, *lines[1:]])
+
+
+def score_note(evaluation: Evaluation) -> str:
+    """What the numbers are, and how many questions or tokens are behind each."""
+    tasks = evaluation.models[0].scores
+    counts = ", ".join(f"{s.task} {s.count} {'questions' if s.metric == 'exact_match' else 'tokens'}" for s in tasks)
+    return (
+        "Exact match: the greedy answer equals the target. Perplexity: per token of each model's own tokenizer, windows of "
+        f"{WINDOW} tokens. Scored on: {counts}."
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 from weightsmith.errors import ReportError
 from weightsmith.report.facts import ReportFacts, machine
 from weightsmith.report.score_plot import score_plot
-from weightsmith.report.score_table import score_cells, score_table
+from weightsmith.report.score_table import score_cells, score_note, score_table
 
 
 def write_report(facts: ReportFacts, folder: Path) -> tuple[Path, Path]:
@@ -30,6 +30,7 @@ def write_report(facts: ReportFacts, folder: Path) -> tuple[Path, Path]:
         "facts": facts,
         "machine": machine(),
         "table": score_table(scores) if scores else "",
+        "note": score_note(scores) if scores else "",
         "cells": score_cells(scores) if scores else [],
         "plot": score_plot(scores) if scores else "",
         "megabytes": lambda count: f"{count / 1e6:.1f} MB",
