@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from weightsmith.architecture import Model
+from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.checkpoint.tensor import read_tensor
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import Live, common_prefix
 from weightsmith.tokenizer.chat import chat_prompt
+from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 
 BATCH = 64
 
@@ -127,10 +129,14 @@ def _build(model: Model) -> Any:
 
 @lru_cache(maxsize=4)
 def _tokenizer(home: Path) -> Any:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if home.is_file():
-        return AutoTokenizer.from_pretrained(str(home.parent), gguf_file=home.name, trust_remote_code=False)
+        file = GGUFFile(home)
+        rebuilt, config = tokenizer_from_gguf(file)
+        del config["tokenizer_class"]
+        template = file.metadata.get("tokenizer.chat_template")
+        return PreTrainedTokenizerFast(tokenizer_object=rebuilt, chat_template=template, **config)
     try:
         return AutoTokenizer.from_pretrained(str(home), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:

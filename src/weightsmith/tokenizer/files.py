@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from weightsmith.architecture import Model
-from weightsmith.errors import CheckpointError
+from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 
 # Data files only: a model repository may also hold Python, which never leaves it.
 COPIED = (
@@ -43,27 +43,22 @@ def write_tokenizer_files(model: Model, out: Path) -> list[str]:
 
 
 def _rebuild_from_gguf(model: Model, out: Path) -> None:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise CheckpointError(
-            f"{model.home}: rebuilding the tokenizer of a GGUF file needs `pip install 'weightsmith[gguf]'`"
-        ) from error
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(model.home.parent), gguf_file=model.home.name, local_files_only=True, trust_remote_code=False
+    file = GGUFFile(model.home)
+    tokenizer, config = tokenizer_from_gguf(file)
+    tokenizer.save(str(out / "tokenizer.json"))
+    config["model_max_length"] = model.config["max_position_embeddings"]
+    (out / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    tokenizer.save_pretrained(str(out))
+    template = file.metadata.get("tokenizer.chat_template")
+    if isinstance(template, str):
+        (out / "chat_template.jinja").write_text(template, encoding="utf-8")
     ids = {key: model.config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in model.config}
     settings = {key: value for key, value in ids.items() if value is not None}
     (out / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    # GGUF says nothing of a limit but the context length; transformers would write 1e30.
-    _edit_json(out / "tokenizer_config.json", model_max_length=model.config["max_position_embeddings"])
 
 
-def _edit_json(path: Path, *, drop: tuple[str, ...] = (), **values: Any) -> None:
+def _edit_json(path: Path, *, drop: tuple[str, ...]) -> None:
     if path.exists():
         content = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in drop}
-        path.write_text(json.dumps(content | values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
