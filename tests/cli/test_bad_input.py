@@ -26,7 +26,7 @@ BAD = {
     "unknown parameter": (TIES.replace("density", "densty"), "recipe.yml:7: unknown parameter 'densty' of ties; did you mean 'density'"),
     "density zero": (TIES.replace("0.5", "0"), "recipe.yml:7: density is 0"),
     "density high": (TIES.replace("0.5", "1.5"), "must be above 0 and at most 1"),
-    "no such model": (TIES.replace("MODEL_A", "/nowhere"), "/nowhere: no such folder"),
+    "no such model": (TIES.replace("MODEL_A", "/nowhere"), "recipe.yml:4: /nowhere: no such folder"),
     "no weight": (TIES.replace("weight: 1.0", "density: 1.0").replace("      density: 0.5\n", ""), "recipe.yml:4"),
 }  # fmt: skip
 
@@ -37,9 +37,10 @@ def write(models: Path, folder: Path, text: str) -> Path:
     return path
 
 
-def assert_refused(result: subprocess.CompletedProcess[str], message: str, folder: Path) -> None:
+def assert_refused(result: subprocess.CompletedProcess[str], message: str, folder: Path, *more: str) -> None:
     assert result.returncode == 2, result.stderr
-    assert message in result.stderr
+    for part in (message, *more):
+        assert part in result.stderr
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not [p for p in folder.iterdir() if "out" in p.name]
@@ -56,7 +57,7 @@ def test_safetensors_cut_short(models: Path, tmp_path: Path) -> None:
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     recipe = write(models, tmp_path, TIES.replace("MODEL_A", str(tmp_path / "cut")))
-    assert_refused(weightsmith_process("merge", recipe, tmp_path / "out"), "cut short", tmp_path)
+    assert_refused(weightsmith_process("merge", recipe, tmp_path / "out"), "recipe.yml:4: ", tmp_path, "cut short")
 
 
 def test_shapes_differ(models: Path, tmp_path: Path) -> None:
@@ -66,7 +67,12 @@ def test_shapes_differ(models: Path, tmp_path: Path) -> None:
     config.intermediate_size = 80
     LlamaForCausalLM(config).save_pretrained(tmp_path / "other")
     recipe = write(models, tmp_path, TIES.replace("MODEL_A", str(tmp_path / "other")))
-    assert_refused(weightsmith_process("merge", recipe, tmp_path / "out"), "only models of one shape", tmp_path)
+    assert_refused(
+        weightsmith_process("merge", recipe, tmp_path / "out"),
+        "recipe.yml:4: tensor",
+        tmp_path,
+        "only models of one shape",
+    )
 
 
 def test_output_not_empty(models: Path, tmp_path: Path) -> None:

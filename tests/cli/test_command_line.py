@@ -64,7 +64,10 @@ def test_merging_folders_does_not_import_transformers(chat_models: Path, tmp_pat
 def test_ctrl_c_leaves_nothing_behind(smollm: Path, tmp_path: Path) -> None:
     recipe = real_recipe(smollm, tmp_path)
     command = [sys.executable, "-m", "weightsmith", "merge", str(recipe), str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # a test run in a shell's background inherits an ignored SIGINT; a person's terminal does not
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     try:
         while not list(tmp_path.glob(".out.*.partial/*.safetensors")):
             assert process.poll() is None, "the merge ended before it could be interrupted"

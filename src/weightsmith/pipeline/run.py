@@ -11,7 +11,7 @@ from weightsmith.architecture import Model, open_model
 from weightsmith.engine.merge import merge
 from weightsmith.engine.output_folder import check_output
 from weightsmith.engine.run_plan import Progress
-from weightsmith.errors import OutputError
+from weightsmith.errors import CheckpointError, OutputError
 from weightsmith.evaluate.score_models import Evaluation, ModelScores, evaluate
 from weightsmith.evaluate.tasks import load_questions, load_text
 from weightsmith.export.convert import PLAIN_TYPES
@@ -113,7 +113,10 @@ def _check(path: Path) -> _Checked:
                         ["evaluate", "models", label], f"{reference!r} is not made here; known: {', '.join(made)}"
                     )
             else:
-                open_model(reference, beside=file.path.parent)
+                try:
+                    open_model(reference, beside=file.path.parent)
+                except CheckpointError as error:
+                    raise CheckpointError(f"{file.path}:{file.line(['evaluate', 'models', label])}: {error}") from error
     return _Checked(file, pipeline, recipe, plan, scored, tuple(questions), tuple(texts))
 
 

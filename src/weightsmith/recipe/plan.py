@@ -16,7 +16,7 @@ import torch
 
 from weightsmith.architecture import Model, open_model
 from weightsmith.checkpoint.tensor import DTYPE_NAMES, TensorInfo, natural_key
-from weightsmith.errors import PlanError
+from weightsmith.errors import CheckpointError, PlanError
 from weightsmith.methods.method import REQUIRED, Method, Settings
 from weightsmith.recipe.load import LoadedRecipe
 from weightsmith.recipe.parameters import resolve
@@ -77,7 +77,10 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     opened: dict[str, Model] = {}
     for reference in _references(loaded):
         if reference not in opened:
-            opened[reference] = open_model(reference, beside=loaded.file.path.parent)
+            try:
+                opened[reference] = open_model(reference, beside=loaded.file.path.parent)
+            except CheckpointError as error:
+                raise CheckpointError(f"{_place(loaded, reference)}: {error}") from error
     layers = {reference: _layer_count(model) for reference, model in opened.items()}
     slices = recipe.slices or [_whole_models(loaded, layers)]
     first_base = slices[0].base_model or recipe.base_model
@@ -181,12 +184,12 @@ def _plan_tensor(
 ) -> TensorPlan:
     recipe, method = loaded.recipe, loaded.method
     base_name = part.base_model or recipe.base_model
-    sources = tuple(_source(opened[s.model], tensor) for s, tensor in zip(part.sources, inputs, strict=True))
+    sources = tuple(_source(loaded, opened[s.model], tensor) for s, tensor in zip(part.sources, inputs, strict=True))
     infos = [s.model.checkpoint.tensors[s.tensor] for s in sources]
     for source, info in zip(sources, infos, strict=True):
         if info.shape != infos[0].shape:
             raise PlanError(
-                f"{loaded.file.path}: tensor {name!r} is {list(infos[0].shape)} in {sources[0].model.reference} and "
+                f"{_place(loaded, source.model.reference)}: tensor {name!r} is {list(infos[0].shape)} in {sources[0].model.reference} and "
                 f"{list(info.shape)} in {source.model.reference}; only models of one shape can be merged"
             )
     names = [source.model for source in part.sources]
@@ -208,7 +211,7 @@ def _plan_tensor(
             value = resolve(parameter, [source.parameters, *outer], inputs[i], t)
             if value is REQUIRED:
                 raise loaded.file.error(
-                    _entry_keys(loaded, source),
+                    _entry_keys(loaded, source.model)[:2],
                     f"the parameter {parameter.name!r} of {method.name} has no value for {source.model} (tensor {inputs[i]})",
                 )
             per_input[i][parameter.name] = value
@@ -222,21 +225,31 @@ def _plan_tensor(
     return TensorPlan(name, TensorInfo(infos[0].shape, DTYPE_NAMES[out]), sources, settings, round_to)
 
 
-def _entry_keys(loaded: LoadedRecipe, source: SliceSource) -> list[str | int]:
+def _entry_keys(loaded: LoadedRecipe, reference: str) -> list[str | int]:
+    """Where the recipe names a model, most telling place first."""
     for i, entry in enumerate(loaded.recipe.models or []):
-        if entry.model == source.model:
-            return ["models", i]
-    return ["slices"] if loaded.recipe.slices else ["base_model"]
+        if entry.model == reference:
+            return ["models", i, "model"]
+    for i, part in enumerate(loaded.recipe.slices or []):
+        for j, source in enumerate(part.sources):
+            if source.model == reference:
+                return ["slices", i, "sources", j, "model"]
+    return ["base_model"]
 
 
-def _source(model: Model, tensor: str) -> Source:
+def _place(loaded: LoadedRecipe, reference: str) -> str:
+    """`recipe.yml:4`, the line that names the model."""
+    return f"{loaded.file.path}:{loaded.file.line(_entry_keys(loaded, reference))}"
+
+
+def _source(loaded: LoadedRecipe, model: Model, tensor: str) -> Source:
     if tensor in model.checkpoint.tensors:
         return Source(model, tensor)
     twin = TIED.get(tensor)
     if twin and model.config.get("tie_word_embeddings") and twin in model.checkpoint.tensors:
         return Source(model, twin)
     raise PlanError(
-        f"{model.reference}: tensor {tensor!r} is required and not in it; its layer names or its depth differ from the "
+        f"{_place(loaded, model.reference)}: tensor {tensor!r} is required and not in {model.reference}; its layer names or its depth differ from the "
         "other models'"
     )
 
@@ -248,7 +261,7 @@ def _check_nothing_left(loaded: LoadedRecipe, opened: dict[str, Model], home: Mo
                 tensor in TIED and home.config.get("tie_word_embeddings")
             ):
                 raise PlanError(
-                    f"{model.reference}: tensor {tensor!r} has no counterpart in {home.reference}, which gives the merged "
+                    f"{_place(loaded, model.reference)}: tensor {tensor!r} of {model.reference} has no counterpart in {home.reference}, which gives the merged "
                     "model its shape; the two cannot be merged"
                 )
 
