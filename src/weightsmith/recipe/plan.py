@@ -186,14 +186,15 @@ def _plan_tensor(
     base_name = part.base_model or recipe.base_model
     sources = tuple(_source(loaded, opened[s.model], tensor) for s, tensor in zip(part.sources, inputs, strict=True))
     infos = [s.model.checkpoint.tensors[s.tensor] for s in sources]
-    for source, info in zip(sources, infos, strict=True):
-        if info.shape != infos[0].shape:
-            raise PlanError(
-                f"{_place(loaded, source.model.reference)}: tensor {name!r} is {list(infos[0].shape)} in {sources[0].model.reference} and "
-                f"{list(info.shape)} in {source.model.reference}; only models of one shape can be merged"
-            )
     names = [source.model for source in part.sources]
     base = names.index(base_name) if base_name in names else None
+    lead = base or 0
+    for source, info in zip(sources, infos, strict=True):
+        if info.shape != infos[lead].shape:
+            raise PlanError(
+                f"{_place(loaded, source.model.reference)}: tensor {name!r} is {list(infos[lead].shape)} in {sources[lead].model.reference} and "
+                f"{list(info.shape)} in {source.model.reference}; only models of one shape can be merged"
+            )
     outer = [part.parameters, recipe.parameters]
     shared: dict[str, Any] = {}
     per_input: list[dict[str, Any]] = [{} for _ in names]
@@ -218,7 +219,6 @@ def _plan_tensor(
     promoted = reduce(torch.promote_types, (info.torch_dtype for info in infos))
     settings = Settings(shared, tuple(per_input), base)
     if not promoted.is_floating_point:
-        lead = base or 0
         return TensorPlan(name, infos[lead], (sources[lead],), settings, infos[lead].torch_dtype, copy=True)
     round_to = getattr(torch, recipe.dtype) if recipe.dtype else promoted
     out = getattr(torch, recipe.out_dtype) if recipe.out_dtype else round_to
