@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "merge": "weightsmith.engine.merge",
+    "unify": "weightsmith.engine.unify",
     "load_recipe": "weightsmith.recipe.load",
     "open_model": "weightsmith.architecture",
     "export": "weightsmith.export",

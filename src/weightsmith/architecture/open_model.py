@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weightsmith.architecture.gguf_naming import CanonicalGGUF, is_gguf
+from weightsmith.architecture.canonical_config import translate_config
+from weightsmith.architecture.layer_numbers import check_layers
+from weightsmith.architecture.row_map import RowMap, RowMappedCheckpoint
+from weightsmith.architecture.scheme import Scheme, detect_scheme, known_schemes, map_rows
+from weightsmith.architecture.wrapped_names import is_buffer, unwrap
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.checkpoint.lora import LoraCheckpoint
 from weightsmith.checkpoint.safetensors_folder import SafetensorsFolder
-from weightsmith.checkpoint.tensor import Checkpoint
+from weightsmith.checkpoint.tensor import Checkpoint, natural_key
 from weightsmith.errors import CheckpointError
 
 
@@ -24,26 +28,83 @@ class Model:
     config: dict[str, Any]
     home: Path  # the folder or GGUF file that holds config and tokenizer
     files: tuple[Path, ...]  # every path the weights come from, base first
+    scheme: Scheme | None = None  # the foreign layout it is read from
+    ignored: tuple[str, ...] = ()  # tensors of the files that are no weights
 
     @property
     def is_gguf(self) -> bool:
         return self.home.is_file()
+
+    @property
+    def conversion(self) -> str | None:
+        """What is done to its names and rows on the fly, in a few words."""
+        left_out = f"; {len(self.ignored)} buffers left out" if self.ignored else ""
+        if self.scheme:
+            return f"{self.scheme.name} naming, read as {self.config['architectures'][0]}'s{left_out}"
+        return left_out.removeprefix("; ") or None
 
 
 def open_model(reference: str, *, beside: Path | None = None) -> Model:
     """Open `folder`, `file.gguf`, or `base+adapter[+adapter]`; relative paths are tried from the working directory,
     then from `beside` (a recipe's folder). Reads headers only. Raises CheckpointError."""
     base, adapters = _split(reference, beside)
-    if is_gguf(base):
-        canonical = CanonicalGGUF(GGUFFile(base))
-        checkpoint: Checkpoint = canonical
-        config = canonical.config
-    else:
-        checkpoint = SafetensorsFolder(base)
-        config = _read_config(base)
+    opened = _open_gguf if _is_gguf(base) else _open_folder
+    checkpoint, config, scheme, ignored = opened(base)
     for adapter in adapters:
         checkpoint = LoraCheckpoint(checkpoint, adapter)
-    return Model(reference, checkpoint, config, base, (base, *adapters))
+    return Model(reference, checkpoint, config, base, (base, *adapters), scheme, ignored)
+
+
+_Opened = tuple[Checkpoint, dict[str, Any], Scheme | None, tuple[str, ...]]
+
+
+def _open_folder(folder: Path) -> _Opened:
+    files, config = SafetensorsFolder(folder), _read_config(folder)
+    try:
+        plain = unwrap(files.tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    infos = {short: files.tensors[name] for short, name in plain.items()}
+    scheme = detect_scheme(infos, config=config)
+    if scheme is None:
+        ignored = tuple(name for name, info in infos.items() if is_buffer(name, info))
+        maps = {short: RowMap((name,)) for short, name in plain.items() if short not in ignored}
+    else:
+        config = translate_config(scheme, folder / "config.json", config)
+        maps, ignored = map_rows(scheme, folder, infos, config)
+        maps = {to: RowMap(tuple(plain[s] for s in row_map.sources), row_map.rows) for to, row_map in maps.items()}
+    check_layers(folder, maps, config)
+    if scheme is None and all(row_map.sources == (name,) for name, row_map in maps.items()) and not ignored:
+        return files, config, None, ()
+    return RowMappedCheckpoint(files, _ordered(maps)), config, scheme, ignored
+
+
+def _open_gguf(path: Path) -> _Opened:
+    file = GGUFFile(path)
+    scheme = detect_scheme(file.tensors, metadata=file.metadata)
+    if scheme is None:
+        known = [s.detect["metadata"]["general.architecture"] for s in known_schemes() if "metadata" in s.detect]
+        raise CheckpointError(
+            f"{path}: GGUF architecture {file.metadata.get('general.architecture')!r} cannot be read; "
+            f"known: {', '.join(known)}. Use the model's safetensors folder instead"
+        )
+    config = translate_config(scheme, path, file.metadata)
+    maps, ignored = map_rows(scheme, path, file.tensors, config)
+    if "model.embed_tokens.weight" not in maps:
+        raise CheckpointError(f"{path}: the embedding matrix is not in it; download it again")
+    check_layers(path, maps, config)
+    checkpoint = RowMappedCheckpoint(file, _ordered(maps))
+    config["tie_word_embeddings"] = "lm_head.weight" not in maps
+    config["vocab_size"] = checkpoint.tensors["model.embed_tokens.weight"].shape[0]
+    return checkpoint, config, scheme, ignored
+
+
+def _ordered(maps: dict[str, RowMap]) -> dict[str, RowMap]:
+    return dict(sorted(maps.items(), key=lambda item: natural_key(item[0])))
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() == ".gguf"
 
 
 def _split(reference: str, beside: Path | None) -> tuple[Path, list[Path]]:
@@ -57,7 +118,7 @@ def _split(reference: str, beside: Path | None) -> tuple[Path, list[Path]]:
             f"{parts[0]}: no such folder or file (model {reference!r}). A model is a local folder with safetensors, a .gguf "
             "file, or either followed by +ADAPTER; download hub models first"
         )
-    if base.is_file() and not is_gguf(base):
+    if base.is_file() and not _is_gguf(base):
         raise CheckpointError(f"{base}: a model is a folder or a .gguf file")
     adapters = []
     for part in parts[count:]:

@@ -14,6 +14,7 @@ from weightsmith.errors import WeightsmithError
 
 if TYPE_CHECKING:
     from weightsmith.pipeline.run import RunSummary
+    from weightsmith.recipe.plan import Plan
 
 app = typer.Typer(
     name="weightsmith", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__,
@@ -71,13 +72,50 @@ def merge(
             f"{show_size(plan.read_bytes)}, writes {show_size(plan.output_bytes)}"
         )
         return
+
+    def converted(plan: Plan) -> None:
+        for model in plan.models.values():
+            if model.conversion and not quiet:
+                typer.echo(f"{model.reference}: {model.conversion}", err=True)
+
     with progress_bar("merging", quiet=quiet) as progress:
-        done = run(recipe, out, threads=threads, out_shard_size=shard, force=force, progress=progress)
+        done = run(
+            recipe, out, threads=threads, out_shard_size=shard, force=force, progress=progress, on_plan=converted
+        )
     if not quiet:
         typer.echo(
             f"{done.out}: {done.method} of {done.models} models, {done.tensors} tensors, "
             f"{show_size(done.written_bytes)} in {done.seconds:.1f} s"
             + (f"; {done.trim_ties} elements kept by ties at a trimming threshold" if done.trim_ties else "")
+        )
+
+
+@app.command()
+def unify(
+    model: Annotated[str, typer.Argument(help="A model: folder or GGUF file, +ADAPTER.")],
+    out: Annotated[Path, typer.Argument(help="The folder to create.")],
+    out_shard_size: Annotated[str, typer.Option(help="Largest shard, such as 5GB or 500MB (decimal units).")] = "5GB",
+    threads: Threads = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write MODEL in the naming that transformers has today, every weight bit for bit.
+
+    Old layouts are recognized by their tensors' names; no code from the model's folder is run.
+
+    Example: weightsmith unify phi-2-orange phi-2-orange-unified
+    """
+    from weightsmith.cli.progress import progress_bar
+    from weightsmith.cli.sizes import parse_size, show_size
+    from weightsmith.engine.unify import unify as run
+
+    shard = parse_size(out_shard_size)
+    with progress_bar("unifying", quiet=quiet) as progress:
+        done = run(model, out, threads=threads, out_shard_size=shard, force=force, progress=progress)
+    if not quiet:
+        typer.echo(
+            f"{done.out}: {done.conversion or 'names were those of transformers already'}; {done.tensors} tensors, "
+            f"{show_size(done.written_bytes)} in {done.seconds:.1f} s"
         )
 
 

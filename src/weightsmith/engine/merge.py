@@ -11,7 +11,7 @@ from pathlib import Path
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.output_folder import check_output, output_folder
-from weightsmith.engine.run_plan import Progress, run_plan
+from weightsmith.engine.run_plan import Progress, run_tensors
 from weightsmith.recipe.load import load_recipe
 from weightsmith.recipe.plan import Plan, make_plan
 from weightsmith.recipe.yaml_file import YamlFile
@@ -19,7 +19,7 @@ from weightsmith.tokenizer.files import write_tokenizer_files
 
 RECIPE_COPY = "merge_recipe.yml"
 DEFAULT_SHARD_BYTES = 5_000_000_000
-_FREE_FOR_SMALL_FILES = 32 << 20
+FREE_FOR_SMALL_FILES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ def merge(
         on_plan(plan)
     inputs = tuple(path for model in plan.models.values() for path in model.files)
     with output_folder(
-        out, force=force, needed_bytes=plan.output_bytes + _FREE_FOR_SMALL_FILES, inputs=inputs
+        out, force=force, needed_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES, inputs=inputs
     ) as folder:
         writer = ShardWriter(folder, {t.name: t.info for t in plan.tensors}, out_shard_size)
         try:
-            ties = run_plan(plan, writer, threads or default_threads(), progress)
+            ties = run_tensors(plan.tensors, plan.method, writer, threads or default_threads(), progress)
         finally:
             writer.close(sync=False)
         write_tokenizer_files(plan.home, folder)

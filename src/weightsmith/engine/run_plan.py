@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import torch
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.methods.method import Method
-from weightsmith.recipe.plan import Plan, TensorPlan
+from weightsmith.recipe.plan import TensorPlan
 
 BLOCK = 1 << 18  # elements; results do not depend on threads, and not on this except through float64 sums
 CACHE_BYTES = 512 << 20  # tensors whose inputs fit in here (shared by all threads) are read once for both passes
@@ -52,7 +52,9 @@ class _TensorScan:
         self._complete = True
 
 
-def run_plan(plan: Plan, writer: ShardWriter, threads: int, progress: Progress | None = None) -> int:
+def run_tensors(
+    tensors: Sequence[TensorPlan], method: Method, writer: ShardWriter, threads: int, progress: Progress | None = None
+) -> int:
     """Compute and write every tensor. Returns the number of elements kept by ties at a trimming threshold."""
     stop, lock, done = threading.Event(), threading.Lock(), 0
 
@@ -61,12 +63,12 @@ def run_plan(plan: Plan, writer: ShardWriter, threads: int, progress: Progress |
         with lock:
             done += count
 
-    largest_first = sorted(plan.tensors, key=lambda tensor: -tensor.info.numel)
-    ties, total = 0, plan.output_bytes
+    largest_first = sorted(tensors, key=lambda tensor: -tensor.info.numel)
+    ties, total = 0, sum(tensor.info.nbytes for tensor in tensors)
     intra_op = torch.get_num_threads()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         pending: set[Future[int]] = {
-            pool.submit(_merge_tensor, t, plan.method, writer, threads, stop, written) for t in largest_first
+            pool.submit(_merge_tensor, t, method, writer, threads, stop, written) for t in largest_first
         }
         try:
             while pending:
@@ -94,6 +96,8 @@ def _merge_tensor(
     if tensor.copy:
         for start in range(0, tensor.info.numel, BLOCK):
             end = min(start + BLOCK, tensor.info.numel)
+            if stop.is_set():
+                raise Stopped
             block = torch.empty(end - start, dtype=tensor.info.torch_dtype)
             tensor.sources[0].model.checkpoint.read(tensor.sources[0].tensor, start, end, block)
             writer.write(tensor.name, start, block)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from weightsmith.architecture import Model, open_model
+from weightsmith.architecture.canonical_config import published
+from weightsmith.architecture.layer_numbers import LAYER
 from weightsmith.checkpoint.tensor import DTYPE_NAMES, TensorInfo, natural_key
 from weightsmith.errors import CheckpointError, PlanError
 from weightsmith.methods.method import REQUIRED, Method, Settings
@@ -22,7 +24,6 @@ from weightsmith.recipe.load import LoadedRecipe
 from weightsmith.recipe.parameters import resolve
 from weightsmith.recipe.schema import ModelEntry, Slice, SliceSource
 
-_LAYER = re.compile(r"^(\D*?\.)(\d+)(\..+)$")
 # Tensors behind the layers come from the last slice, those before them (embeddings) from the first; file order says
 # nothing, safetensors files are sorted by name.
 _AFTER_LAYERS = re.compile(r"(^|[._])(lm_head|embed_out|output|score|final\w*|norm|ln_f|norm_f)\.")
@@ -88,7 +89,7 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     _check_slices(loaded, slices, layers)
     tensors: list[TensorPlan] = []
     for name in home.checkpoint.tensors:
-        if not _LAYER.match(name):
+        if not LAYER.match(name):
             part = slices[-1] if _AFTER_LAYERS.search(name) else slices[0]
             tensors.append(_plan_tensor(loaded, opened, part, name, [name] * len(part.sources), 0.0))
     tensors.extend(_layer_tensors(loaded, opened, slices, home))
@@ -168,7 +169,7 @@ def _layer_tensors(
         lead = part.sources[names.index(base) if base in names else 0]
         by_layer: dict[int, list[tuple[str, str]]] = {}
         for tensor in opened[lead.model].checkpoint.tensors:
-            if match := _LAYER.match(tensor):
+            if match := LAYER.match(tensor):
                 by_layer.setdefault(int(match[2]), []).append((match[1], match[3]))
         count = _length(part)
         for offset in range(count):
@@ -267,15 +268,11 @@ def _check_nothing_left(loaded: LoadedRecipe, opened: dict[str, Model], home: Mo
 
 
 def _layer_count(model: Model) -> int:
-    return 1 + max((int(m[2]) for name in model.checkpoint.tensors if (m := _LAYER.match(name))), default=-1)
+    return 1 + max((int(m[2]) for name in model.checkpoint.tensors if (m := LAYER.match(name))), default=-1)
 
 
 def _output_config(home: Model, slices: list[Slice], depth: int, tensors: tuple[TensorPlan, ...]) -> dict[str, Any]:
     config = copy.deepcopy(home.config)
-    for key in ("auto_map", "quantization_config", "torch_dtype", "_name_or_path", "transformers_version"):
-        config.pop(key, None)
-    dtypes = [t.info.torch_dtype for t in tensors if not t.copy]
-    config["dtype"] = str(max(set(dtypes), key=dtypes.count)).removeprefix("torch.") if dtypes else "float32"
     old = config.get("num_hidden_layers")
     if (old is not None and slices[0].sources[0].layer_range != (0, old)) or len(slices) > 1:
         taken = [n for part in slices for n in range(*part.sources[0].layer_range)]
@@ -283,4 +280,4 @@ def _output_config(home: Model, slices: list[Slice], depth: int, tensors: tuple[
             if isinstance(value, list) and len(value) == old:
                 config[key] = [value[n] for n in taken]
         config["num_hidden_layers"] = depth
-    return dict(sorted(config.items()))
+    return published(config, [t.info.torch_dtype for t in tensors if not t.copy])

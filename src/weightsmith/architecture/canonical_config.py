@@ -1,0 +1,57 @@
+"""A foreign configuration in the keys of the current `transformers` class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from weightsmith.architecture.scheme import Config, Scheme, size
+from weightsmith.errors import CheckpointError
+
+
+def translate_config(scheme: Scheme, path: Path, foreign: Mapping[str, Any]) -> Config:
+    """`rename` gives each canonical key its foreign name, `default` a value (or a sum of products of canonical keys) where
+    there is none, `ratio` a quotient of two keys; `set` is constant; what is in no list is kept where the source is a
+    config.json. Raises CheckpointError for a key that is missing or says what cannot be read.
+    """
+    rules = scheme.config
+    for key in rules.get("refuse", []):
+        if foreign.get(key) not in (None, 0, "none"):
+            raise CheckpointError(
+                f"{path}: {key} is {foreign[key]!r}; this variant of the architecture is not read yet"
+            )
+    used = {*rules["rename"].values(), *rules.get("drop", []), *(pair[0] for pair in rules.get("ratio", {}).values())}
+    config: Config = {} if rules.get("only_listed") else {k: v for k, v in foreign.items() if k not in used}
+    config.update(rules["set"])
+    for key, name in rules["rename"].items():
+        value = foreign.get(name, foreign.get(key))
+        if value is None:
+            if key not in rules["default"]:
+                raise CheckpointError(f"{path}: the key {name} is missing")
+            value = rules["default"][key]
+            if isinstance(value, str):
+                value = size(value, config)
+        # GGUF keeps float32; the shortest decimal of that float32 is the number the author wrote (1e-05).
+        config[key] = float(str(np.float32(value))) if isinstance(value, float) else value
+    for key, (upper, lower) in rules.get("ratio", {}).items():
+        if foreign.get(upper) is not None:
+            config[key] = foreign[upper] / size(lower, {**config, "head_dim": _head(config)})
+    return config
+
+
+def _head(config: Config) -> int:
+    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+
+
+_NOT_PUBLISHED = ("auto_map", "quantization_config", "torch_dtype", "_name_or_path", "transformers_version")
+
+
+def published(config: Mapping[str, Any], dtypes: list[torch.dtype]) -> Config:
+    """What goes into a config.json that we write: no code to follow, and the dtype that most weights have."""
+    kept = {key: value for key, value in config.items() if key not in _NOT_PUBLISHED}
+    kept["dtype"] = str(max(set(dtypes), key=dtypes.count)).removeprefix("torch.") if dtypes else "float32"
+    return dict(sorted(kept.items()))

@@ -1,0 +1,35 @@
+"""Layers are found by the first number in a name; none may be missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from weightsmith.errors import CheckpointError
+
+LAYER = re.compile(r"^(\D*?\.)(\d+)(\..+)$")
+
+
+def check_layers(path: Path, names: Iterable[str], config: dict[str, Any]) -> None:
+    """Raises CheckpointError where a layer is missing, or config.json tells another number."""
+    numbers: dict[str, set[int]] = {}
+    for name in names:
+        if match := LAYER.match(name):
+            numbers.setdefault(match[1], set()).add(int(match[2]))
+    for prefix, found in numbers.items():
+        missing = sorted(set(range(max(found) + 1)) - found)
+        if missing:
+            raise CheckpointError(
+                f"{path}: layer {missing[0]} is missing ({prefix}{missing[0]}.*), while layer {max(found)} is there; "
+                "download the model again"
+            )
+    told = config.get("num_hidden_layers")
+    if len(numbers) == 1 and isinstance(told, int):
+        prefix, found = next(iter(numbers.items()))
+        if len(found) != told:
+            raise CheckpointError(
+                f"{path}: config.json tells of {told} layers, the weights have {len(found)} ({prefix}*); one of them is "
+                "of another model"
+            )

@@ -1,0 +1,179 @@
+"""Naming schemes: one data file per foreign layout says where each canonical tensor is found in it, and how.
+
+A tensor rule is `[canonical name, foreign name]`, or with a third part that picks rows of the foreign tensor: its rows are
+viewed as `view`, of each of these dimensions `take` keeps a range, and `order` permutes the dimensions. Names hold `{n}` for
+the layer (`{n+1}` where the foreign layers count from one, `{last}` behind the last of those) and `{w}` for `weight` or
+`bias`. Sizes are numbers, or the names that `dimensions` lists, with + and *.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weightsmith.architecture.row_map import RowMap
+from weightsmith.checkpoint.tensor import TensorInfo
+from weightsmith.errors import CheckpointError
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where one canonical tensor (or one per layer) comes from."""
+
+    to: str
+    source: str
+    layout: Mapping[str, Any] | None
+    pattern: re.Pattern[str]
+    shift: int  # the foreign layer number is the canonical one plus this
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One foreign layout of one family."""
+
+    family: str
+    layout: str
+    detect: Mapping[str, Any]
+    rules: tuple[Rule, ...]
+    ignored: tuple[re.Pattern[str], ...]
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}/{self.layout}"
+
+
+@lru_cache(maxsize=1)
+def known_schemes() -> tuple[Scheme, ...]:
+    """Every scheme, by file name."""
+    folder = resources.files("weightsmith.architecture") / "schemes"
+    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".json")), key=lambda entry: entry.name)
+    return tuple(_parse(json.loads(entry.read_text(encoding="utf-8"))) for entry in files)
+
+
+def detect_scheme(
+    names: Mapping[str, TensorInfo], *, config: Config | None = None, metadata: Mapping[str, Any] | None = None
+) -> Scheme | None:
+    """The scheme of a checkpoint: by its tensors' names and config.json, or by a GGUF file's metadata. None: canonical, or
+    unknown."""
+    for scheme in known_schemes():
+        told = {"config": config or {}, "metadata": metadata or {}}
+        fits = all(told[where].get(k) == v for where in told for k, v in scheme.detect.get(where, {}).items())
+        pattern = scheme.detect.get("tensor")
+        if fits and (pattern is None or any(re.fullmatch(pattern, name) for name in names)):
+            return scheme
+    return None
+
+
+def map_rows(
+    scheme: Scheme, path: Path, tensors: Mapping[str, TensorInfo], config: Config
+) -> tuple[dict[str, RowMap], tuple[str, ...]]:
+    """(canonical name -> where its rows lie, foreign tensors that are left out by name).
+
+    `config` is the canonical one. Raises CheckpointError for a tensor the scheme does not know and for rows that do not divide.
+    """
+    sizes = dimensions(config)
+    layers = config["num_hidden_layers"]
+    maps: dict[str, RowMap] = {}
+    ignored = []
+    for source, info in tensors.items():
+        matches = [(rule, match) for rule in scheme.rules if (match := rule.pattern.fullmatch(source))]
+        hits = [(rule, match) for rule, match in matches if _in_range(rule, match, layers)]
+        if not hits:
+            if matches:
+                raise CheckpointError(
+                    f"{path}: tensor {source!r} lies outside the {layers} layers that config.json tells of; one of them is "
+                    "of another model"
+                )
+            if any(pattern.fullmatch(source) for pattern in scheme.ignored):
+                ignored.append(source)
+                continue
+            raise CheckpointError(
+                f"{path}: tensor {source!r} has no place in the layout {scheme.name}, which the other names are of"
+            )
+        for rule, match in hits:
+            found = match.groupdict()
+            name = rule.to.replace("{w}", found.get("w", ""))
+            if "n" in found:
+                name = name.replace("{n}", str(int(found["n"]) - rule.shift))
+            if name in maps:
+                raise CheckpointError(f"{path}: tensors {maps[name].sources[0]!r} and {source!r} are both {name!r}")
+            maps[name] = RowMap((source,), _rows(rule, path, source, info, sizes))
+    return maps, tuple(ignored)
+
+
+def _in_range(rule: Rule, match: re.Match[str], layers: int) -> bool:
+    found = match.groupdict()
+    if "last" in found:
+        return int(found["last"]) == layers + rule.shift
+    return "n" not in found or 0 <= int(found["n"]) - rule.shift < layers
+
+
+def dimensions(config: Config) -> dict[str, int]:
+    """Sizes that schemes speak of, from a canonical configuration."""
+    heads = config["num_attention_heads"]
+    head = config.get("head_dim") or config["hidden_size"] // heads
+    key_value = config.get("num_key_value_heads") or heads
+    return {
+        "heads": heads,
+        "kv_heads": key_value,
+        "group": heads // key_value,
+        "head_dim": head,
+        "half_head": head // 2,
+        "hidden": config["hidden_size"],
+    }
+
+
+def size(expression: int | str, sizes: Mapping[str, int]) -> int:
+    """`heads+2*kv_heads` as a number."""
+    if isinstance(expression, int):
+        return expression
+    terms = (term.split("*") for term in expression.split("+"))
+    return sum(math.prod(int(f) if f.strip().isdigit() else sizes[f.strip()] for f in term) for term in terms)
+
+
+def _rows(rule: Rule, path: Path, source: str, info: TensorInfo, sizes: Mapping[str, int]) -> np.ndarray | None:
+    if rule.layout is None:
+        return None
+    view = [size(part, sizes) for part in rule.layout["view"]]
+    if not info.shape or math.prod(view) != info.shape[0]:
+        raise CheckpointError(
+            f"{path}: tensor {source!r} has the shape {list(info.shape)}; its rows do not divide into "
+            f"{' x '.join(map(str, rule.layout['view']))} = {' x '.join(map(str, view))}, which config.json asks for"
+        )
+    rows = np.arange(info.shape[0]).reshape(view)
+    for axis, kept in enumerate(rule.layout.get("take", [])):
+        if kept is not None:
+            rows = rows.take(range(size(kept[0], sizes), size(kept[1], sizes)), axis=axis)
+    return rows.transpose(rule.layout.get("order", range(rows.ndim))).reshape(-1)
+
+
+def _parse(data: Mapping[str, Any]) -> Scheme:
+    rules = tuple(_rule(*entry) for entry in data["tensors"])
+    ignored = tuple(_pattern(template)[0] for template in data.get("ignored", []))
+    return Scheme(data["family"], data["layout"], data["detect"], rules, ignored, data["config"])
+
+
+def _rule(to: str, source: str, layout: Mapping[str, Any] | None = None) -> Rule:
+    pattern, shift = _pattern(source)
+    return Rule(to, source, layout, pattern, shift)
+
+
+def _pattern(template: str) -> tuple[re.Pattern[str], int]:
+    """A template as a regular expression, and the shift of its layer numbers."""
+    shift = int(found[1]) if (found := re.search(r"\{n\+(\d+)\}", template)) else 1 if "{last}" in template else 0
+    parts = re.split(r"(\{n(?:\+\d+)?\}|\{last\}|\{w\})", template)
+    groups = {"{w}": "(?P<w>weight|bias)", "{last}": r"(?P<last>\d+)"}
+    text = "".join(groups.get(p, r"(?P<n>\d+)" if p.startswith("{n") else re.escape(p)) for p in parts)
+    return re.compile(text), shift

@@ -1,0 +1,67 @@
+"""`weightsmith unify`: one model in the current naming of its `transformers` class, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from weightsmith.architecture import open_model
+from weightsmith.architecture.canonical_config import published
+from weightsmith.checkpoint.shard_writer import ShardWriter
+from weightsmith.engine.merge import DEFAULT_SHARD_BYTES, FREE_FOR_SMALL_FILES, default_threads
+from weightsmith.engine.output_folder import check_output, output_folder
+from weightsmith.engine.run_plan import Progress, run_tensors
+from weightsmith.methods.method import Settings
+from weightsmith.methods.passthrough import Passthrough
+from weightsmith.recipe.plan import Source, TensorPlan
+from weightsmith.tokenizer.files import write_tokenizer_files
+
+
+@dataclass(frozen=True)
+class UnifySummary:
+    """`conversion` says what was done to names and rows; None: they were canonical."""
+
+    out: Path
+    conversion: str | None
+    ignored: tuple[str, ...]
+    tensors: int
+    written_bytes: int
+    seconds: float
+
+
+def unify(
+    model: str,
+    out: Path | str,
+    *,
+    threads: int | None = None,
+    out_shard_size: int = DEFAULT_SHARD_BYTES,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> UnifySummary:
+    """Write the model `model` (any reference that `merge` takes) into the new folder `out`: canonical names and rows, the
+    dtypes it has, config.json of the current class with no `auto_map`, and its tokenizer files. Streams; runs no code of
+    the model's. Raises CheckpointError or OutputError, and then leaves nothing behind.
+    """
+    started, out = time.monotonic(), Path(out)
+    check_output(out, force=force)
+    opened = open_model(model)
+    nothing = Settings({}, (), None)
+    tensors = [
+        TensorPlan(name, info, (Source(opened, name),), nothing, info.torch_dtype, copy=True)
+        for name, info in opened.checkpoint.tensors.items()
+    ]
+    total = sum(tensor.info.nbytes for tensor in tensors)
+    with output_folder(out, force=force, needed_bytes=total + FREE_FOR_SMALL_FILES, inputs=opened.files) as folder:
+        writer = ShardWriter(folder, dict(opened.checkpoint.tensors), out_shard_size)
+        try:
+            run_tensors(tensors, Passthrough(), writer, threads or default_threads(), progress)
+        finally:
+            writer.close(sync=False)
+        write_tokenizer_files(opened, folder)
+        config = published(opened.config, [t.info.torch_dtype for t in tensors])
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return UnifySummary(
+        out, opened.conversion, opened.ignored, len(tensors), total, time.monotonic() - started
+    )  # fmt: skip
