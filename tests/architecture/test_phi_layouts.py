@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+import weightsmith
 from tests.conftest import weightsmith_process
 from tests.mergekit_oracle import run_mergekit
 from weightsmith.architecture import open_model
@@ -123,6 +124,35 @@ def test_unified_weights_and_logits(layout: str, phis: Path, tmp_path: Path) -> 
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert "auto_map" not in config and config["dtype"] == "float32"
     assert not list((tmp_path / "out").glob("*.py"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_there_and_back(layout: str, phis: Path, tmp_path: Path) -> None:
+    weightsmith.unify(str(phis / "base"), tmp_path / "plain")
+    weightsmith.unify(str(tmp_path / "plain"), tmp_path / "old", to=layout)
+    ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "old", phis / f"base-{layout}"))
+    assert ours.keys() == {name for name in theirs if "inv_freq" not in name}
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    told = json.loads((tmp_path / "old" / "config.json").read_text())
+    assert layout == "query_key_value" or (told["n_embd"], told["n_inner"], told["rotary_dim"]) == (
+        HIDDEN,
+        4 * HIDDEN,
+        4,
+    )
+    weightsmith.unify(str(tmp_path / "old"), tmp_path / "again")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+
+
+def test_layouts_that_cannot_be_written(phis: Path, models: Path, tmp_path: Path) -> None:
+    for model, layout, message in (
+        (phis / "base", "phi-msfd", "unknown layout 'phi-msfd'; known: phi/phi-msft"),
+        (models / "base", "phi-msft", "one of phi models"),
+    ):
+        done = weightsmith_process("unify", model, tmp_path / "out", "--to", layout)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

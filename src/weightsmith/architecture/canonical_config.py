@@ -38,9 +38,25 @@ def translate_config(scheme: Scheme, path: Path, foreign: Mapping[str, Any]) -> 
         # GGUF keeps float32; the shortest decimal of that float32 is the number the author wrote (1e-05).
         config[key] = float(str(np.float32(value))) if isinstance(value, float) else value
     for key, (upper, lower) in rules.get("ratio", {}).items():
-        if foreign.get(upper) is not None:
+        if foreign.get(upper) is not None and key not in (config.get("rope_parameters") or {}):
             config[key] = foreign[upper] / size(lower, {**config, "head_dim": _head(config)})
     return config
+
+
+def translate_config_back(scheme: Scheme, config: Config) -> Config:
+    """A canonical configuration in the keys of a foreign layout. Raises CheckpointError where it is of another family."""
+    rules = scheme.config
+    if config.get("model_type") != rules["set"]["model_type"]:
+        raise CheckpointError(
+            f"the layout {scheme.name} is one of {rules['set']['model_type']} models; this one is {config.get('model_type')!r}"
+        )
+    names = {**rules["rename"]}
+    foreign = {names.get(key, key): value for key, value in config.items()}
+    for key, (upper, lower) in rules.get("ratio", {}).items():
+        value = foreign.pop(key, None) or (config.get("rope_parameters") or {}).get(key)
+        if value is not None:
+            foreign[upper] = round(value * size(lower, {**config, "head_dim": _head(config)}))
+    return foreign | rules.get("foreign", {})
 
 
 def _head(config: Config) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from weightsmith.architecture.canonical_config import translate_config
+from weightsmith.architecture.canonical_config import translate_config, translate_config_back
 from weightsmith.architecture.layer_numbers import check_layers
 from weightsmith.architecture.row_map import RowMap, RowMappedCheckpoint
-from weightsmith.architecture.scheme import Scheme, detect_scheme, known_schemes, map_rows
+from weightsmith.architecture.scheme import Scheme, detect_scheme, known_schemes, map_rows, map_rows_back, scheme_named
 from weightsmith.architecture.wrapped_names import is_buffer, unwrap
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.checkpoint.lora import LoraCheckpoint
@@ -53,6 +53,17 @@ def open_model(reference: str, *, beside: Path | None = None) -> Model:
     for adapter in adapters:
         checkpoint = LoraCheckpoint(checkpoint, adapter)
     return Model(reference, checkpoint, config, base, (base, *adapters), scheme, ignored)
+
+
+def in_layout(model: Model, layout: str) -> Model:
+    """The same model under the names, rows and configuration keys of an older layout. Raises CheckpointError."""
+    scheme = scheme_named(layout)
+    try:
+        config = translate_config_back(scheme, model.config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{model.reference}: {error}") from error
+    maps = map_rows_back(scheme, model.home, model.checkpoint.tensors, model.config)
+    return replace(model, checkpoint=RowMappedCheckpoint(model.checkpoint, _ordered(maps)), config=config)
 
 
 _Opened = tuple[Checkpoint, dict[str, Any], Scheme | None, tuple[str, ...]]

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from weightsmith.architecture.row_map import RowMap
+from weightsmith.architecture.row_map import RowMap, invert
 from weightsmith.checkpoint.tensor import TensorInfo
 from weightsmith.errors import CheckpointError
 
@@ -35,6 +35,7 @@ class Rule:
     source: str
     layout: Mapping[str, Any] | None
     pattern: re.Pattern[str]
+    canonical: re.Pattern[str]
     shift: int  # the foreign layer number is the canonical one plus this
 
 
@@ -113,6 +114,48 @@ def map_rows(
     return maps, tuple(ignored)
 
 
+def map_rows_back(scheme: Scheme, path: Path, tensors: Mapping[str, TensorInfo], config: Config) -> dict[str, RowMap]:
+    """Foreign name -> where its rows lie in canonical tensors. Raises CheckpointError for a tensor the layout has no place for,
+    or a foreign tensor that the canonical ones do not fill.
+    """
+    sizes, layers = dimensions(config), config["num_hidden_layers"]
+    maps: dict[str, RowMap] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, info in tensors.items():
+        for rule in scheme.rules:
+            if match := rule.canonical.fullmatch(name):
+                found = match.groupdict()
+                source = rule.source.replace("{w}", found.get("w", "")).replace("{last}", str(layers + rule.shift))
+                source = re.sub(r"\{n[^}]*\}", str(int(found.get("n", 0)) + rule.shift), source)
+                break
+        else:
+            raise CheckpointError(f"{path}: tensor {name!r} has no place in the layout {scheme.name}")
+        if rule.layout is None:
+            shapes[source], rows = info.shape, None
+        else:
+            whole = math.prod(size(part, sizes) for part in rule.layout["view"])
+            shapes[source] = (whole, *info.shape[1:])
+            rows = _rows(rule, path, source, TensorInfo(shapes[source], info.dtype), sizes)
+            if rows is not None and len(rows) != info.shape[0]:
+                raise CheckpointError(
+                    f"{path}: tensor {name!r} has {info.shape[0]} rows, config.json asks for {len(rows)}"
+                )
+        maps[name] = RowMap((source,), rows)
+    try:
+        return invert(maps, shapes)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: cannot be written as {scheme.name}: {error}") from error
+
+
+def scheme_named(name: str) -> Scheme:
+    """The layout `phi-msft` or `phi/phi-msft` of safetensors folders. Raises CheckpointError with the names there are."""
+    known = [scheme for scheme in known_schemes() if "metadata" not in scheme.detect]
+    for scheme in known:
+        if name in (scheme.layout, scheme.name):
+            return scheme
+    raise CheckpointError(f"unknown layout {name!r}; known: {', '.join(scheme.name for scheme in known)}")
+
+
 def _in_range(rule: Rule, match: re.Match[str], layers: int) -> bool:
     found = match.groupdict()
     if "last" in found:
@@ -167,7 +210,7 @@ def _parse(data: Mapping[str, Any]) -> Scheme:
 
 def _rule(to: str, source: str, layout: Mapping[str, Any] | None = None) -> Rule:
     pattern, shift = _pattern(source)
-    return Rule(to, source, layout, pattern, shift)
+    return Rule(to, source, layout, pattern, _pattern(to)[0], shift)
 
 
 def _pattern(template: str) -> tuple[re.Pattern[str], int]:

@@ -95,6 +95,7 @@ def unify(
     model: Annotated[str, typer.Argument(help="A model: folder or GGUF file, +ADAPTER.")],
     out: Annotated[Path, typer.Argument(help="The folder to create.")],
     out_shard_size: Annotated[str, typer.Option(help="Largest shard, such as 5GB or 500MB (decimal units).")] = "5GB",
+    to: Annotated[str | None, typer.Option("--to", help="Write an older layout instead, such as phi-msft.")] = None,
     threads: Threads = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -111,10 +112,12 @@ def unify(
 
     shard = parse_size(out_shard_size)
     with progress_bar("unifying", quiet=quiet) as progress:
-        done = run(model, out, threads=threads, out_shard_size=shard, force=force, progress=progress)
+        done = run(model, out, threads=threads, out_shard_size=shard, force=force, to=to, progress=progress)
     if not quiet:
         typer.echo(
-            f"{done.out}: {done.conversion or 'names were those of transformers already'}; {done.tensors} tensors, "
+            f"{done.out}: {done.conversion or 'read under the names that transformers has today'}"
+            + (f"; written as {to}" if to else "")
+            + f"; {done.tensors} tensors, "
             f"{show_size(done.written_bytes)} in {done.seconds:.1f} s"
         )
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from weightsmith.architecture import open_model
+from weightsmith.architecture import in_layout, open_model
 from weightsmith.architecture.canonical_config import published
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.merge import DEFAULT_SHARD_BYTES, FREE_FOR_SMALL_FILES, default_threads
@@ -38,15 +38,16 @@ def unify(
     threads: int | None = None,
     out_shard_size: int = DEFAULT_SHARD_BYTES,
     force: bool = False,
+    to: str | None = None,
     progress: Progress | None = None,
 ) -> UnifySummary:
     """Write the model `model` (any reference that `merge` takes) into the new folder `out`: canonical names and rows, the
     dtypes it has, config.json of the current class with no `auto_map`, and its tokenizer files. Streams; runs no code of
-    the model's. Raises CheckpointError or OutputError, and then leaves nothing behind.
+    the model's. `to` names an older layout to write instead, such as `phi-msft`. Raises CheckpointError or OutputError, and then leaves nothing behind.
     """
     started, out = time.monotonic(), Path(out)
     check_output(out, force=force)
-    opened = open_model(model)
+    opened = open_model(model) if to is None else in_layout(open_model(model), to)
     nothing = Settings({}, (), None)
     tensors = [
         TensorPlan(name, info, (Source(opened, name),), nothing, info.torch_dtype, copy=True)
