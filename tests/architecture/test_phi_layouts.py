@@ -146,7 +146,7 @@ def test_there_and_back(layout: str, phis: Path, tmp_path: Path) -> None:
 
 def test_layouts_that_cannot_be_written(phis: Path, models: Path, tmp_path: Path) -> None:
     for model, layout, message in (
-        (phis / "base", "phi-msfd", "unknown layout 'phi-msfd'; known: phi/phi-msft"),
+        (phis / "base", "phi-msfd", "unknown layout 'phi-msfd'; known: "),
         (models / "base", "phi-msft", "one of phi models"),
     ):
         done = weightsmith_process("unify", model, tmp_path / "out", "--to", layout)

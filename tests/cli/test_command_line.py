@@ -36,7 +36,7 @@ def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert "Usage" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", ["merge", "unify", "export", "evaluate", "run", "demo"])
+@pytest.mark.parametrize("command", ["inspect", "merge", "unify", "export", "evaluate", "run", "demo"])
 def test_every_command_explains_itself(command: str) -> None:
     done = weightsmith_process(command, "--help")
     assert done.returncode == 0

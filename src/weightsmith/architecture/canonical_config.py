@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,41 @@ import numpy as np
 import torch
 
 from weightsmith.architecture.scheme import Config, Scheme, size
+from weightsmith.checkpoint.tensor import TensorInfo
 from weightsmith.errors import CheckpointError
 
 
-def translate_config(scheme: Scheme, path: Path, foreign: Mapping[str, Any]) -> Config:
+class NoTransformersClass(CheckpointError):
+    """A variant of an architecture that no class of transformers computes: it can only be read as it is."""
+
+
+def translate_config(
+    scheme: Scheme, path: Path, foreign: Mapping[str, Any], tensors: Mapping[str, TensorInfo] | None = None
+) -> Config:
     """`rename` gives each canonical key its foreign name, `default` a value (or a sum of products of canonical keys) where
-    there is none, `ratio` a quotient of two keys; `set` is constant; what is in no list is kept where the source is a
-    config.json. Raises CheckpointError for a key that is missing or says what cannot be read.
+    there is none, `shape` the length of a dimension of one of the foreign `tensors`; `ratio` is a quotient of two keys (or of a
+    key and a number), `times` a product; `set` is constant, `when` sets more where the foreign keys have given values; what is
+    in no list is kept where the source is a config.json. Raises CheckpointError for a key that is missing,
+    NoTransformersClass for a value in `refuse`.
     """
     rules = scheme.config
-    for key in rules.get("refuse", []):
-        if foreign.get(key) not in (None, 0, "none"):
-            raise CheckpointError(
-                f"{path}: {key} is {foreign[key]!r}; this variant of the architecture is not read yet"
-            )
-    used = {*rules["rename"].values(), *rules.get("drop", []), *(pair[0] for pair in rules.get("ratio", {}).values())}
+    for key, refused, reason in rules.get("refuse", []):
+        value = foreign.get(key)
+        if value == refused if refused is not None else value not in (None, 0, "none"):
+            raise NoTransformersClass(f"{path}: {key} is {value!r}: {reason}")
+    pairs = [*rules.get("ratio", {}).values(), *rules.get("times", {}).values()]
+    used = {*rules["rename"].values(), *rules.get("drop", []), *(pair[0] for pair in pairs)}
     config: Config = {} if rules.get("only_listed") else {k: v for k, v in foreign.items() if k not in used}
     config.update(rules["set"])
+    for conditions, more in rules.get("when", []):
+        if all(foreign.get(key) == value for key, value in conditions.items()):
+            config.update(more)
+    for key, (pattern, axis) in rules.get("shape", {}).items():
+        found = next(
+            (i.shape for n, i in (tensors or {}).items() if re.fullmatch(pattern, n) and len(i.shape) > axis), None
+        )
+        if found:
+            config[key] = found[axis]
     for key, name in rules["rename"].items():
         value = foreign.get(name, foreign.get(key))
         if value is None:
@@ -39,7 +58,11 @@ def translate_config(scheme: Scheme, path: Path, foreign: Mapping[str, Any]) -> 
         config[key] = float(str(np.float32(value))) if isinstance(value, float) else value
     for key, (upper, lower) in rules.get("ratio", {}).items():
         if foreign.get(upper) is not None and key not in (config.get("rope_parameters") or {}):
-            config[key] = foreign[upper] / size(lower, {**config, "head_dim": _head(config)})
+            quotient = foreign[upper] / size(lower, {**config, "head_dim": _head(config)})
+            config[key] = int(quotient) if isinstance(lower, int) else quotient
+    for key, (name, factor) in rules.get("times", {}).items():
+        if key not in (config.get("rope_parameters") or {}):
+            config[key] = foreign.get(name, 1) * factor
     return config
 
 
@@ -56,6 +79,10 @@ def translate_config_back(scheme: Scheme, config: Config) -> Config:
         value = foreign.pop(key, None) or (config.get("rope_parameters") or {}).get(key)
         if value is not None:
             foreign[upper] = round(value * size(lower, {**config, "head_dim": _head(config)}))
+    for key, (name, factor) in rules.get("times", {}).items():
+        value = foreign.pop(key, None) or (config.get("rope_parameters") or {}).get(key)
+        if value is not None:
+            foreign[name] = value / factor
     return foreign | rules.get("foreign", {})
 
 

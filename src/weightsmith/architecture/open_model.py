@@ -14,8 +14,8 @@ from weightsmith.architecture.scheme import Scheme, detect_scheme, known_schemes
 from weightsmith.architecture.wrapped_names import is_buffer, unwrap
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.checkpoint.lora import LoraCheckpoint
-from weightsmith.checkpoint.safetensors_folder import SafetensorsFolder
 from weightsmith.checkpoint.tensor import Checkpoint, natural_key
+from weightsmith.checkpoint.weights_folder import WeightsFolder
 from weightsmith.errors import CheckpointError
 
 
@@ -30,6 +30,7 @@ class Model:
     files: tuple[Path, ...]  # every path the weights come from, base first
     scheme: Scheme | None = None  # the foreign layout it is read from
     ignored: tuple[str, ...] = ()  # tensors of the files that are no weights
+    renamed: bool = False  # names were unwrapped, or got or lost the prefix of their class
 
     @property
     def is_gguf(self) -> bool:
@@ -38,10 +39,14 @@ class Model:
     @property
     def conversion(self) -> str | None:
         """What is done to its names and rows on the fly, in a few words."""
-        left_out = f"; {len(self.ignored)} buffers left out" if self.ignored else ""
+        said = []
         if self.scheme:
-            return f"{self.scheme.name} naming, read as {self.config['architectures'][0]}'s{left_out}"
-        return left_out.removeprefix("; ") or None
+            said.append(f"{self.scheme.name} naming, read as {self.config['architectures'][0]}'s")
+        if self.renamed:
+            said.append("wrapped or unprefixed names, read as plain ones")
+        if self.ignored:
+            said.append(f"{len(self.ignored)} buffers left out")
+        return "; ".join(said) or None
 
 
 def open_model(reference: str, *, beside: Path | None = None) -> Model:
@@ -49,10 +54,10 @@ def open_model(reference: str, *, beside: Path | None = None) -> Model:
     then from `beside` (a recipe's folder). Reads headers only. Raises CheckpointError."""
     base, adapters = _split(reference, beside)
     opened = _open_gguf if _is_gguf(base) else _open_folder
-    checkpoint, config, scheme, ignored = opened(base)
+    checkpoint, config, scheme, ignored, renamed = opened(base)
     for adapter in adapters:
         checkpoint = LoraCheckpoint(checkpoint, adapter)
-    return Model(reference, checkpoint, config, base, (base, *adapters), scheme, ignored)
+    return Model(reference, checkpoint, config, base, (base, *adapters), scheme, ignored, renamed)
 
 
 def in_layout(model: Model, layout: str) -> Model:
@@ -66,11 +71,11 @@ def in_layout(model: Model, layout: str) -> Model:
     return replace(model, checkpoint=RowMappedCheckpoint(model.checkpoint, _ordered(maps)), config=config)
 
 
-_Opened = tuple[Checkpoint, dict[str, Any], Scheme | None, tuple[str, ...]]
+_Opened = tuple[Checkpoint, dict[str, Any], Scheme | None, tuple[str, ...], bool]
 
 
 def _open_folder(folder: Path) -> _Opened:
-    files, config = SafetensorsFolder(folder), _read_config(folder)
+    files, config = WeightsFolder(folder), _read_config(folder)
     try:
         plain = unwrap(files.tensors)
     except ValueError as error:
@@ -86,8 +91,9 @@ def _open_folder(folder: Path) -> _Opened:
         maps = {to: RowMap(tuple(plain[s] for s in row_map.sources), row_map.rows) for to, row_map in maps.items()}
     check_layers(folder, maps, config)
     if scheme is None and all(row_map.sources == (name,) for name, row_map in maps.items()) and not ignored:
-        return files, config, None, ()
-    return RowMappedCheckpoint(files, _ordered(maps)), config, scheme, ignored
+        return files, config, None, (), False
+    renamed = any(short != name for short, name in plain.items())
+    return RowMappedCheckpoint(files, _ordered(maps)), config, scheme, ignored, renamed
 
 
 def _open_gguf(path: Path) -> _Opened:
@@ -107,7 +113,7 @@ def _open_gguf(path: Path) -> _Opened:
     checkpoint = RowMappedCheckpoint(file, _ordered(maps))
     config["tie_word_embeddings"] = "lm_head.weight" not in maps
     config["vocab_size"] = checkpoint.tensors["model.embed_tokens.weight"].shape[0]
-    return checkpoint, config, scheme, ignored
+    return checkpoint, config, scheme, ignored, False
 
 
 def _ordered(maps: dict[str, RowMap]) -> dict[str, RowMap]:

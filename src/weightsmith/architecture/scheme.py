@@ -1,9 +1,15 @@
 """Naming schemes: one data file per foreign layout says where each canonical tensor is found in it, and how.
 
 A tensor rule is `[canonical name, foreign name]`, or with a third part that picks rows of the foreign tensor: its rows are
-viewed as `view`, of each of these dimensions `take` keeps a range, and `order` permutes the dimensions. Names hold `{n}` for
-the layer (`{n+1}` where the foreign layers count from one, `{last}` behind the last of those) and `{w}` for `weight` or
-`bias`. Sizes are numbers, or the names that `dimensions` lists, with + and *.
+viewed as `view`, of each of these dimensions `take` keeps a range, and `order` permutes the dimensions. Where the foreign
+part is a list, the canonical tensor is those tensors laid one under the other, with `rows` rows each. `transpose` swaps rows
+and columns, `add` adds a number to each element. Names hold `{n}` for the layer (`{n+1}` where the foreign layers count from
+one, `{last}` behind the last of those) and `{w}` for `weight` or `bias`. Sizes are numbers, or the names that `dimensions`
+lists, with + and *. The first rule whose foreign name fits is the one that counts, unless several take rows of it.
+
+A scheme is detected by all that its `detect` names: a `tensor` (a regular expression), `config` or `metadata` (GGUF) values,
+`keys` that config.json has (`!key`: has not), `tall`, a tensor with more rows than columns. `columns` lists the tensors that
+model-parallel files split by columns. `docs/naming-schemes.md` is the manual.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from weightsmith.architecture.row_map import RowMap, invert
+from weightsmith.architecture.wrapped_names import is_buffer
 from weightsmith.checkpoint.tensor import TensorInfo
 from weightsmith.errors import CheckpointError
 
@@ -32,9 +39,9 @@ class Rule:
     """Where one canonical tensor (or one per layer) comes from."""
 
     to: str
-    source: str
+    sources: tuple[str, ...]
     layout: Mapping[str, Any] | None
-    pattern: re.Pattern[str]
+    patterns: tuple[re.Pattern[str], ...]
     canonical: re.Pattern[str]
     shift: int  # the foreign layer number is the canonical one plus this
 
@@ -47,8 +54,13 @@ class Scheme:
     layout: str
     detect: Mapping[str, Any]
     rules: tuple[Rule, ...]
-    ignored: tuple[re.Pattern[str], ...]
     config: Mapping[str, Any]
+    columns: tuple[re.Pattern[str], ...] = ()  # what model-parallel files split by columns, the rest by rows
+
+    @property
+    def same_names(self) -> bool:
+        """Only the configuration is foreign."""
+        return not self.rules
 
     @property
     def name(self) -> str:
@@ -60,7 +72,7 @@ def known_schemes() -> tuple[Scheme, ...]:
     """Every scheme, by file name."""
     folder = resources.files("weightsmith.architecture") / "schemes"
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".json")), key=lambda entry: entry.name)
-    return tuple(_parse(json.loads(entry.read_text(encoding="utf-8"))) for entry in files)
+    return tuple(parse_scheme(json.loads(entry.read_text(encoding="utf-8"))) for entry in files)
 
 
 def detect_scheme(
@@ -71,8 +83,18 @@ def detect_scheme(
     for scheme in known_schemes():
         told = {"config": config or {}, "metadata": metadata or {}}
         fits = all(told[where].get(k) == v for where in told for k, v in scheme.detect.get(where, {}).items())
-        pattern = scheme.detect.get("tensor")
-        if fits and (pattern is None or any(re.fullmatch(pattern, name) for name in names)):
+        fits = fits and all(
+            (key.lstrip("!") in told["config"]) != key.startswith("!") for key in scheme.detect.get("keys", [])
+        )
+        pattern, tall = scheme.detect.get("tensor"), scheme.detect.get("tall")
+        if (
+            fits
+            and (pattern is None or any(re.fullmatch(pattern, name) for name in names))
+            and (
+                tall is None
+                or any(re.fullmatch(tall, name) and info.shape[0] > info.shape[-1] for name, info in names.items())
+            )
+        ):
             return scheme
     return None
 
@@ -84,12 +106,13 @@ def map_rows(
 
     `config` is the canonical one. Raises CheckpointError for a tensor the scheme does not know and for rows that do not divide.
     """
-    sizes = dimensions(config)
-    layers = config["num_hidden_layers"]
+    sizes, layers = dimensions(config), config["num_hidden_layers"]
+    if scheme.same_names:
+        return {name: RowMap((name,)) for name in tensors}, ()
     maps: dict[str, RowMap] = {}
     ignored = []
     for source, info in tensors.items():
-        matches = [(rule, match) for rule in scheme.rules if (match := rule.pattern.fullmatch(source))]
+        matches = [(rule, m) for rule in scheme.rules for p in rule.patterns if (m := p.fullmatch(source))]
         hits = [(rule, match) for rule, match in matches if _in_range(rule, match, layers)]
         if not hits:
             if matches:
@@ -97,7 +120,7 @@ def map_rows(
                     f"{path}: tensor {source!r} lies outside the {layers} layers that config.json tells of; one of them is "
                     "of another model"
                 )
-            if any(pattern.fullmatch(source) for pattern in scheme.ignored):
+            if is_buffer(source, info):
                 ignored.append(source)
                 continue
             raise CheckpointError(
@@ -105,12 +128,18 @@ def map_rows(
             )
         for rule, match in hits:
             found = match.groupdict()
-            name = rule.to.replace("{w}", found.get("w", ""))
-            if "n" in found:
-                name = name.replace("{n}", str(int(found["n"]) - rule.shift))
-            if name in maps:
+            number = int(found["n"]) - rule.shift if "n" in found else 0
+            name = _fill(rule.to, number, found.get("w"), layers, 0)
+            sources = tuple(_fill(part, number, found.get("w"), layers, rule.shift) for part in rule.sources)
+            if name in maps and maps[name].sources != sources:
                 raise CheckpointError(f"{path}: tensors {maps[name].sources[0]!r} and {source!r} are both {name!r}")
-            maps[name] = RowMap((source,), _rows(rule, path, source, info, sizes))
+            layout = rule.layout or {}
+            transposed, add = layout.get("transpose", False), layout.get("add", 0.0)
+            maps[name] = RowMap(sources, _rows(rule, path, source, info, sizes), transposed, add)
+    for name, row_map in maps.items():
+        for source in row_map.sources:
+            if source not in tensors:
+                raise CheckpointError(f"{path}: tensor {source!r} is missing, which {name!r} is made of")
     return maps, tuple(ignored)
 
 
@@ -118,29 +147,35 @@ def map_rows_back(scheme: Scheme, path: Path, tensors: Mapping[str, TensorInfo],
     """Foreign name -> where its rows lie in canonical tensors. Raises CheckpointError for a tensor the layout has no place for,
     or a foreign tensor that the canonical ones do not fill.
     """
+    if scheme.same_names:
+        return {name: RowMap((name,)) for name in tensors}
     sizes, layers = dimensions(config), config["num_hidden_layers"]
     maps: dict[str, RowMap] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, info in tensors.items():
         for rule in scheme.rules:
             if match := rule.canonical.fullmatch(name):
-                found = match.groupdict()
-                source = rule.source.replace("{w}", found.get("w", "")).replace("{last}", str(layers + rule.shift))
-                source = re.sub(r"\{n[^}]*\}", str(int(found.get("n", 0)) + rule.shift), source)
                 break
         else:
             raise CheckpointError(f"{path}: tensor {name!r} has no place in the layout {scheme.name}")
-        if rule.layout is None:
-            shapes[source], rows = info.shape, None
+        found = match.groupdict()
+        number = int(found.get("n", 0))
+        sources = tuple(_fill(part, number, found.get("w"), layers, rule.shift) for part in rule.sources)
+        layout = rule.layout or {}
+        transposed = layout.get("transpose", False)
+        if transposed or not layout.keys() & {"rows", "view"}:
+            wholes = [info.shape[0]] if info.shape else [1]
+        elif "rows" in layout:
+            wholes = [size(part, sizes) for part in layout["rows"]]
         else:
-            whole = math.prod(size(part, sizes) for part in rule.layout["view"])
-            shapes[source] = (whole, *info.shape[1:])
-            rows = _rows(rule, path, source, TensorInfo(shapes[source], info.dtype), sizes)
-            if rows is not None and len(rows) != info.shape[0]:
-                raise CheckpointError(
-                    f"{path}: tensor {name!r} has {info.shape[0]} rows, config.json asks for {len(rows)}"
-                )
-        maps[name] = RowMap((source,), rows)
+            wholes = [math.prod(size(part, sizes) for part in layout["view"])]
+        for source, whole in zip(sources, wholes, strict=True):
+            shapes[source] = (whole, *info.shape[1:]) if info.shape else ()
+        rows = _rows(rule, path, sources[0], TensorInfo(shapes[sources[0]], info.dtype), sizes)
+        count = sum(wholes) if rows is None else len(rows)
+        if info.shape and count != info.shape[0]:
+            raise CheckpointError(f"{path}: tensor {name!r} has {info.shape[0]} rows, config.json asks for {count}")
+        maps[name] = RowMap(sources, rows, transposed, layout.get("add", 0.0))
     try:
         return invert(maps, shapes)
     except ValueError as error:
@@ -154,6 +189,12 @@ def scheme_named(name: str) -> Scheme:
         if name in (scheme.layout, scheme.name):
             return scheme
     raise CheckpointError(f"unknown layout {name!r}; known: {', '.join(scheme.name for scheme in known)}")
+
+
+def _fill(template: str, number: int, kind: str | None, layers: int, shift: int) -> str:
+    """A template with a layer's number, `weight` or `bias`, and the number behind the last layer put in."""
+    name = template.replace("{w}", kind or "").replace("{last}", str(layers + shift))
+    return re.sub(r"\{n(\+\d+)?\}", str(number + shift), name)
 
 
 def _in_range(rule: Rule, match: re.Match[str], layers: int) -> bool:
@@ -174,7 +215,7 @@ def dimensions(config: Config) -> dict[str, int]:
         "group": heads // key_value,
         "head_dim": head,
         "half_head": head // 2,
-        "hidden": config["hidden_size"],
+        "intermediate": config.get("intermediate_size") or 0,
     }
 
 
@@ -187,7 +228,7 @@ def size(expression: int | str, sizes: Mapping[str, int]) -> int:
 
 
 def _rows(rule: Rule, path: Path, source: str, info: TensorInfo, sizes: Mapping[str, int]) -> np.ndarray | None:
-    if rule.layout is None:
+    if rule.layout is None or "view" not in rule.layout:
         return None
     view = [size(part, sizes) for part in rule.layout["view"]]
     if not info.shape or math.prod(view) != info.shape[0]:
@@ -202,15 +243,17 @@ def _rows(rule: Rule, path: Path, source: str, info: TensorInfo, sizes: Mapping[
     return rows.transpose(rule.layout.get("order", range(rows.ndim))).reshape(-1)
 
 
-def _parse(data: Mapping[str, Any]) -> Scheme:
+def parse_scheme(data: Mapping[str, Any]) -> Scheme:
+    """A scheme from the content of its file. Raises KeyError, TypeError or re.error for content of another form."""
     rules = tuple(_rule(*entry) for entry in data["tensors"])
-    ignored = tuple(_pattern(template)[0] for template in data.get("ignored", []))
-    return Scheme(data["family"], data["layout"], data["detect"], rules, ignored, data["config"])
+    columns = tuple(re.compile(pattern) for pattern in data.get("columns", []))
+    return Scheme(data["family"], data["layout"], data["detect"], rules, data["config"], columns)
 
 
-def _rule(to: str, source: str, layout: Mapping[str, Any] | None = None) -> Rule:
-    pattern, shift = _pattern(source)
-    return Rule(to, source, layout, pattern, _pattern(to)[0], shift)
+def _rule(to: str, source: str | list[str], layout: Mapping[str, Any] | None = None) -> Rule:
+    sources = (source,) if isinstance(source, str) else tuple(source)
+    patterns, shifts = zip(*map(_pattern, sources), strict=True)
+    return Rule(to, sources, layout, patterns, _pattern(to)[0], shifts[0])
 
 
 def _pattern(template: str) -> tuple[re.Pattern[str], int]:

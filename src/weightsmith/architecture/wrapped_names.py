@@ -10,18 +10,35 @@ from weightsmith.checkpoint.tensor import TensorInfo
 # torch.compile, FSDP, activation checkpointing: anywhere in a name; peft, DDP: in front of every name
 _INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _IN_FRONT = ("base_model.model.", "module.")
-_BUFFER = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|masked_bias)")
+# Some families were published without the prefix of their class, or saved with one too many.
+_PREFIXES = (
+    ("embed_tokens.weight", "", "model."),
+    ("word_embeddings.weight", "", "transformer."),
+    ("wte.weight", "", "transformer."),
+    ("embed_in.weight", "", "gpt_neox."),
+    ("decoder.embed_tokens.weight", "", "model."),
+    ("model.model.embed_tokens.weight", "model.", ""),
+)
+_OUTPUT = ("lm_head.", "embed_out.")
+_BUFFER = re.compile(r"(.*\.)?(rotary_(pos_)?emb\.inv_freq|masked_bias)")
 _CAUSAL_MASK = re.compile(r".*\.(attn|attention|self_attention)\.bias")  # four dimensions; a real bias has one
 
 
 def unwrap(names: Iterable[str]) -> dict[str, str]:
-    """Plain name -> name in the file. Raises ValueError where two names become one."""
+    """Plain name -> name in the file: wrappers removed, the class's own prefix as it should be. Raises ValueError where two names become one."""
     plain = {name: name for name in names}
     for wrapper in _INSIDE:
         plain = {name: short.replace(wrapper, "") for name, short in plain.items()}
     for wrapper in _IN_FRONT:
         while plain and all(short.startswith(wrapper) for short in plain.values()):
             plain = {name: short.removeprefix(wrapper) for name, short in plain.items()}
+    for marker, remove, add in _PREFIXES:
+        if marker in plain.values():
+            plain = {
+                name: short if short.startswith(_OUTPUT) else add + short.removeprefix(remove)
+                for name, short in plain.items()
+            }
+            break
     found: dict[str, str] = {}
     for name, short in plain.items():
         if short in found:

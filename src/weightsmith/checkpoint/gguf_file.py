@@ -109,6 +109,18 @@ class GGUFFile:
                 )
             self._where[name] = (kind, elements, size, data + offset)
 
+    def kinds(self) -> list[str]:
+        """The ggml types its tensors have, most frequent first: Q4_1, F32."""
+        numbers = [kind for kind, *_ in self._where.values()]
+        names = dict(_PLAIN_NAMES)
+        try:
+            from gguf.constants import GGMLQuantizationType
+
+            names.update({kind.value: kind.name for kind in GGMLQuantizationType})
+        except ImportError:
+            pass  # all its tensors are plain ones then, or it could not have been opened
+        return [names[kind] for kind in sorted(set(numbers), key=lambda kind: -numbers.count(kind))]
+
     def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
         kind, elements, size, offset = self._where[name]
         if kind in _PLAIN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,11 @@ class SafetensorsFile:
                 f"{length}); download or copy it again"
             )
         try:
-            header = json.loads(self._file.bytes_at(8, length))
+            header = json.loads(self._file.bytes_at(8, length), object_pairs_hook=no_twins("tensor"))
         except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: the safetensors header is not valid JSON: {error}") from error
+            raise CheckpointError(
+                f"{path}: the safetensors header cannot be read: {error}; download it again"
+            ) from error
         if not isinstance(header, dict):
             raise CheckpointError(f"{path}: the safetensors header is not a JSON object")
         header.pop("__metadata__", None)
@@ -75,3 +78,17 @@ class SafetensorsFile:
         self._file.read_into(self._offsets[name] + start * dtype.itemsize, raw)
         if raw is not out:
             out.copy_(raw)
+
+
+def no_twins(kind: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """For json.loads: a key that comes twice raises ValueError instead of hiding its first value."""
+
+    def make(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the {kind} {twice!r} is listed twice")
+        return found
+
+    return make

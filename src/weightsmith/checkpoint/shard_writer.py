@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from weightsmith.checkpoint.safetensors_folder import INDEX, SINGLE
 from weightsmith.checkpoint.tensor import TensorInfo
+from weightsmith.checkpoint.weights_folder import INDEX, SINGLE
 from weightsmith.errors import OutputError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,6 +63,21 @@ def read_tensor(checkpoint: Checkpoint, name: str, dtype: torch.dtype | None = N
     out = torch.empty(info.numel, dtype=dtype or info.torch_dtype)
     checkpoint.read(name, 0, info.numel, out)
     return out.reshape(info.shape)
+
+
+def read_transposed(
+    read: Callable[[int, int, torch.Tensor], None], stored: tuple[int, int], start: int, stop: int, out: torch.Tensor
+) -> None:
+    """Fill `out` with elements `start` to `stop` of the transpose of a matrix that `read` gives element ranges of and that has
+    the shape `stored`. Of each stored row only the columns asked for are read. `out` has the stored dtype."""
+    if start == stop:
+        return
+    rows, columns = stored
+    first, last = start // rows, -(-stop // rows)  # a row of the transpose has one element of each stored row
+    part = torch.empty(rows, last - first, dtype=out.dtype)
+    for row in range(rows):
+        read(row * columns + first, row * columns + last, part[row])
+    out.copy_(part.T.reshape(-1)[start - first * rows : stop - first * rows])
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:

@@ -91,6 +91,40 @@ def merge(
 
 
 @app.command()
+def inspect(
+    models: Annotated[list[str] | None, typer.Argument(help="Models, the base first.", show_default=False)] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Take the models of this merge recipe.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Say what each model is and whether they can be merged, from their headers alone.
+
+    Exit code 0: they can be merged as they are. 3: after the changes that are named. 2: a model is broken.
+
+    Example: weightsmith inspect phi-2 phi-2-orange dolphin-2_6-phi-2
+    """
+    from dataclasses import asdict
+
+    from weightsmith.architecture.inspect_models import inspect as run
+    from weightsmith.cli.inspection import show_inspection
+
+    beside, named = None, list(models or [])
+    if recipe:
+        from weightsmith.recipe import load_recipe
+        from weightsmith.recipe.plan import references
+
+        beside, named = recipe.parent, [*references(load_recipe(recipe)), *named]
+    if not named:
+        raise typer.BadParameter("give models, or --recipe")
+    found = run(list(dict.fromkeys(named)), beside=beside)
+    if json_:
+        typer.echo(json.dumps(asdict(found) | {"mergeable": found.mergeable}, indent=2, ensure_ascii=False))
+    else:
+        show_inspection(found)
+    if not found.mergeable:
+        raise typer.Exit(3)
+
+
+@app.command()
 def unify(
     model: Annotated[str, typer.Argument(help="A model: folder or GGUF file, +ADAPTER.")],
     out: Annotated[Path, typer.Argument(help="The folder to create.")],

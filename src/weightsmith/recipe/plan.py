@@ -76,7 +76,7 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     """Open every model and resolve every output tensor. Raises CheckpointError, RecipeError or PlanError."""
     recipe = loaded.recipe
     opened: dict[str, Model] = {}
-    for reference in _references(loaded):
+    for reference in references(loaded):
         if reference not in opened:
             try:
                 opened[reference] = open_model(reference, beside=loaded.file.path.parent)
@@ -100,7 +100,8 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     return Plan(loaded, loaded.method, opened, home, config, ordered)
 
 
-def _references(loaded: LoadedRecipe) -> Iterator[str]:
+def references(loaded: LoadedRecipe) -> Iterator[str]:
+    """Every model reference of a recipe, the base first; some come twice."""
     recipe = loaded.recipe
     if recipe.base_model:
         yield recipe.base_model

@@ -1,0 +1,208 @@
+"""One PyTorch checkpoint (`pytorch_model.bin`, `consolidated.00.pth`) read without running it.
+
+The layout since torch 1.6 is a zip archive: `data.pkl` describes tensors, `data/KEY` holds the bytes of each storage. The
+pickle is walked by an unpickler that knows the few names a state dict needs and turns each into a plain description; any
+other name is refused, so nothing of the file is ever executed.
+Source: https://github.com/pytorch/pytorch/blob/main/torch/serialization.py.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weightsmith.checkpoint.file_range import RangeFile
+from weightsmith.checkpoint.tensor import DTYPE_NAMES, TensorInfo, read_transposed
+from weightsmith.errors import CheckpointError
+
+MAX_PICKLE_BYTES = 100_000_000  # as for a safetensors header: no state dict's description is larger
+_LOCAL_HEADER = 30  # bytes before the name in front of each zip entry
+_STORAGES = {
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
+    "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}  # fmt: skip
+_NESTED = ("state_dict", "model_state_dict", "model", "module")  # where training scripts put the weights
+
+
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    key: str
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> _Tensor:
+    numbers = (offset, *shape, *strides)
+    if not isinstance(storage, _Storage) or len(shape) != len(strides):
+        raise ValueError("a tensor without a storage")
+    if not all(type(n) is int and n >= 0 for n in numbers):
+        raise ValueError("sizes, strides and offsets are non-negative integers")
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _rebuild_parameter(data: _Tensor, *_: Any) -> _Tensor:
+    return data
+
+
+class _Describer(pickle.Unpickler):
+    """An unpickler that can make dictionaries, numbers and descriptions of tensors, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
+            return _rebuild_tensor
+        if module == "torch._utils" and name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
+            return _rebuild_parameter
+        if module in ("torch", "torch.storage") and name in _STORAGES:
+            return _STORAGES[name]
+        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
+            return dtype
+        if (module, name) == ("torch", "Size"):
+            return tuple
+        raise CheckpointError(f"asks for {module}.{name}, which no weights need and which is not run")
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key = pid[:3]
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
+            raise ValueError("an unknown kind of storage")
+        return _Storage(key, dtype)
+
+
+class PyTorchFile:
+    """A checkpoint of one `.bin`, `.pth` or `.pt` file. `aliases`: tensors that are another one under a second name (tied
+    weights). Raises CheckpointError for a file that cannot be true or asks for code."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._file = path, RangeFile(path)
+        self.tensors: dict[str, TensorInfo] = {}
+        self.aliases: dict[str, str] = {}
+        self._where: dict[str, tuple[int, _Tensor]] = {}
+        entries, prefix = self._entries()
+        first: dict[_Tensor, str] = {}
+        for name, tensor in _weights(self._described(entries, prefix)):
+            self._add(name, tensor, entries.get(f"{prefix}data/{tensor.storage.key}"))
+            if tensor in first:
+                self.aliases[name] = first[tensor]
+            first.setdefault(tensor, name)
+        if not self.tensors:
+            raise CheckpointError(f"{path}: no tensors in it")
+
+    def _entries(self) -> tuple[dict[str, tuple[int, int]], str]:
+        """Name of each entry -> (offset of its bytes, their number), and the archive's folder."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                infos = archive.infolist()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise CheckpointError(
+                f"{self.path}: not a whole PyTorch file of the kind written since torch 1.6 ({error}); download it again, or "
+                "load it with torch.load(..., weights_only=True) and save it as safetensors"
+            ) from error
+        found = {}
+        for info in infos:
+            header = self._file.bytes_at(info.header_offset, _LOCAL_HEADER)
+            lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+            start = info.header_offset + _LOCAL_HEADER + lengths
+            if info.compress_type != zipfile.ZIP_STORED or start + info.file_size > self._file.size:
+                raise CheckpointError(f"{self.path}: the entry {info.filename!r} is compressed or cut short")
+            if info.filename in found:
+                raise CheckpointError(f"{self.path}: the entry {info.filename!r} is there twice")
+            found[info.filename] = (start, info.file_size)
+        pickles = [name for name in found if name.endswith("/data.pkl") or name == "data.pkl"]
+        if len(pickles) != 1:
+            raise CheckpointError(f"{self.path}: a zip archive, but not one that torch.save wrote")
+        prefix = pickles[0].removesuffix("data.pkl")
+        start, size = found.get(f"{prefix}byteorder", (0, 0))
+        if size and self._file.bytes_at(start, min(size, 16)) != b"little":
+            raise CheckpointError(f"{self.path}: written on a big-endian machine; save it again on another")
+        return found, prefix
+
+    def _described(self, entries: Mapping[str, tuple[int, int]], prefix: str) -> Any:
+        start, size = entries[f"{prefix}data.pkl"]
+        if size > MAX_PICKLE_BYTES:
+            raise CheckpointError(f"{self.path}: its description of the tensors is {size} bytes, too large to be true")
+        try:
+            return _Describer(io.BytesIO(self._file.bytes_at(start, size))).load()
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
+        except Exception as error:  # a damaged pickle raises whatever its damage makes of it
+            raise CheckpointError(f"{self.path}: its description of the tensors is damaged: {error!r:.200}") from error
+
+    def _add(self, name: str, tensor: _Tensor, entry: tuple[int, int] | None) -> None:
+        dtype = tensor.storage.dtype
+        if entry is None:
+            raise CheckpointError(f"{self.path}: the bytes of tensor {name!r} are missing; download it again")
+        if dtype not in DTYPE_NAMES:
+            raise CheckpointError(f"{self.path}: tensor {name!r} has dtype {dtype}, which cannot be merged")
+        if name in self.tensors:
+            raise CheckpointError(f"{self.path}: tensor {name!r} is listed twice")
+        if not (_is_contiguous(tensor) or _is_transposed(tensor)):
+            raise CheckpointError(
+                f"{self.path}: tensor {name!r} is stored with the strides {list(tensor.strides)}; load and save it with "
+                ".contiguous() first"
+            )
+        if (tensor.offset + math.prod(tensor.shape)) * dtype.itemsize > entry[1]:
+            raise CheckpointError(
+                f"{self.path}: tensor {name!r} claims {list(tensor.shape)} elements, its storage has {entry[1]} bytes"
+            )
+        self.tensors[name] = TensorInfo(tensor.shape, DTYPE_NAMES[dtype])
+        self._where[name] = (entry[0] + tensor.offset * dtype.itemsize, tensor)
+
+    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+        offset, tensor = self._where[name]
+        dtype = tensor.storage.dtype
+
+        def read(first: int, last: int, into: torch.Tensor) -> None:
+            self._file.read_into(offset + first * dtype.itemsize, into)
+
+        raw = out if out.dtype == dtype else torch.empty(stop - start, dtype=dtype)
+        if _is_contiguous(tensor):
+            read(start, stop, raw)
+        else:
+            rows, columns = tensor.shape
+            read_transposed(read, (columns, rows), start, stop, raw)
+        if raw is not out:
+            out.copy_(raw)
+
+
+def _is_contiguous(tensor: _Tensor) -> bool:
+    expected = 1
+    for length, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
+        if length != 1 and stride != expected:
+            return math.prod(tensor.shape) == 0
+        expected *= length
+    return True
+
+
+def _is_transposed(tensor: _Tensor) -> bool:
+    return len(tensor.shape) == 2 and tensor.strides == (1, tensor.shape[0])
+
+
+def _weights(content: Any) -> Iterator[tuple[str, _Tensor]]:
+    """The tensors of a state dict, or of the one inside a training checkpoint."""
+    if not isinstance(content, Mapping):
+        return
+    if not any(isinstance(value, _Tensor) for value in content.values()):
+        nested = next((content[key] for key in _NESTED if isinstance(content.get(key), Mapping)), {})
+        yield from _weights(nested)
+        return
+    for name, value in content.items():
+        if isinstance(value, _Tensor):
+            yield str(name), value

@@ -1,0 +1,99 @@
+"""A folder's weights: safetensors or PyTorch files, single, or as shards with an index."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from weightsmith.checkpoint.pytorch_file import PyTorchFile
+from weightsmith.checkpoint.safetensors_file import SafetensorsFile, no_twins
+from weightsmith.checkpoint.tensor import TensorInfo
+from weightsmith.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_PYTORCH_INDEX, _PYTORCH_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
+_PYTORCH_ENDINGS = (".bin", ".pth", ".pt")
+_NO_WEIGHTS = (
+    "training_args",
+    "optimizer",
+    "scheduler",
+    "rng_state",
+    "adapter_model",
+)  # what trainers leave beside them
+
+OneFile = SafetensorsFile | PyTorchFile
+
+
+class WeightsFolder:
+    """All tensors of a folder as one checkpoint. `aliases`: tied tensors that a PyTorch file lists under two names."""
+
+    def __init__(self, folder: Path) -> None:
+        self._home: dict[str, OneFile] = {}
+        self.tensors: dict[str, TensorInfo] = {}
+        self.aliases: dict[str, str] = {}
+        self.files, listed = find_weights(folder)
+        for path in self.files:
+            shard = open_weights(path)
+            for tensor, info in shard.tensors.items():
+                if tensor in self._home:
+                    raise CheckpointError(
+                        f"{folder}: tensor {tensor!r} is in {self._home[tensor].path.name} and in {path.name}; remove the "
+                        "file that is not of this model"
+                    )
+                self._home[tensor], self.tensors[tensor] = shard, info
+            self.aliases |= getattr(shard, "aliases", {})
+        for tensor, shard in listed.items():
+            if tensor not in self.tensors:
+                raise CheckpointError(
+                    f"{folder}: the index lists tensor {tensor!r} in {shard}, which does not hold it; download the model again"
+                )
+
+    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+        self._home[name].read(name, start, stop, out)
+
+
+def open_weights(path: Path) -> OneFile:
+    """One file of weights, of either kind."""
+    return SafetensorsFile(path) if path.suffix == ".safetensors" else PyTorchFile(path)
+
+
+def find_weights(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """(the files that hold the weights, tensor -> file as the index says). Raises CheckpointError."""
+    for index, single in ((INDEX, SINGLE), (_PYTORCH_INDEX, _PYTORCH_SINGLE)):
+        if (folder / index).exists():
+            listed = parse_index(folder / index, (folder / index).read_text(encoding="utf-8", errors="replace"))
+            for name in sorted(set(listed.values())):
+                if not (folder / name).is_file():
+                    raise CheckpointError(
+                        f"{folder / index}: names the shard {name}, which is not there; download it into {folder}"
+                    )
+            return [folder / name for name in sorted(set(listed.values()))], listed
+        found = [folder / single] if (folder / single).exists() else _others(folder, Path(single).suffix)
+        if found:
+            return found, {}
+    raise CheckpointError(
+        f"{folder}: no weights in it; they are read from .safetensors, .gguf, and PyTorch's .bin and .pth files"
+    )
+
+
+def _others(folder: Path, suffix: str) -> list[Path]:
+    """Weights under other names. Where an original and a converted form lie side by side, the converted one."""
+    endings = (suffix,) if suffix == ".safetensors" else _PYTORCH_ENDINGS
+    found = [p for p in sorted(folder.iterdir()) if p.suffix in endings and not p.name.startswith(_NO_WEIGHTS)]
+    return [p for p in found if not p.name.startswith("consolidated.")] or found
+
+
+def parse_index(path: Path, text: str) -> dict[str, str]:
+    """Tensor -> file name of an index in the form of transformers. Raises CheckpointError."""
+    try:
+        weight_map = json.loads(text, object_pairs_hook=no_twins("tensor"))["weight_map"]
+        names = {str(k): str(v) for k, v in weight_map.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not an index of shards: {error}; download it again") from error
+    for shard in names.values():
+        if Path(shard).name != shard or not shard.endswith((".safetensors", *_PYTORCH_ENDINGS)):
+            raise CheckpointError(f"{path}: {shard!r} is not the name of a file of weights in this folder")
+    return names
