@@ -41,6 +41,7 @@ $(VENV)/demo: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/dev: $(VENV)/demo
 	$(PIP) -e '.[dev]' -r tests/mergekit-needs.txt
 	$(PIP) --no-deps mergekit
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d $(VENV)/oracles transformers==4.36.2
 	touch $@
 
 $(VENV)/docs: $(VENV)/bin/python pyproject.toml constraints.txt

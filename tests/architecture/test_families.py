@@ -126,6 +126,32 @@ def old_neox(weights: Weights) -> Weights:
     return weights | extra
 
 
+def old_metaseq(weights: Weights) -> Weights:
+    out = {}
+    for name, value in weights.items():
+        name = name.removeprefix("model.")
+        if name.startswith("decoder.final_layer_norm."):
+            name = name.replace("final_layer_norm", "layer_norm")
+        out[name] = value
+    for n in range(2):
+        for kind in ("weight", "bias"):
+            parts = [out.pop(f"decoder.layers.{n}.self_attn.{p}_proj.{kind}") for p in "kvq"]
+            out[f"decoder.layers.{n}.self_attn.qkv_proj.{kind}"] = torch.cat(parts)
+    return out | {"decoder.version": torch.tensor([3.0])}
+
+
+def old_nano_gpt(weights: Weights) -> Weights:
+    matrices = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    return {k: v.T if k.endswith(matrices) else v for k, v in weights.items() if k != "lm_head.weight"}
+
+
+def multimodal(weights: Weights) -> Weights:
+    return {
+        ("model.language_model." + k.removeprefix("model.") if k.startswith("model.") else k): v
+        for k, v in weights.items()
+    }
+
+
 QWEN1 = {
     "model_type": "qwen", "architectures": ["QWenLMHeadModel"], "auto_map": {"AutoModelForCausalLM": "modeling_qwen.Q"},
     "vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96,
@@ -151,6 +177,13 @@ FALCON = {
     "n_head": 4, "multi_query": True, "parallel_attn": True, "bias": False, "alibi": False,
 }  # fmt: skip
 
+MPT = {"d_model": 32, "n_heads": 4, "n_layers": 2, "vocab_size": 96, "max_seq_len": 64, "expansion_ratio": 2}
+LLAVA = {
+    "model_type": "llava",
+    "architectures": ["LlavaForConditionalGeneration"],
+    "text_config": FEW_HEADS | {"model_type": "llama"},
+}
+
 CASES = {
     "phi3 split": Case("phi3", FEW_HEADS, old_phi3, None, "phi3/split", back="phi3/split"),
     "qwen1": Case("qwen2", COMMON | {"num_key_value_heads": 4}, old_qwen, QWEN1, "qwen2/qwen1", back="qwen1"),
@@ -165,6 +198,11 @@ CASES = {
     "gpt-neox": Case("gpt_neox", COMMON, old_neox, ignored=6),
     "bloom": Case("bloom", {"vocab_size": 96, "hidden_size": 32, "n_layer": 2, "n_head": 4}, bare("transformer."), drop=("lm_head.weight",)),
     "opt": Case("opt", COMMON | {"ffn_dim": 48, "word_embed_proj_dim": 32}, bare("model."), drop=("lm_head.weight",)),
+    "opt metaseq": Case("opt", COMMON | {"ffn_dim": 48, "word_embed_proj_dim": 32}, old_metaseq, None, "opt/metaseq", ignored=1, back="metaseq", drop=("lm_head.weight",)),
+    "nanoGPT": Case("gpt2", {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}, old_nano_gpt, None, "gpt2/linear", back="gpt2/linear", drop=("lm_head.weight",)),
+    "mpt": Case("mpt", MPT, dict, MPT | {"model_type": "mpt", "architectures": ["MPTForCausalLM"], "auto_map": {"AutoModelForCausalLM": "modeling_mpt.MPTForCausalLM"}, "init_device": "cpu", "verbose": 0}, "mpt/mosaic", back="mosaic", drop=("lm_head.weight",)),
+    "multimodal": Case("llama", FEW_HEADS, multimodal, LLAVA),
+    "fully sharded": Case("qwen2", FEW_HEADS, lambda w: {f"_fsdp_wrapped_module.{k.replace('layers.1.', 'layers.1._fsdp_wrapped_module.')}": v for k, v in w.items()}),
     "llama without model.": Case("llama", FEW_HEADS, bare("model.")),
     "llama with two": Case("llama", FEW_HEADS, lambda w: {"model." + k if k.startswith("model.") else k: v for k, v in w.items()}),
     "mistral wrapped twice": Case("mistral", FEW_HEADS, lambda w: {f"module._orig_mod.{k}": v for k, v in w.items()}),
@@ -240,8 +278,13 @@ def test_half_of_a_pair_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change,message", [({"vocab_size": 125696}, "Baichuan 2 normalizes"), ({"hidden_size": 5120}, "ALiBi")]
 )
-def test_what_no_class_computes_is_refused(change: dict, message: str, tmp_path: Path) -> None:
+def test_what_no_class_computes_is_kept_and_not_unified(change: dict, message: str, tmp_path: Path) -> None:
     build(CASES["baichuan"], tmp_path)
     (tmp_path / "old" / "config.json").write_text(json.dumps(BAICHUAN | change))
+    opened = open_model(str(tmp_path / "old"))
+    assert (
+        message in (opened.conversion or "") and "model.layers.0.self_attn.W_pack.weight" in opened.checkpoint.tensors
+    )
     with pytest.raises(weightsmith.errors.CheckpointError, match=message):
-        open_model(str(tmp_path / "old"))
+        weightsmith.unify(str(tmp_path / "old"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -64,7 +64,7 @@ def test_another_vocabulary(models: Path, tmp_path: Path) -> None:
         for name in ("model.embed_tokens.weight", "lm_head.weight"):
             weights[name] = weights[name][:100]
 
-    said = blocked(models, changed(models, tmp_path, cut))
+    said = blocked(models, changed(models, tmp_path, cut, vocab_size=100))
     assert "the vocabularies differ: 128 rows" in said and "100 in" in said
     assert "lm_head.weight, model.embed_tokens.weight" in said
 
@@ -73,9 +73,13 @@ def test_other_shapes(models: Path, tmp_path: Path) -> None:
     def cut(weights) -> None:
         for n in range(3):
             weights[f"model.layers.{n}.mlp.up_proj.weight"] = weights[f"model.layers.{n}.mlp.up_proj.weight"][:80]
+            weights[f"model.layers.{n}.mlp.gate_proj.weight"] = weights[f"model.layers.{n}.mlp.gate_proj.weight"][:80]
+            weights[f"model.layers.{n}.mlp.down_proj.weight"] = weights[f"model.layers.{n}.mlp.down_proj.weight"][
+                :, :80
+            ]
 
-    said = blocked(models, changed(models, tmp_path, cut))
-    assert "3 tensors have other shapes, such as model.layers.0.mlp.up_proj.weight: [96, 64] and [80, 64]" in said
+    said = blocked(models, changed(models, tmp_path, cut, intermediate_size=80))
+    assert "9 tensors have other shapes, such as model.layers.0.mlp.down_proj.weight: [64, 96] and [64, 80]" in said
 
 
 def test_a_tensor_is_missing(models: Path, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import weightsmith
 from tests.conftest import weightsmith_process
 from tests.mergekit_oracle import run_mergekit
+from tests.transformers_436 import converter
 from weightsmith.architecture import open_model
 from weightsmith.checkpoint.tensor import read_tensor
 
@@ -144,6 +147,19 @@ def test_there_and_back(layout: str, phis: Path, tmp_path: Path) -> None:
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
+def test_fused_layout_as_transformers_436_made_it(phis: Path, tmp_path: Path) -> None:
+    theirs = converter("phi", "convert_phi_weights_to_hf", tmp_path)
+    old = load_file(phis / "one-sequential" / "model.safetensors")
+    mapping = {k.replace("layers.25", f"layers.{LAYERS + 1}"): v for k, v in theirs.PHI_MAPPING.items()}
+    config = SimpleNamespace(num_hidden_layers=LAYERS, num_attention_heads=HEADS, hidden_size=HIDDEN)
+    fused = theirs.convert_weights(dict(old), mapping, config)
+    shutil.copytree(phis / "one-query_key_value", tmp_path / "fused")
+    save_file({k: v.contiguous() for k, v in fused.items()}, tmp_path / "fused" / "model.safetensors", {"format": "pt"})
+    ours, plain = (open_model(str(f)).checkpoint for f in (tmp_path / "fused", phis / "one"))
+    assert ours.tensors == plain.tensors
+    assert all(torch.equal(read_tensor(ours, n), read_tensor(plain, n)) for n in plain.tensors)
+
+
 def test_layouts_that_cannot_be_written(phis: Path, models: Path, tmp_path: Path) -> None:
     for model, layout, message in (
         (phis / "base", "phi-msfd", "unknown layout 'phi-msfd'; known: "),
@@ -230,3 +246,28 @@ def test_damaged_models(case: str, phis: Path, tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["bad"]
+
+
+@pytest.mark.parametrize("base", ["base", "base-phi-msft", "base-query_key_value"])
+def test_an_adapter_in_old_names(base: str, phis: Path, tmp_path: Path) -> None:
+    """LoRA trained on `Wqkv` goes to the same rows of today's q, k and v."""
+    torch.manual_seed(3)
+    delta, factors = {}, {}
+    for n in range(LAYERS):
+        for module, rows in ((f"transformer.h.{n}.mixer.Wqkv", 3 * HIDDEN), (f"transformer.h.{n}.mlp.fc1", 4 * HIDDEN)):
+            a, b = torch.randn(2, HIDDEN), torch.randn(rows, 2)
+            key = f"base_model.model.{module}"
+            factors |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
+            delta[f"{module}.weight"] = 2.0 * (b @ a)
+    save_file(factors, tmp_path / "adapter_model.safetensors")
+    told = {"peft_type": "LORA", "lora_alpha": 4, "r": 2, "bias": "none"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(told))
+    model = open_model(f"{phis / base}+{tmp_path}")
+    assert "phi/phi-msft naming, added to the rows" in (model.conversion or "") and model.lora_ranks == (2,)
+    plain = load_file(phis / "base" / "model.safetensors")
+    for n in range(LAYERS):
+        for i, p in enumerate("qkv"):
+            name = f"model.layers.{n}.self_attn.{p}_proj.weight"
+            rows = delta[f"transformer.h.{n}.mixer.Wqkv.weight"][i * HIDDEN : (i + 1) * HIDDEN]
+            assert torch.allclose(read_tensor(model.checkpoint, name), plain[name] + rows, atol=1e-5)
+    assert torch.equal(read_tensor(model.checkpoint, "lm_head.weight"), plain["lm_head.weight"])

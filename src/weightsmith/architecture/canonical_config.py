@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from weightsmith.architecture.scheme import Config, Scheme, size
+from weightsmith.architecture.scheme import Config, Scheme, dimensions, size
 from weightsmith.checkpoint.tensor import TensorInfo
 from weightsmith.errors import CheckpointError
 
@@ -48,7 +48,7 @@ def translate_config(
             config[key] = found[axis]
     for key, name in rules["rename"].items():
         value = foreign.get(name, foreign.get(key))
-        if value is None:
+        if value is None or (value == 0 and key in rules.get("zero_is_none", [])):
             if key not in rules["default"]:
                 raise CheckpointError(f"{path}: the key {name} is missing")
             value = rules["default"][key]
@@ -73,8 +73,10 @@ def translate_config_back(scheme: Scheme, config: Config) -> Config:
         raise CheckpointError(
             f"the layout {scheme.name} is one of {rules['set']['model_type']} models; this one is {config.get('model_type')!r}"
         )
-    names = {**rules["rename"]}
-    foreign = {names.get(key, key): value for key, value in config.items()}
+    names, kept = rules["rename"], config
+    if rules.get("only_listed"):
+        kept = {key: config[key] for key in (*names, *rules.get("shape", {})) if config.get(key) is not None}
+    foreign = {names.get(key, key): value for key, value in kept.items()}
     for key, (upper, lower) in rules.get("ratio", {}).items():
         value = foreign.pop(key, None) or (config.get("rope_parameters") or {}).get(key)
         if value is not None:
@@ -87,7 +89,7 @@ def translate_config_back(scheme: Scheme, config: Config) -> Config:
 
 
 def _head(config: Config) -> int:
-    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return dimensions(config)["head_dim"]
 
 
 _NOT_PUBLISHED = ("auto_map", "quantization_config", "torch_dtype", "_name_or_path", "transformers_version")

@@ -9,12 +9,10 @@ from pathlib import Path
 
 from weightsmith.architecture.layer_numbers import LAYER
 from weightsmith.architecture.open_model import Model, open_model
+from weightsmith.architecture.tied import EMBEDDINGS, OUTPUTS
 from weightsmith.checkpoint.gguf_file import GGUFFile
-from weightsmith.checkpoint.lora import LoraCheckpoint
 
 _SHOWN = 3  # tensor names per finding
-_EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight")
-_OUTPUTS = ("lm_head.weight", "embed_out.weight")
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,11 @@ def _facts(model: Model) -> ModelFacts:
         layers=len(layers),
         parameters=sum(info.numel for info in infos.values()),
         dtypes=dtypes,
-        vocabulary=_rows(infos, _EMBEDDINGS),
-        tied=_rows(infos, _OUTPUTS) is None,
+        vocabulary=_rows(infos, EMBEDDINGS),
+        tied=_rows(infos, OUTPUTS) is None,
         files=len(weights),
         bytes=sum(path.stat().st_size for path in weights),
-        lora_rank=model.checkpoint.rank if isinstance(model.checkpoint, LoraCheckpoint) else None,
+        lora_rank=max(model.lora_ranks, default=None),
         ignored=model.ignored,
         asks_for_code="auto_map" in _raw_config(model),
     )
@@ -130,7 +128,7 @@ def _compare(base: Model, other: Model) -> list[Finding]:
         (mine.keys() - theirs.keys(), f"only in {base.reference}", "is it a whole checkpoint, of the same depth?"),
         (theirs.keys() - mine.keys(), f"only in {other.reference}", "was it extended, or is the base incomplete?"),
     ):
-        output = {name for name in names if name.endswith(_OUTPUTS)}
+        output = {name for name in names if name.endswith(OUTPUTS)}
         if output:
             found.append(
                 Finding("note", other.reference, f"the output matrix is {where}; the other ties it to the embedding")
@@ -141,7 +139,7 @@ def _compare(base: Model, other: Model) -> list[Finding]:
     differing = {
         n: (mine[n].shape, theirs[n].shape) for n in mine.keys() & theirs.keys() if mine[n].shape != theirs[n].shape
     }
-    vocabulary = {n: s for n, s in differing.items() if n.endswith((*_EMBEDDINGS, *_OUTPUTS)) and s[0][1:] == s[1][1:]}
+    vocabulary = {n: s for n, s in differing.items() if n.endswith((*EMBEDDINGS, *OUTPUTS)) and s[0][1:] == s[1][1:]}
     if vocabulary:
         rows = next(iter(vocabulary.values()))
         text = f"the vocabularies differ: {rows[0][0]} rows in {base.reference}, {rows[1][0]} in {other.reference}; resize one first"

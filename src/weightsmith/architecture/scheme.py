@@ -9,7 +9,7 @@ lists, with + and *. The first rule whose foreign name fits is the one that coun
 
 A scheme is detected by all that its `detect` names: a `tensor` (a regular expression), `config` or `metadata` (GGUF) values,
 `keys` that config.json has (`!key`: has not), `tall`, a tensor with more rows than columns. `columns` lists the tensors that
-model-parallel files split by columns. `docs/naming-schemes.md` is the manual.
+model-parallel files split by columns; `bare_of` is a prefix that the names have here and not in files. `docs/naming-schemes.md` is the manual.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Scheme:
     rules: tuple[Rule, ...]
     config: Mapping[str, Any]
     columns: tuple[re.Pattern[str], ...] = ()  # what model-parallel files split by columns, the rest by rows
+    bare_of: str = ""  # a prefix of the rules' foreign names that the files do not have
 
     @property
     def same_names(self) -> bool:
@@ -106,9 +107,9 @@ def map_rows(
 
     `config` is the canonical one. Raises CheckpointError for a tensor the scheme does not know and for rows that do not divide.
     """
-    sizes, layers = dimensions(config), config["num_hidden_layers"]
     if scheme.same_names:
         return {name: RowMap((name,)) for name in tensors}, ()
+    sizes, layers = dimensions(config), layer_count(config)
     maps: dict[str, RowMap] = {}
     ignored = []
     for source, info in tensors.items():
@@ -149,7 +150,7 @@ def map_rows_back(scheme: Scheme, path: Path, tensors: Mapping[str, TensorInfo],
     """
     if scheme.same_names:
         return {name: RowMap((name,)) for name in tensors}
-    sizes, layers = dimensions(config), config["num_hidden_layers"]
+    sizes, layers = dimensions(config), layer_count(config)
     maps: dict[str, RowMap] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, info in tensors.items():
@@ -177,17 +178,19 @@ def map_rows_back(scheme: Scheme, path: Path, tensors: Mapping[str, TensorInfo],
             raise CheckpointError(f"{path}: tensor {name!r} has {info.shape[0]} rows, config.json asks for {count}")
         maps[name] = RowMap(sources, rows, transposed, layout.get("add", 0.0))
     try:
-        return invert(maps, shapes)
+        return {name.removeprefix(scheme.bare_of): one for name, one in invert(maps, shapes).items()}
     except ValueError as error:
         raise CheckpointError(f"{path}: cannot be written as {scheme.name}: {error}") from error
 
 
-def scheme_named(name: str) -> Scheme:
-    """The layout `phi-msft` or `phi/phi-msft` of safetensors folders. Raises CheckpointError with the names there are."""
+def scheme_named(name: str, config: Config | None = None) -> Scheme:
+    """The layout `phi-msft` or `phi/phi-msft` of safetensors folders; where several families have one of the name, that of
+    `config`'s. Raises CheckpointError with the names there are."""
     known = [scheme for scheme in known_schemes() if "metadata" not in scheme.detect]
-    for scheme in known:
-        if name in (scheme.layout, scheme.name):
-            return scheme
+    named = [scheme for scheme in known if name in (scheme.layout, scheme.name)]
+    family = (config or {}).get("model_type")
+    for scheme in sorted(named, key=lambda scheme: scheme.config["set"].get("model_type") != family):
+        return scheme
     raise CheckpointError(f"unknown layout {name!r}; known: {', '.join(scheme.name for scheme in known)}")
 
 
@@ -206,8 +209,9 @@ def _in_range(rule: Rule, match: re.Match[str], layers: int) -> bool:
 
 def dimensions(config: Config) -> dict[str, int]:
     """Sizes that schemes speak of, from a canonical configuration."""
-    heads = config["num_attention_heads"]
-    head = config.get("head_dim") or config["hidden_size"] // heads
+    heads = first_of(config, "num_attention_heads", "n_head", "n_heads")
+    hidden = first_of(config, "hidden_size", "n_embd", "d_model")
+    head = config.get("head_dim") or hidden // heads
     key_value = config.get("num_key_value_heads") or heads
     return {
         "heads": heads,
@@ -215,8 +219,21 @@ def dimensions(config: Config) -> dict[str, int]:
         "group": heads // key_value,
         "head_dim": head,
         "half_head": head // 2,
+        "hidden": hidden,
         "intermediate": config.get("intermediate_size") or 0,
     }
+
+
+def layer_count(config: Config) -> int:
+    return first_of(config, "num_hidden_layers", "n_layer", "n_layers")
+
+
+def first_of(config: Config, *keys: str) -> int:
+    """The value of the first of `keys` that is there: families spell the same number differently. Raises CheckpointError."""
+    for key in keys:
+        if type(config.get(key)) is int and config[key] > 0:
+            return config[key]
+    raise CheckpointError(f"config.json has no number under {' or '.join(keys)}")
 
 
 def size(expression: int | str, sizes: Mapping[str, int]) -> int:
@@ -247,7 +264,9 @@ def parse_scheme(data: Mapping[str, Any]) -> Scheme:
     """A scheme from the content of its file. Raises KeyError, TypeError or re.error for content of another form."""
     rules = tuple(_rule(*entry) for entry in data["tensors"])
     columns = tuple(re.compile(pattern) for pattern in data.get("columns", []))
-    return Scheme(data["family"], data["layout"], data["detect"], rules, data["config"], columns)
+    return Scheme(
+        data["family"], data["layout"], data["detect"], rules, data["config"], columns, data.get("bare_of", "")
+    )
 
 
 def _rule(to: str, source: str | list[str], layout: Mapping[str, Any] | None = None) -> Rule:

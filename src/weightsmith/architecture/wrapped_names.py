@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from weightsmith.architecture.tied import OUTPUTS, is_tied
 from weightsmith.checkpoint.tensor import TensorInfo
 
 # torch.compile, FSDP, activation checkpointing: anywhere in a name; peft, DDP: in front of every name
@@ -20,7 +22,7 @@ _PREFIXES = (
     ("model.model.embed_tokens.weight", "model.", ""),
 )
 _OUTPUT = ("lm_head.", "embed_out.")
-_BUFFER = re.compile(r"(.*\.)?(rotary_(pos_)?emb\.inv_freq|masked_bias)")
+_BUFFER = re.compile(r"(.*\.)?(rotary_(pos_)?emb\.inv_freq|masked_bias|rope\.freqs|decoder\.version)")
 _CAUSAL_MASK = re.compile(r".*\.(attn|attention|self_attention)\.bias")  # four dimensions; a real bias has one
 
 
@@ -48,5 +50,12 @@ def unwrap(names: Iterable[str]) -> dict[str, str]:
 
 
 def is_buffer(name: str, info: TensorInfo) -> bool:
-    """Whether older versions saved this although it is computed: rotary frequencies, causal masks."""
+    """Whether older versions saved this although it is computed or counted: rotary frequencies, causal masks, versions."""
     return bool(_BUFFER.fullmatch(name)) or (len(info.shape) == 4 and bool(_CAUSAL_MASK.fullmatch(name)))
+
+
+def tied_aliases(aliases: Mapping[str, str], config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Output matrices that are the embedding under a second name, where config.json ties the two."""
+    if not is_tied(config):
+        return ()
+    return tuple(name for pair in aliases.items() for name in pair if name.endswith(OUTPUTS))

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from weightsmith.checkpoint.safetensors_file import SafetensorsFile
 from weightsmith.checkpoint.tensor import Checkpoint, read_tensor
+from weightsmith.checkpoint.weights_folder import OneFile, open_weights
 from weightsmith.errors import CheckpointError
 
 _LORA = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>A|B)(?:\.default)?\.weight$")
@@ -27,7 +27,7 @@ class LoraCheckpoint:
         self._base, self.tensors = base, base.tensors
         self._low_rank: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # scale * B [out, r], A [r, in]
         config = _read_config(adapter)
-        weights = SafetensorsFile(adapter / "adapter_model.safetensors")
+        weights = _open_weights(adapter)
         sides: dict[str, dict[str, torch.Tensor]] = {}
         for key in weights.tensors:
             match = _LORA.match(key)
@@ -66,6 +66,20 @@ class LoraCheckpoint:
         self._base.read(name, start, stop, values)
         values += (b[first:last] @ a).reshape(-1)[start - first * width : stop - first * width]
         out.copy_(values)
+
+
+def adapted_tensors(adapter: Path) -> set[str]:
+    """The weights that an adapter changes, in the names it was trained with. Raises CheckpointError."""
+    matches = (_LORA.match(key) for key in _open_weights(adapter).tensors)
+    return {f"{match['module']}.weight" for match in matches if match}
+
+
+def _open_weights(adapter: Path) -> OneFile:
+    """`adapter_model.safetensors`, or the `.bin` that peft wrote before."""
+    for name in ("adapter_model.safetensors", "adapter_model.bin"):
+        if (adapter / name).exists():
+            return open_weights(adapter / name)
+    raise CheckpointError(f"{adapter}: no adapter_model.safetensors in it; an adapter is a folder in peft's format")
 
 
 def _read_config(adapter: Path) -> dict[str, Any]:

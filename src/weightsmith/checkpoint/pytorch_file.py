@@ -106,40 +106,43 @@ class PyTorchFile:
             raise CheckpointError(f"{path}: no tensors in it")
 
     def _entries(self) -> tuple[dict[str, tuple[int, int]], str]:
-        """Name of each entry -> (offset of its bytes, their number), and the archive's folder."""
+        """Name of each entry -> (offset of its local header, bytes of its content), and the archive's folder."""
         try:
             with zipfile.ZipFile(self.path) as archive:
                 infos = archive.infolist()
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except Exception as error:  # zipfile raises whatever the damage makes of it
             raise CheckpointError(
                 f"{self.path}: not a whole PyTorch file of the kind written since torch 1.6 ({error}); download it again, or "
                 "load it with torch.load(..., weights_only=True) and save it as safetensors"
             ) from error
         found = {}
         for info in infos:
-            header = self._file.bytes_at(info.header_offset, _LOCAL_HEADER)
-            lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-            start = info.header_offset + _LOCAL_HEADER + lengths
-            if info.compress_type != zipfile.ZIP_STORED or start + info.file_size > self._file.size:
+            end = info.header_offset + _LOCAL_HEADER + info.file_size
+            if info.compress_type != zipfile.ZIP_STORED or info.header_offset < 0 or end > self._file.size:
                 raise CheckpointError(f"{self.path}: the entry {info.filename!r} is compressed or cut short")
             if info.filename in found:
                 raise CheckpointError(f"{self.path}: the entry {info.filename!r} is there twice")
-            found[info.filename] = (start, info.file_size)
+            found[info.filename] = (info.header_offset, info.file_size)
         pickles = [name for name in found if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(pickles) != 1:
             raise CheckpointError(f"{self.path}: a zip archive, but not one that torch.save wrote")
         prefix = pickles[0].removesuffix("data.pkl")
-        start, size = found.get(f"{prefix}byteorder", (0, 0))
-        if size and self._file.bytes_at(start, min(size, 16)) != b"little":
+        header, size = found.get(f"{prefix}byteorder", (0, 0))
+        if size and self._file.bytes_at(self._content(header), min(size, 16)) == b"big":
             raise CheckpointError(f"{self.path}: written on a big-endian machine; save it again on another")
         return found, prefix
 
+    def _content(self, header: int) -> int:
+        """Where the content behind a local header begins: torch pads the header so that it is aligned."""
+        lengths = self._file.bytes_at(header + 26, 4)
+        return header + _LOCAL_HEADER + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+
     def _described(self, entries: Mapping[str, tuple[int, int]], prefix: str) -> Any:
-        start, size = entries[f"{prefix}data.pkl"]
+        header, size = entries[f"{prefix}data.pkl"]
         if size > MAX_PICKLE_BYTES:
             raise CheckpointError(f"{self.path}: its description of the tensors is {size} bytes, too large to be true")
         try:
-            return _Describer(io.BytesIO(self._file.bytes_at(start, size))).load()
+            return _Describer(io.BytesIO(self._file.bytes_at(self._content(header), size))).load()
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from error
         except Exception as error:  # a damaged pickle raises whatever its damage makes of it
@@ -163,11 +166,12 @@ class PyTorchFile:
                 f"{self.path}: tensor {name!r} claims {list(tensor.shape)} elements, its storage has {entry[1]} bytes"
             )
         self.tensors[name] = TensorInfo(tensor.shape, DTYPE_NAMES[dtype])
-        self._where[name] = (entry[0] + tensor.offset * dtype.itemsize, tensor)
+        self._where[name] = (entry[0], tensor)
 
     def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
-        offset, tensor = self._where[name]
+        header, tensor = self._where[name]
         dtype = tensor.storage.dtype
+        offset = self._content(header) + tensor.offset * dtype.itemsize
 
         def read(first: int, last: int, into: torch.Tensor) -> None:
             self._file.read_into(offset + first * dtype.itemsize, into)

@@ -13,6 +13,7 @@ from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.merge import DEFAULT_SHARD_BYTES, FREE_FOR_SMALL_FILES, default_threads
 from weightsmith.engine.output_folder import check_output, output_folder
 from weightsmith.engine.run_plan import Progress, run_tensors
+from weightsmith.errors import CheckpointError
 from weightsmith.methods.method import Settings
 from weightsmith.methods.passthrough import Passthrough
 from weightsmith.recipe.plan import Source, TensorPlan
@@ -47,7 +48,11 @@ def unify(
     """
     started, out = time.monotonic(), Path(out)
     check_output(out, force=force)
-    opened = open_model(model) if to is None else in_layout(open_model(model), to)
+    opened = open_model(model)
+    if opened.kept_because:
+        raise CheckpointError(f"{opened.kept_because}. It can be merged with models of its own layout, not unified")
+    if to is not None:
+        opened = in_layout(opened, to)
     nothing = Settings({}, (), None)
     tensors = [
         TensorPlan(name, info, (Source(opened, name),), nothing, info.torch_dtype, copy=True)
@@ -62,7 +67,7 @@ def unify(
             writer.close(sync=False)
         write_tokenizer_files(opened, folder)
         config = published(opened.config, [t.info.torch_dtype for t in tensors])
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / opened.config_file).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return UnifySummary(
         out, opened.conversion, opened.ignored, len(tensors), total, time.monotonic() - started
     )  # fmt: skip

@@ -17,6 +17,7 @@ import torch
 from weightsmith.architecture import Model, open_model
 from weightsmith.architecture.canonical_config import published
 from weightsmith.architecture.layer_numbers import LAYER
+from weightsmith.architecture.tied import OUTPUTS, embedding_name, is_tied
 from weightsmith.checkpoint.tensor import DTYPE_NAMES, TensorInfo, natural_key
 from weightsmith.errors import CheckpointError, PlanError
 from weightsmith.methods.method import REQUIRED, Method, Settings
@@ -27,7 +28,6 @@ from weightsmith.recipe.schema import ModelEntry, Slice, SliceSource
 # Tensors behind the layers come from the last slice, those before them (embeddings) from the first; file order says
 # nothing, safetensors files are sorted by name.
 _AFTER_LAYERS = re.compile(r"(^|[._])(lm_head|embed_out|output|score|final\w*|norm|ln_f|norm_f)\.")
-TIED = {"lm_head.weight": "model.embed_tokens.weight"}  # present in only one form where embeddings are tied
 
 
 @dataclass(frozen=True)
@@ -247,8 +247,8 @@ def _place(loaded: LoadedRecipe, reference: str) -> str:
 def _source(loaded: LoadedRecipe, model: Model, tensor: str) -> Source:
     if tensor in model.checkpoint.tensors:
         return Source(model, tensor)
-    twin = TIED.get(tensor)
-    if twin and model.config.get("tie_word_embeddings") and twin in model.checkpoint.tensors:
+    twin = embedding_name(model.checkpoint.tensors)
+    if twin and tensor.endswith(OUTPUTS) and is_tied(model.config):
         return Source(model, twin)
     raise PlanError(
         f"{_place(loaded, model.reference)}: tensor {tensor!r} is required and not in {model.reference}; its layer names or its depth differ from the "
@@ -259,9 +259,7 @@ def _source(loaded: LoadedRecipe, model: Model, tensor: str) -> Source:
 def _check_nothing_left(loaded: LoadedRecipe, opened: dict[str, Model], home: Model) -> None:
     for model in opened.values():
         for tensor in model.checkpoint.tensors:
-            if tensor not in home.checkpoint.tensors and not (
-                tensor in TIED and home.config.get("tie_word_embeddings")
-            ):
+            if tensor not in home.checkpoint.tensors and not (tensor.endswith(OUTPUTS) and is_tied(home.config)):
                 raise PlanError(
                     f"{_place(loaded, model.reference)}: tensor {tensor!r} of {model.reference} has no counterpart in {home.reference}, which gives the merged "
                     "model its shape; the two cannot be merged"

@@ -1,0 +1,58 @@
+"""From what a person writes, `folder`, `file.gguf`, `owner/name@revision`, any of these `+adapter`, to paths."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from weightsmith.checkpoint.hub import download_model, mirror_headers
+from weightsmith.errors import CheckpointError
+
+_HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
+
+
+def find_model(reference: str, beside: Path | None, *, headers_only: bool = False) -> tuple[Path, list[Path]]:
+    """(the base's folder or GGUF file, the adapters' folders). Relative paths are tried from the working directory, then from
+    `beside`; what is no path and looks like a hub id is downloaded, or its headers alone are. Raises CheckpointError."""
+    parts = reference.split("+")
+    for count in range(len(parts), 0, -1):  # a path may hold a plus of its own: the longest that exists is the base
+        base = find_path("+".join(parts[:count]), beside)
+        if base is not None:
+            break
+    else:
+        count, base = 1, _from_hub(parts[0], headers_only)
+        if base is None:
+            raise CheckpointError(
+                f"{parts[0]}: no such folder or file (model {reference!r}). A model is a local folder with safetensors or "
+                "PyTorch files, a .gguf file, a hub id such as owner/name@revision, or any of these followed by +ADAPTER"
+            )
+    if base.is_file() and not is_gguf(base):
+        raise CheckpointError(f"{base}: a model is a folder or a .gguf file")
+    adapters = []
+    for part in parts[count:]:
+        adapter = find_path(part, beside) or _from_hub(part, headers_only=False)
+        if adapter is None or not adapter.is_dir():
+            raise CheckpointError(f"{part}: no such adapter folder (model {reference!r})")
+        adapters.append(adapter)
+    return base, adapters
+
+
+def is_gguf(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() == ".gguf"
+
+
+def find_path(path: str, beside: Path | None) -> Path | None:
+    """`path` from the working directory, or from `beside`; None: it is in neither."""
+    here = Path(path).expanduser()
+    for candidate in (here, beside / here if beside else here):
+        if path and candidate.exists():
+            return candidate
+    return None
+
+
+def _from_hub(reference: str, headers_only: bool) -> Path | None:
+    match = _HUB_ID.fullmatch(reference)
+    if not match:
+        return None
+    fetch = mirror_headers if headers_only else download_model
+    return fetch(match["repo"], match["revision"])

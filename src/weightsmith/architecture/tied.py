@@ -1,0 +1,27 @@
+"""Embedding and output matrices: how families name them, and whether a model ties the two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight")
+OUTPUTS = ("lm_head.weight", "embed_out.weight")
+# Families whose class ties the two where config.json says nothing.
+_TIED_BY_DEFAULT = {"gpt2", "bloom", "opt", "falcon", "mpt", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt_bigcode", "starcoder2"}  # fmt: skip
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether the output matrix is the embedding."""
+    told = config.get("tie_word_embeddings")
+    return told if isinstance(told, bool) else config.get("model_type") in _TIED_BY_DEFAULT
+
+
+def embedding_name(tensors: Iterable[str]) -> str | None:
+    """The token embedding's name."""
+    return next((name for name in tensors if name.endswith(EMBEDDINGS)), None)
+
+
+def output_name(tensors: Iterable[str]) -> str | None:
+    """The output matrix's name; None: there is none beside the embedding."""
+    return next((name for name in tensors if name.endswith(OUTPUTS)), None)

@@ -1,0 +1,23 @@
+"""Conversion scripts of transformers 4.36.2, loaded from its wheel (`make test` downloads it) without installing it."""
+
+from __future__ import annotations
+
+import importlib.util
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+ORACLES = Path(__file__).parent.parent / ".venv" / "oracles"
+
+
+def converter(family: str, script: str, folder: Path) -> ModuleType:
+    """The module `transformers/models/FAMILY/SCRIPT.py` of that release, beside the transformers that is installed."""
+    wheel = next(ORACLES.glob("transformers-4.36.2-*.whl"))
+    path = folder / f"{script}.py"
+    with zipfile.ZipFile(wheel) as archive:
+        path.write_bytes(archive.read(f"transformers/models/{family}/{script}.py"))
+    found = importlib.util.spec_from_file_location(script, path)
+    assert found and found.loader
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
