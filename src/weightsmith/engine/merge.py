@@ -15,6 +15,7 @@ from weightsmith.engine.run_plan import Progress, run_tensors
 from weightsmith.recipe.load import load_recipe
 from weightsmith.recipe.plan import Plan, make_plan
 from weightsmith.recipe.yaml_file import YamlFile
+from weightsmith.tokenizer.extended import extend_tokenizer
 from weightsmith.tokenizer.files import write_tokenizer_files
 
 RECIPE_COPY = "merge_recipe.yml"
@@ -71,7 +72,9 @@ def merge(
             ties = run_tensors(plan.tensors, plan.method, writer, threads or default_threads(), progress)
         finally:
             writer.close(sync=False)
-        write_tokenizer_files(plan.home, folder)
+        write_tokenizer_files(plan.vocabulary.home if plan.vocabulary else plan.home, folder)
+        if plan.vocabulary:
+            extend_tokenizer(plan.vocabulary, folder)
         (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         (folder / RECIPE_COPY).write_text(loaded.file.text, encoding="utf-8")
     return MergeSummary(

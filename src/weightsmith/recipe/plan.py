@@ -17,17 +17,21 @@ import torch
 from weightsmith.architecture import Model, open_model
 from weightsmith.architecture.canonical_config import published
 from weightsmith.architecture.layer_numbers import LAYER
-from weightsmith.architecture.tied import OUTPUTS, embedding_name, is_tied
+from weightsmith.architecture.tied import EMBEDDINGS, OUTPUTS, embedding_name, is_tied
 from weightsmith.checkpoint.tensor import DTYPE_NAMES, TensorInfo, natural_key
 from weightsmith.errors import CheckpointError, PlanError
 from weightsmith.methods.method import REQUIRED, Method, Settings
 from weightsmith.recipe.load import LoadedRecipe
 from weightsmith.recipe.parameters import resolve
 from weightsmith.recipe.schema import ModelEntry, Slice, SliceSource
+from weightsmith.recipe.vocabulary import align_vocabularies
+from weightsmith.tokenizer.alignment import Alignment
 
 # Tensors behind the layers come from the last slice, those before them (embeddings) from the first; file order says
 # nothing, safetensors files are sorted by name.
 _AFTER_LAYERS = re.compile(r"(^|[._])(lm_head|embed_out|output|score|final\w*|norm|ln_f|norm_f)\.")
+
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Plan:
     home: Model  # gives config and tokenizer
     config: dict[str, Any]
     tensors: tuple[TensorPlan, ...]
+    vocabulary: Alignment | None = None  # where the recipe asks for one; its tokenizer is written
 
     @property
     def output_bytes(self) -> int:
@@ -82,6 +87,7 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
                 opened[reference] = open_model(reference, beside=loaded.file.path.parent)
             except CheckpointError as error:
                 raise CheckpointError(f"{_place(loaded, reference)}: {error}") from error
+    opened, vocabulary = align_vocabularies(loaded, opened, recipe.base_model)
     layers = {reference: _layer_count(model) for reference, model in opened.items()}
     slices = recipe.slices or [_whole_models(loaded, layers)]
     first_base = slices[0].base_model or recipe.base_model
@@ -97,7 +103,11 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
         _check_nothing_left(loaded, opened, home)
     ordered = tuple(sorted(tensors, key=lambda tensor: natural_key(tensor.name)))
     config = _output_config(home, slices, sum(_length(part) for part in slices), ordered)
-    return Plan(loaded, loaded.method, opened, home, config, ordered)
+    if (
+        vocabulary and vocabulary.home.reference != home.reference
+    ):  # the numbers of special tokens go with the tokenizer
+        config |= {key: vocabulary.home.config[key] for key in _SPECIAL if key in vocabulary.home.config}
+    return Plan(loaded, loaded.method, opened, home, config, ordered, vocabulary)
 
 
 def references(loaded: LoadedRecipe) -> Iterator[str]:
@@ -193,6 +203,13 @@ def _plan_tensor(
     lead = base or 0
     for source, info in zip(sources, infos, strict=True):
         if info.shape != infos[lead].shape:
+            if name.endswith((*EMBEDDINGS, *OUTPUTS)) and info.shape[1:] == infos[lead].shape[1:]:
+                raise PlanError(
+                    f"{_place(loaded, source.model.reference)}: the vocabularies differ: {infos[lead].shape[0]} rows in "
+                    f"{sources[lead].model.reference}, {info.shape[0]} in {source.model.reference} ({name}). Say whose to use: "
+                    "tokenizer_source: union (all tokens of all models), base (the base model's) or a model; `weightsmith "
+                    "inspect --recipe` lists the tokens that differ"
+                )
             raise PlanError(
                 f"{_place(loaded, source.model.reference)}: tensor {name!r} is {list(infos[lead].shape)} in {sources[lead].model.reference} and "
                 f"{list(info.shape)} in {source.model.reference}; only models of one shape can be merged"

@@ -46,6 +46,21 @@ class Slice(_Strict):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
+class TokenRule(_Strict):
+    """Where the embedding of one token comes from: a model, one token of a model, or zeros (mergekit's forms)."""
+
+    source: str | dict[str, Any] | None = None
+    force: bool = False
+
+
+class Tokenizer(_Strict):
+    """The vocabulary of the merged model: `union`, `base` or a model's, with rules for single tokens."""
+
+    source: str = "union"
+    tokens: dict[str, TokenRule] = Field(default_factory=dict)
+    pad_to_multiple_of: int | None = Field(default=None, ge=1)
+
+
 class Recipe(_Strict):
     """Top level. Exactly one of `models` and `slices`."""
 
@@ -57,6 +72,7 @@ class Recipe(_Strict):
     dtype: str | None = None
     out_dtype: str | None = None
     tokenizer_source: str | None = None
+    tokenizer: Tokenizer | None = None
 
     @field_validator("parameters", mode="before")
     @classmethod
@@ -70,15 +86,10 @@ class Recipe(_Strict):
             raise ValueError(f"unknown dtype {value!r}; known: {', '.join(DTYPES)}")
         return value
 
-    @field_validator("tokenizer_source")
-    @classmethod
-    def _base_tokenizer(cls, value: str | None) -> str | None:
-        if value not in (None, "base"):
-            raise ValueError(f"{value!r} is not available yet; the tokenizer of the base model is used ('base')")
-        return value
-
     @model_validator(mode="after")
     def _one_kind(self) -> Recipe:
         if (self.models is None) == (self.slices is None):
             raise ValueError("a recipe has exactly one of 'models' and 'slices'")
+        if self.tokenizer and self.tokenizer_source:
+            raise ValueError("a recipe has one of 'tokenizer' and 'tokenizer_source'")
         return self

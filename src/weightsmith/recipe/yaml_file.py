@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -65,9 +65,23 @@ class YamlFile:
             if first["type"] == "missing":
                 raise self.error(keys[:-1], f"the key {where!r} is missing") from error
             if first["type"] == "extra_forbidden":
-                raise self.error(keys, f"unknown key {where!r}{nearest(str(keys[-1]), schema.model_fields)}") from error
+                raise self.error(
+                    keys, f"unknown key {where!r}{nearest(str(keys[-1]), _schema_at(schema, keys).model_fields)}"
+                ) from error
             message = first["msg"].removeprefix("Value error, ")
             raise self.error(keys, f"{where}: {message}" if where else message) from error
+
+
+def _schema_at(schema: type[BaseModel], keys: Sequence[str | int]) -> type[BaseModel]:
+    """The schema of the mapping that holds the last of `keys`."""
+    for key in keys[:-1]:
+        found = [schema.model_fields[str(key)].annotation] if str(key) in schema.model_fields else []
+        while found:  # `list[Slice] | None` and the like
+            kind = found.pop()
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                schema = kind
+            found.extend(get_args(kind))
+    return schema
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,92 @@
+"""Which token has which row: read from tokenizer files or GGUF metadata as data, no tokenizer is built."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weightsmith.architecture import Model
+from weightsmith.architecture.tied import embedding_name
+from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.errors import CheckpointError
+
+_CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """`ids`: token -> row; `added`: tokens added to the tokenizer after its training, as tokenizer.json describes them;
+    `rows`: how many rows the embedding has, of which some may have no token."""
+
+    ids: dict[str, int]
+    added: dict[str, dict[str, Any]]
+    rows: int
+
+    @property
+    def used(self) -> dict[str, int]:
+        """The tokens that have a row."""
+        return {token: number for token, number in self.ids.items() if number < self.rows}
+
+
+def read_vocabulary(model: Model) -> Vocabulary | None:
+    """The vocabulary of a model; None where it brings no tokenizer. Raises CheckpointError for one that cannot be read."""
+    name = embedding_name(model.checkpoint.tensors)
+    rows = model.checkpoint.tensors[name].shape[0] if name else 0
+    if model.is_gguf:
+        ids, added = _from_gguf(model.home)
+    elif (model.home / "tokenizer.json").exists():
+        ids, added = _from_json(model.home / "tokenizer.json")
+    elif (model.home / "vocab.json").exists():
+        ids, added = _from_parts(model.home)
+    else:
+        return None
+    return Vocabulary(ids, added, rows)
+
+
+def _from_gguf(path: Path) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
+    metadata = GGUFFile(path).metadata
+    tokens = metadata.get("tokenizer.ggml.tokens") or []
+    types = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    added = {
+        token: {"content": token, "special": kind == _CONTROL, "normalized": False}
+        for token, kind in zip(tokens, types, strict=False)
+        if kind in (_CONTROL, _USER_DEFINED)
+    }
+    return {token: number for number, token in enumerate(tokens)}, added
+
+
+def _from_json(path: Path) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
+    content = _read(path)
+    try:
+        vocabulary = content["model"]["vocab"]
+        if isinstance(vocabulary, list):  # Unigram: [token, score] in the order of their rows
+            vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
+        added = {entry["content"]: entry for entry in content.get("added_tokens") or []}
+        ids = {str(token): int(number) for token, number in vocabulary.items()}
+        return ids | {token: int(entry["id"]) for token, entry in added.items()}, added
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: not a tokenizer of the tokenizers library ({error!r}); download it again"
+        ) from error
+
+
+def _from_parts(folder: Path) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
+    ids, more = _read(folder / "vocab.json"), {}
+    if (folder / "added_tokens.json").exists():
+        more = _read(folder / "added_tokens.json")
+    try:
+        ids = {str(token): int(number) for token, number in (ids | more).items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder / 'vocab.json'}: not a list of tokens and numbers; download it again"
+        ) from error
+    return ids, {token: {"content": token, "special": False, "normalized": True} for token in more}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}; download it again") from error
