@@ -6,7 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "inspect": "weightsmith.architecture.inspect_models",
+    "inspect": "weightsmith.inspection.inspect",
     "merge": "weightsmith.engine.merge",
     "unify": "weightsmith.engine.unify",
     "load_recipe": "weightsmith.recipe.load",

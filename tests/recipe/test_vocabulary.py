@@ -155,3 +155,26 @@ def test_rules_that_cannot_be_followed(more: dict, message: str, vocabularies: P
     (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe(vocabularies, ("more",), **more)))
     done = weightsmith_process("merge", tmp_path / "r.yml", tmp_path / "out")
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_inspect_names_the_tokens(vocabularies: Path, tmp_path: Path) -> None:
+    done = weightsmith_process("inspect", vocabularies / "base", vocabularies / "padded", vocabularies / "more")
+    assert done.returncode == 3, done.stderr
+    said = " ".join(done.stdout.split())
+    for part in (
+        "64 rows in", "80 in", "rows of", "have no token", "tokenizer_source: union (all", "2 tokens are only in it",
+        "only in it: '<tool>'", "only in it: '<pad>'",
+    ):  # fmt: skip
+        assert part in said, part
+    (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe(vocabularies, ("padded",), tokenizer_source="base")))
+    done = weightsmith_process("inspect", "--recipe", tmp_path / "r.yml")
+    assert done.returncode == 0 and "brought to one by the recipe's tokenizer_source: base" in done.stdout
+
+
+def test_inspect_tells_of_tokens_that_moved(vocabularies: Path) -> None:
+    done = weightsmith_process("inspect", vocabularies / "base", vocabularies / "other", "--all")
+    assert done.returncode == 0, done.stdout
+    assert (
+        "tokens have another row" in done.stdout and "rows are merged by their number; to merge by token" in done.stdout
+    )
+    assert "in the base," in done.stdout

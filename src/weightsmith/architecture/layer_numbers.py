@@ -19,7 +19,10 @@ def check_layers(path: Path, names: Iterable[str], config: dict[str, Any]) -> No
         if match := LAYER.match(name):
             numbers.setdefault(match[1], set()).add(int(match[2]))
     for prefix, found in numbers.items():
-        missing = sorted(set(range(max(found) + 1)) - found)
+        first = min(
+            0 if config.get("num_hidden_layers") else 1, min(found)
+        )  # a family nobody described may count from one
+        missing = sorted(set(range(first, max(found) + 1)) - found)
         if missing:
             raise CheckpointError(
                 f"{path}: layer {missing[0]} is missing ({prefix}{missing[0]}.*), while layer {max(found)} is there; "
@@ -33,3 +36,8 @@ def check_layers(path: Path, names: Iterable[str], config: dict[str, Any]) -> No
                 f"{path}: config.json tells of {told} layers, the weights have {len(found)} ({prefix}*); one of them is "
                 "of another model"
             )
+
+
+def count_layers(names: Iterable[str]) -> int:
+    """One more than the highest layer number."""
+    return 1 + max((int(match[2]) for name in names if (match := LAYER.match(name))), default=-1)

@@ -17,6 +17,7 @@ from weightsmith.architecture.row_map import RowMap, RowMappedCheckpoint
 from weightsmith.architecture.scheme import Scheme, detect_scheme, known_schemes, map_rows, map_rows_back, scheme_named
 from weightsmith.architecture.wrapped_names import is_buffer, tied_aliases, unwrap
 from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.hub import HEADERS_ONLY
 from weightsmith.checkpoint.joined import JoinedCheckpoint
 from weightsmith.checkpoint.tensor import Checkpoint, TensorInfo, natural_key
 from weightsmith.checkpoint.weights_folder import WeightsFolder, find_weights, open_weights
@@ -78,7 +79,7 @@ def open_model(reference: str, *, beside: Path | None = None, headers_only: bool
         ranks.append(rank)
         if layout:
             said.append(f"an adapter in {layout} naming, added to the rows it was trained on")
-    remote = headers_only and (base / ".headers-only").exists()
+    remote = headers_only and (base / HEADERS_ONLY).exists()
     return replace(
         model, reference=reference, checkpoint=checkpoint, files=(base, *adapters), said=tuple(said), lora_ranks=tuple(ranks),
         headers_only=remote,
@@ -97,10 +98,10 @@ def in_layout(model: Model, layout: str) -> Model:
     return replace(model, checkpoint=view, config=config, config_file=scheme.config.get("file", "config.json"))
 
 
-def mapped_by(model: Model, scheme: Scheme, config: dict[str, Any], said: str) -> Model:
-    """`model`, whose layout nobody described, seen through the mapping `scheme` as a model with the configuration `config`.
-    Raises CheckpointError."""
-    maps, ignored = map_rows(scheme, model.home, model.checkpoint.tensors, config)
+def mapped_by(model: Model, scheme: Scheme, config: dict[str, Any], said: str, layers: int) -> Model:
+    """`model`, whose layout nobody described, seen through the mapping `scheme` as a model of `layers` layers with the
+    configuration `config`. Raises CheckpointError."""
+    maps, ignored = map_rows(scheme, model.home, model.checkpoint.tensors, config, layers=layers)
     view = RowMappedCheckpoint(model.checkpoint, _ordered(maps))
     check_layers(model.home, view.tensors, config)
     return replace(

@@ -64,6 +64,11 @@ class Scheme:
         return not self.rules
 
     @property
+    def needs_sizes(self) -> bool:
+        """Whether a rule speaks of heads and the like, rather than numbers alone."""
+        return any(isinstance(part, str) for rule in self.rules for part in _sizes_in(rule.layout))
+
+    @property
     def name(self) -> str:
         return f"{self.family}/{self.layout}"
 
@@ -101,15 +106,16 @@ def detect_scheme(
 
 
 def map_rows(
-    scheme: Scheme, path: Path, tensors: Mapping[str, TensorInfo], config: Config
+    scheme: Scheme, path: Path, tensors: Mapping[str, TensorInfo], config: Config, *, layers: int | None = None
 ) -> tuple[dict[str, RowMap], tuple[str, ...]]:
     """(canonical name -> where its rows lie, foreign tensors that are left out by name).
 
-    `config` is the canonical one. Raises CheckpointError for a tensor the scheme does not know and for rows that do not divide.
+    `config` is the canonical one; `layers` is given where it does not tell their number. Raises CheckpointError for a tensor the scheme does not know and for rows that do not divide.
     """
     if scheme.same_names:
         return {name: RowMap((name,)) for name in tensors}, ()
-    sizes, layers = dimensions(config), layer_count(config)
+    sizes = dimensions(config) if scheme.needs_sizes else {}
+    layers = layer_count(config) if layers is None else layers
     maps: dict[str, RowMap] = {}
     ignored = []
     for source, info in tensors.items():
@@ -150,7 +156,7 @@ def map_rows_back(scheme: Scheme, path: Path, tensors: Mapping[str, TensorInfo],
     """
     if scheme.same_names:
         return {name: RowMap((name,)) for name in tensors}
-    sizes, layers = dimensions(config), layer_count(config)
+    sizes, layers = dimensions(config) if scheme.needs_sizes else {}, layer_count(config)
     maps: dict[str, RowMap] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, info in tensors.items():
@@ -192,6 +198,12 @@ def scheme_named(name: str, config: Config | None = None) -> Scheme:
     for scheme in sorted(named, key=lambda scheme: scheme.config["set"].get("model_type") != family):
         return scheme
     raise CheckpointError(f"unknown layout {name!r}; known: {', '.join(scheme.name for scheme in known)}")
+
+
+def _sizes_in(layout: Any) -> list[Any]:
+    if isinstance(layout, Mapping):
+        layout = [value for key, value in layout.items() if key in ("view", "take", "rows")]
+    return [leaf for part in layout for leaf in _sizes_in(part)] if isinstance(layout, list) else [layout]
 
 
 def _fill(template: str, number: int, kind: str | None, layers: int, shift: int) -> str:

@@ -23,6 +23,9 @@ app = typer.Typer(
 
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Worker threads; as many as cores if not given.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+AcceptMapping = Annotated[
+    bool, typer.Option("--accept-mapping", help="Map names of no known layout by the values of the weights.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")]
 
 
@@ -51,6 +54,10 @@ def merge(
     threads: Threads = None,
     force: Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and its models; write nothing.")] = False,
+    mapping: Annotated[
+        list[str], typer.Option("--mapping", help="MODEL=FILE: the names of a model in a layout of its own.")
+    ] = [],  # noqa: B006
+    accept_mapping: AcceptMapping = False,
     quiet: Quiet = False,
 ) -> None:
     """Merge models as RECIPE says into the new folder OUT.
@@ -65,23 +72,32 @@ def merge(
     from weightsmith.recipe import load_recipe, make_plan
 
     shard = parse_size(out_shard_size)
-    if dry_run:
-        plan = make_plan(load_recipe(recipe))
-        typer.echo(
-            f"{plan.method.name}: {len(plan.models)} models, {len(plan.tensors)} tensors, reads "
-            f"{show_size(plan.read_bytes)}, writes {show_size(plan.output_bytes)}"
-        )
-        return
 
     def converted(plan: Plan) -> None:
         for model in plan.models.values():
             if model.conversion and not quiet:
                 typer.echo(f"{model.reference}: {model.conversion}", err=True)
 
+    mappings = {}
+    for entry in mapping:
+        model, separator, file = entry.rpartition("=")
+        if not separator:
+            raise typer.BadParameter(f"{entry!r} is not MODEL=FILE", param_hint="--mapping")
+        mappings[model] = Path(file)
+    if dry_run:
+        plan = make_plan(load_recipe(recipe), mappings=mappings, accept_mapping=accept_mapping)
+        converted(plan)
+        typer.echo(
+            f"{plan.method.name}: {len(plan.models)} models, {len(plan.tensors)} tensors, reads "
+            f"{show_size(plan.read_bytes)}, writes {show_size(plan.output_bytes)}"
+        )
+        return
+
     with progress_bar("merging", quiet=quiet) as progress:
         done = run(
-            recipe, out, threads=threads, out_shard_size=shard, force=force, progress=progress, on_plan=converted
-        )
+            recipe, out, threads=threads, out_shard_size=shard, force=force, progress=progress, on_plan=converted,
+            mappings=mappings, accept_mapping=accept_mapping,
+        )  # fmt: skip
     if not quiet:
         typer.echo(
             f"{done.out}: {done.method} of {done.models} models, {done.tensors} tensors, "
@@ -94,32 +110,53 @@ def merge(
 def inspect(
     models: Annotated[list[str] | None, typer.Argument(help="Models, the base first.", show_default=False)] = None,
     recipe: Annotated[Path | None, typer.Option(help="Take the models of this merge recipe.")] = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Read all weights: how far each moved from the base, and the same way?")
+    ] = False,
+    save_mapping: Annotated[
+        Path | None, typer.Option(help="Write the mapping that is proposed for names of no known layout.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All tensor names and tokens, not the first few.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
 ) -> None:
     """Say what each model is and whether they can be merged, from their headers alone.
 
-    Exit code 0: they can be merged as they are. 3: after the changes that are named. 2: a model is broken.
+    A hub id (owner/name@revision) is inspected without downloading its weights. Exit code 0: they can be merged as they are.
+    3: after the changes that are named. 2: a model is broken.
 
     Example: weightsmith inspect phi-2 phi-2-orange dolphin-2_6-phi-2
     """
     from dataclasses import asdict
 
-    from weightsmith.architecture.inspect_models import inspect as run
     from weightsmith.cli.inspection import show_inspection
+    from weightsmith.cli.progress import progress_bar
+    from weightsmith.inspection.inspect import inspect as run
 
-    beside, named = None, list(models or [])
+    beside, source, named = None, None, list(models or [])
     if recipe:
         from weightsmith.recipe import load_recipe
         from weightsmith.recipe.plan import references
 
-        beside, named = recipe.parent, [*references(load_recipe(recipe)), *named]
+        loaded = load_recipe(recipe)
+        wish = loaded.recipe.tokenizer
+        source = wish.source if wish else loaded.recipe.tokenizer_source
+        beside, named = recipe.parent, [*references(loaded), *named]
     if not named:
         raise typer.BadParameter("give models, or --recipe")
-    found = run(list(dict.fromkeys(named)), beside=beside)
+    with progress_bar("reading", quiet=quiet or not stats) as progress:
+        found = run(named, beside=beside, tokenizer_source=source, stats=stats, threads=threads, progress=progress)
     if json_:
         typer.echo(json.dumps(asdict(found) | {"mergeable": found.mergeable}, indent=2, ensure_ascii=False))
-    else:
-        show_inspection(found)
+    elif not quiet:
+        show_inspection(found, everything=everything)
+    if save_mapping:
+        if len(found.mappings) != 1:
+            raise WeightsmithError(
+                f"--save-mapping: {len(found.mappings)} models need a mapping; inspect the base and one that does"
+            )
+        save_mapping.write_text(next(iter(found.mappings.values())), encoding="utf-8")
     if not found.mergeable:
         raise typer.Exit(3)
 
@@ -130,6 +167,9 @@ def unify(
     out: Annotated[Path, typer.Argument(help="The folder to create.")],
     out_shard_size: Annotated[str, typer.Option(help="Largest shard, such as 5GB or 500MB (decimal units).")] = "5GB",
     to: Annotated[str | None, typer.Option("--to", help="Write an older layout instead, such as phi-msft.")] = None,
+    like: Annotated[str | None, typer.Option(help="The base model, whose names MODEL is mapped to.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="A file that maps MODEL's names to those of --like.")] = None,
+    accept_mapping: AcceptMapping = False,
     threads: Threads = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -146,7 +186,10 @@ def unify(
 
     shard = parse_size(out_shard_size)
     with progress_bar("unifying", quiet=quiet) as progress:
-        done = run(model, out, threads=threads, out_shard_size=shard, force=force, to=to, progress=progress)
+        done = run(
+            model, out, threads=threads, out_shard_size=shard, force=force, to=to, like=like, mapping=mapping,
+            accept_mapping=accept_mapping, progress=progress,
+        )  # fmt: skip
     if not quiet:
         typer.echo(
             f"{done.out}: {done.conversion or 'read under the names that transformers has today'}"

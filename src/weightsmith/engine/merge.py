@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,16 +51,18 @@ def merge(
     force: bool = False,
     progress: Progress | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    mappings: Mapping[str, Path] | None = None,
+    accept_mapping: bool = False,
 ) -> MergeSummary:
     """Merge as `recipe` says into the new folder `out`: weights, config, tokenizer, chat template and the recipe.
 
     `out_shard_size` is in bytes; `progress` receives (bytes written, bytes in all). The bytes written do not depend on
-    `threads`. Raises RecipeError, CheckpointError, PlanError or OutputError, and then leaves nothing behind.
+    `threads`. `mappings` and `accept_mapping` are for models in a layout of their own (docs/naming-schemes.md). Raises RecipeError, CheckpointError, PlanError or OutputError, and then leaves nothing behind.
     """
     started, out = time.monotonic(), Path(out)
     loaded = load_recipe(recipe)
     check_output(out, force=force)
-    plan = make_plan(loaded)
+    plan = make_plan(loaded, mappings=mappings, accept_mapping=accept_mapping)
     if on_plan:
         on_plan(plan)
     inputs = tuple(path for model in plan.models.values() for path in model.files)

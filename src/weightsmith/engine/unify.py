@@ -9,6 +9,7 @@ from pathlib import Path
 
 from weightsmith.architecture import in_layout, open_model
 from weightsmith.architecture.canonical_config import published
+from weightsmith.architecture.fit import fit_to
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.merge import DEFAULT_SHARD_BYTES, FREE_FOR_SMALL_FILES, default_threads
 from weightsmith.engine.output_folder import check_output, output_folder
@@ -40,17 +41,27 @@ def unify(
     out_shard_size: int = DEFAULT_SHARD_BYTES,
     force: bool = False,
     to: str | None = None,
+    like: str | None = None,
+    mapping: Path | None = None,
+    accept_mapping: bool = False,
     progress: Progress | None = None,
 ) -> UnifySummary:
     """Write the model `model` (any reference that `merge` takes) into the new folder `out`: canonical names and rows, the
     dtypes it has, config.json of the current class with no `auto_map`, and its tokenizer files. Streams; runs no code of
-    the model's. `to` names an older layout to write instead, such as `phi-msft`. Raises CheckpointError or OutputError, and then leaves nothing behind.
+    the model's. `to` names an older layout to write instead, such as `phi-msft`. `like` names a model whose layout this one is brought to where
+    nobody described its own: by the file `mapping`, or, with `accept_mapping`, by the values of its weights. Raises CheckpointError or OutputError, and then leaves nothing behind.
     """
     started, out = time.monotonic(), Path(out)
     check_output(out, force=force)
     opened = open_model(model)
     if opened.kept_because:
         raise CheckpointError(f"{opened.kept_because}. It can be merged with models of its own layout, not unified")
+    if like is not None:
+        opened = fit_to(open_model(like), opened, mapping=mapping, accept=accept_mapping)
+    elif mapping or accept_mapping:
+        raise CheckpointError(
+            f"{opened.reference}: a mapping needs the model whose names it leads to; name it with --like"
+        )
     if to is not None:
         opened = in_layout(opened, to)
     nothing = Settings({}, (), None)

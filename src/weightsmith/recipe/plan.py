@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from weightsmith.architecture import Model, open_model
 from weightsmith.architecture.canonical_config import published
-from weightsmith.architecture.layer_numbers import LAYER
+from weightsmith.architecture.fit import fit_text_parts, fit_to
+from weightsmith.architecture.layer_numbers import LAYER, count_layers
 from weightsmith.architecture.tied import EMBEDDINGS, OUTPUTS, embedding_name, is_tied
 from weightsmith.checkpoint.tensor import DTYPE_NAMES, TensorInfo, natural_key
 from weightsmith.errors import CheckpointError, PlanError
@@ -77,8 +79,12 @@ class Plan:
         return sum(tensor.read_bytes for tensor in self.tensors)
 
 
-def make_plan(loaded: LoadedRecipe) -> Plan:
-    """Open every model and resolve every output tensor. Raises CheckpointError, RecipeError or PlanError."""
+def make_plan(
+    loaded: LoadedRecipe, *, mappings: Mapping[str, Path] | None = None, accept_mapping: bool = False
+) -> Plan:
+    """Open every model and resolve every output tensor. `mappings` gives models in a layout of their own the file that maps it
+    to the base's; `accept_mapping`: others of that kind are mapped by their values. Raises CheckpointError, RecipeError or
+    PlanError."""
     recipe = loaded.recipe
     opened: dict[str, Model] = {}
     for reference in references(loaded):
@@ -87,8 +93,9 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
                 opened[reference] = open_model(reference, beside=loaded.file.path.parent)
             except CheckpointError as error:
                 raise CheckpointError(f"{_place(loaded, reference)}: {error}") from error
+    opened = _fit(loaded, opened, mappings or {}, accept_mapping)
     opened, vocabulary = align_vocabularies(loaded, opened, recipe.base_model)
-    layers = {reference: _layer_count(model) for reference, model in opened.items()}
+    layers = {reference: count_layers(model.checkpoint.tensors) for reference, model in opened.items()}
     slices = recipe.slices or [_whole_models(loaded, layers)]
     first_base = slices[0].base_model or recipe.base_model
     home = opened[first_base or slices[0].sources[0].model]
@@ -108,6 +115,26 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     ):  # the numbers of special tokens go with the tokenizer
         config |= {key: vocabulary.home.config[key] for key in _SPECIAL if key in vocabulary.home.config}
     return Plan(loaded, loaded.method, opened, home, config, ordered, vocabulary)
+
+
+def _fit(
+    loaded: LoadedRecipe, opened: dict[str, Model], mappings: Mapping[str, Path], accept_mapping: bool
+) -> dict[str, Model]:
+    """All models in the base's names, the first one's where there is no base."""
+    if unknown := mappings.keys() - opened.keys():
+        raise PlanError(
+            f"--mapping names {min(unknown)!r}, which {loaded.file.path} does not; it has: {', '.join(opened)}"
+        )
+    first = loaded.recipe.base_model or next(iter(opened))
+    opened = fit_text_parts(opened)
+    for reference in opened.keys() - {first}:
+        try:
+            opened[reference] = fit_to(
+                opened[first], opened[reference], mapping=mappings.get(reference), accept=accept_mapping
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"{_place(loaded, reference)}: {error}") from error
+    return opened
 
 
 def references(loaded: LoadedRecipe) -> Iterator[str]:
@@ -269,7 +296,7 @@ def _source(loaded: LoadedRecipe, model: Model, tensor: str) -> Source:
         return Source(model, twin)
     raise PlanError(
         f"{_place(loaded, model.reference)}: tensor {tensor!r} is required and not in {model.reference}; its layer names or its depth differ from the "
-        "other models'"
+        "other models'. `weightsmith inspect --recipe` says what would map the names; --accept-mapping uses it"
     )
 
 
@@ -281,10 +308,6 @@ def _check_nothing_left(loaded: LoadedRecipe, opened: dict[str, Model], home: Mo
                     f"{_place(loaded, model.reference)}: tensor {tensor!r} of {model.reference} has no counterpart in {home.reference}, which gives the merged "
                     "model its shape; the two cannot be merged"
                 )
-
-
-def _layer_count(model: Model) -> int:
-    return 1 + max((int(m[2]) for name in model.checkpoint.tensors if (m := LAYER.match(name))), default=-1)
 
 
 def _output_config(home: Model, slices: list[Slice], depth: int, tensors: tuple[TensorPlan, ...]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -66,7 +68,7 @@ def test_another_vocabulary(models: Path, tmp_path: Path) -> None:
 
     said = blocked(models, changed(models, tmp_path, cut, vocab_size=100))
     assert "the vocabularies differ: 128 rows" in said and "100 in" in said
-    assert "lm_head.weight, model.embed_tokens.weight" in said
+    assert "no tokenizer.json" in said
 
 
 def test_other_shapes(models: Path, tmp_path: Path) -> None:
@@ -84,13 +86,68 @@ def test_other_shapes(models: Path, tmp_path: Path) -> None:
 
 def test_a_tensor_is_missing(models: Path, tmp_path: Path) -> None:
     said = blocked(models, changed(models, tmp_path, lambda weights: weights.pop("model.norm.weight")))
-    assert "1 tensors are only in" in said and "model.norm.weight" in said
+    assert "1 tensor is only in" in said and "model.norm.weight" in said
 
 
 def test_another_family(models: Path, tmp_path: Path) -> None:
-    assert "it is a mistral model" in blocked(
-        models, changed(models, tmp_path, lambda weights: None, model_type="mistral")
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(GPT2Config(vocab_size=128, n_embd=64, n_layer=3, n_head=4, n_positions=64)).save_pretrained(
+        tmp_path
     )
+    said = blocked(models, tmp_path)
+    assert "it is a gpt2 model" in said and "choose one family" in said
+
+
+def test_another_name_for_the_same_tensors(models: Path, tmp_path: Path) -> None:
+    other = changed(models, tmp_path, lambda weights: None, model_type="mistral")
+    done = weightsmith_process("inspect", models / "base", other)
+    assert done.returncode == 0 and "the result is a llama model" in done.stdout
+
+
+def test_movement(models: Path, tmp_path: Path) -> None:
+    """Against the same numbers computed plainly; the terminal shows a row for each layer."""
+    found = weightsmith.inspect([str(models / n) for n in ("base", "a", "b")], stats=True, threads=2)
+    one = weightsmith.inspect([str(models / n) for n in ("base", "a", "b")], stats=True, threads=1)
+    assert found.movement == one.movement and found.movement is not None
+    base, a, b = (load_file(models / n / "model.safetensors") for n in ("base", "a", "b"))
+    deltas = [torch.cat([(w[k] - base[k]).flatten() for k in base]).double() for w in (a, b)]
+    length = torch.cat([v.flatten() for v in base.values()]).double().norm()
+    assert found.movement.whole == pytest.approx([float(d.norm() / length) for d in deltas], rel=1e-5)
+    (pair,) = found.movement.pairs
+    assert pair.cosine == pytest.approx(float(deltas[0] @ deltas[1] / (deltas[0].norm() * deltas[1].norm())), abs=1e-5)
+    both = (deltas[0] != 0) & (deltas[1] != 0)
+    assert pair.sign_agreement == pytest.approx(float(((deltas[0] * deltas[1])[both] > 0).double().mean()), abs=1e-4)
+    assert "nearly independent" in pair.verdict
+    name = "model.layers.1.mlp.up_proj.weight"
+    (cell,) = [c for c in found.movement.cells if (c.layer, c.module) == (1, "mlp.up_proj")]
+    assert cell.moved[0] == pytest.approx(float((a[name] - base[name]).norm() / base[name].norm()), rel=1e-4)
+    done = weightsmith_process("inspect", "--stats", *(models / n for n in ("base", "a", "b")))
+    assert done.returncode == 0, done.stderr
+    assert "cosine of task vectors" in done.stdout and "by layer and module" in done.stdout
+    rows = [line.split()[0] for line in done.stdout.splitlines() if "%" in line and line.split()[0].isdigit()]
+    assert rows == ["0", "1", "2"] * 2
+
+
+def test_fine_tunes_that_work_against_each_other(models: Path, tmp_path: Path) -> None:
+    base = load_file(models / "base" / "model.safetensors")
+
+    def mirrored(weights) -> None:
+        weights.update({k: 2 * base[k] - v for k, v in weights.items()})
+
+    other = changed(models, tmp_path, mirrored)
+    found = weightsmith.inspect([str(models / "base"), str(models / "a"), str(other)], stats=True)
+    assert found.movement and found.movement.pairs[0].cosine == pytest.approx(-1.0, abs=1e-3)
+    assert "work against each other" in found.movement.pairs[0].verdict
+
+
+def test_tied_and_untied(models: Path, tmp_path: Path) -> None:
+    tied = changed(models, tmp_path, lambda weights: weights.pop("lm_head.weight"), tie_word_embeddings=True)
+    done = weightsmith_process("inspect", models / "base", tied)
+    assert done.returncode == 0 and "its embedding stands in for the output matrix" in done.stdout
+    assert "128 rows, output tied to them" in done.stdout
+    done = weightsmith_process("inspect", tied, models / "base")
+    assert done.returncode == 0 and "its output matrix is left out" in done.stdout
 
 
 def test_code_is_reported(models: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What models are, whether they fit together, and how far fine-tunes moved from their base."""

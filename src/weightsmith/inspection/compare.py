@@ -1,0 +1,193 @@
+"""How a model compares with its base: what matches, what is converted, what does not fit and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from weightsmith.architecture import Model
+from weightsmith.architecture.fit import names_differ
+from weightsmith.architecture.multimodal import text_names
+from weightsmith.architecture.propose_mapping import Proposal
+from weightsmith.architecture.tied import EMBEDDINGS, OUTPUTS, is_tied, output_name
+from weightsmith.inspection.facts import asked_code, main_dtype
+from weightsmith.inspection.vocabularies import VocabularyDifference, compare_vocabularies
+from weightsmith.tokenizer.vocabulary import read_vocabulary
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`kind`: `same`, `converted` (done by merge itself), `note`, or `blocks` (a change is needed first); `model` is None where
+    it is about all; `details` names tensors, tokens or lines of a mapping."""
+
+    kind: str
+    model: str | None
+    text: str
+    details: tuple[str, ...] = ()
+
+
+def about(model: Model) -> Iterator[Finding]:
+    """What is to be said of one model alone."""
+    if model.conversion:
+        yield Finding("converted", model.reference, model.conversion, model.ignored)
+    if code := asked_code(model):
+        yield Finding("note", model.reference, "its config.json names code (auto_map), which is never run", code)
+
+
+def compare(base: Model, other: Model, proposal: Proposal | None, tokenizer_source: str | None) -> Iterator[Finding]:
+    """`proposal`: how `other`'s names would be mapped where they differ; `tokenizer_source`: what the recipe says."""
+    missing, more = names_differ(base, other)
+    if proposal and proposal.sound:
+        text = (
+            f"its names are of no known layout; by shapes and values all {len(other.checkpoint.tensors)} tensors are those of "
+            f"{base.reference}: merge with --accept-mapping, or save and edit it (--save-mapping, then --mapping)"
+        )
+        yield Finding("blocks", other.reference, text, tuple(match.text for match in proposal.matches))
+        return
+    yield from _kinds(base, other, bool(missing or more))
+    yield from _missing(base, other, missing, more, proposal)
+    yield from _tied(base, other)
+    yield from _shapes(base, other)
+    yield from _vocabularies(base, other, tokenizer_source)
+    dtypes = main_dtype(base.checkpoint.tensors), main_dtype(other.checkpoint.tensors)
+    if dtypes[0] != dtypes[1]:
+        text = f"{dtypes[1]} weights beside the base's {dtypes[0]}: merged in float32, rounded to the recipe's `dtype`"
+        yield Finding("note", other.reference, text)
+
+
+def _kinds(base: Model, other: Model, names_apart: bool) -> Iterator[Finding]:
+    kinds = [str(model.config.get("model_type")) for model in (base, other)]
+    if kinds[0] == kinds[1]:
+        return
+    if names_apart:
+        text = f"it is a {kinds[1]} model, {base.reference} a {kinds[0]} model, and their tensors differ; choose one family"
+        yield Finding("blocks", other.reference, text)
+    else:
+        text = f"its config.json says {kinds[1]}, the base's {kinds[0]}; names are the same, the result is a {kinds[0]} model"
+        yield Finding("note", other.reference, text)
+
+
+def _missing(
+    base: Model, other: Model, missing: Sequence[str], more: Sequence[str], proposal: Proposal | None
+) -> Iterator[Finding]:
+    if text_names(base.checkpoint.tensors) and not text_names(other.checkpoint.tensors):
+        return  # said by the caller: the language model alone is merged
+    for names, where, remedy in (
+        (
+            missing,
+            f"only in {base.reference}",
+            "is it a whole checkpoint, of the same depth? Download it again, or choose another",
+        ),
+        (
+            more,
+            f"only in {other.reference}",
+            "was it extended, or is the base another? Choose the base it was made from",
+        ),
+    ):
+        if names:
+            count = "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
+            yield Finding("blocks", other.reference, f"{count} {where}: {remedy}", tuple(names))
+    if missing and more and proposal:
+        weak = [match.text for match in proposal.doubtful]
+        lines = (*(match.text for match in proposal.matches), *(f"no counterpart: {name}" for name in proposal.missing))
+        text = (
+            f"a mapping by shapes and values leaves {len(proposal.missing)} of the base's tensors and {len(proposal.left_over)} "
+            f"of its own without a counterpart, and {len(weak)} unlike the base; correct it in a file (--save-mapping), then "
+            "merge with --mapping"
+        )
+        yield Finding(
+            "note", other.reference, text, (*lines, *(f"fits nothing: {name}" for name in proposal.left_over))
+        )
+
+
+def _tied(base: Model, other: Model) -> Iterator[Finding]:
+    has = [output_name(model.checkpoint.tensors) is not None for model in (base, other)]
+    if has[0] == has[1]:
+        return
+    without = other if has[0] else base
+    if not is_tied(without.config):
+        return  # a missing tensor, which is said as such
+    what = (
+        "its embedding stands in for the output matrix, which the base keeps apart"
+        if has[0]
+        else "its output matrix is left out: the base, and so the result, ties it to the embedding"
+    )
+    yield Finding("note", other.reference, what)
+
+
+def _shapes(base: Model, other: Model) -> Iterator[Finding]:
+    mine, theirs = base.checkpoint.tensors, other.checkpoint.tensors
+    differing = {
+        name: (mine[name].shape, theirs[name].shape)
+        for name in mine.keys() & theirs.keys()
+        if mine[name].shape != theirs[name].shape and not name.endswith((*EMBEDDINGS, *OUTPUTS, "lm_head.bias"))
+    }
+    if differing:
+        name = min(differing)
+        a, b = (list(shape) for shape in differing[name])
+        text = f"{len(differing)} tensors have other shapes, such as {name}: {a} and {b}; it is not a fine-tune of this base"
+        yield Finding("blocks", other.reference, text, tuple(sorted(differing)))
+
+
+def _vocabularies(base: Model, other: Model, tokenizer_source: str | None) -> Iterator[Finding]:
+    mine, theirs = read_vocabulary(base), read_vocabulary(other)
+    rows = [_rows(model) for model in (base, other)]
+    if mine is None or theirs is None:
+        if None not in rows and rows[0] != rows[1]:
+            lacking = base if mine is None else other
+            text = (
+                f"the vocabularies differ: {rows[0]} rows in {base.reference}, {rows[1]} in {other.reference}; which tokens "
+                f"differ cannot be said, {lacking.reference} has no tokenizer.json. Put it there and choose a tokenizer_source"
+            )
+            yield Finding("blocks" if tokenizer_source is None else "note", other.reference, text)
+        return
+    found = compare_vocabularies(mine, theirs)
+    if found.same_tokens and found.rows[0] == found.rows[1]:
+        return
+    if tokenizer_source:
+        kind, remedy = "converted", f"brought to one by the recipe's tokenizer_source: {tokenizer_source}"
+    elif found.rows[0] != found.rows[1]:
+        kind, remedy = "blocks", "say which the result has: " + _choices(base, other, found)
+    else:
+        kind, remedy = "note", "rows are merged by their number; to merge by token, say " + _choices(base, other, found)
+    yield Finding(
+        kind, other.reference, f"the vocabularies differ: {_in_words(base, other, found)}; {remedy}", _tokens(found)
+    )
+
+
+def _rows(model: Model) -> int | None:
+    infos = model.checkpoint.tensors
+    return next((info.shape[0] for name, info in infos.items() if name.endswith(EMBEDDINGS)), None)
+
+
+def _in_words(base: Model, other: Model, found: VocabularyDifference) -> str:
+    said = []
+    if found.rows[0] != found.rows[1]:
+        said.append(f"{found.rows[0]} rows in {base.reference}, {found.rows[1]} in {other.reference}")
+    for model, padding in zip((base, other), found.padding, strict=True):
+        if padding:
+            said.append(f"{padding} rows of {model.reference} have no token")
+    for count, what in (
+        (len(found.only_base), "tokens are only in the base"),
+        (len(found.only_other), "tokens are only in it"),
+        (len(found.moved), "tokens have another row"),
+    ):
+        if count:
+            said.append(f"{count} {what}")
+    return ", ".join(said)
+
+
+def _choices(base: Model, other: Model, found: VocabularyDifference) -> str:
+    used = [rows - padding for rows, padding in zip(found.rows, found.padding, strict=True)]
+    return (
+        f"tokenizer_source: union (all {found.union} tokens; a token that a model lacks gets the base's embedding or the mean of "
+        f"those that have it), base (the {used[0]} of {base.reference}), or {other.reference} (its {used[1]})"
+    )
+
+
+def _tokens(found: VocabularyDifference) -> tuple[str, ...]:
+    return (
+        *(f"row {row} only in the base: {token!r}" for token, row in found.only_base),
+        *(f"row {row} only in it: {token!r}" for token, row in found.only_other),
+        *(f"row {a} in the base, {b} in it: {token!r}" for token, a, b in found.moved),
+    )

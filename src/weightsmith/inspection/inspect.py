@@ -1,0 +1,72 @@
+"""`weightsmith inspect`: what models are and whether they fit together, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weightsmith.architecture import Model, open_model
+from weightsmith.architecture.fit import fit_text_parts, names_differ
+from weightsmith.architecture.propose_mapping import Proposal, propose_mapping
+from weightsmith.inspection.compare import Finding, about, compare
+from weightsmith.inspection.facts import ModelFacts, model_facts
+from weightsmith.inspection.task_vectors import Movement, measure_movement
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All models, and how the others compare with the first. `movement`: how far they moved from it, where that was asked
+    for; `mappings`: for models in a layout nobody described, the content of a mapping file."""
+
+    models: tuple[ModelFacts, ...]
+    findings: tuple[Finding, ...]
+    mappings: dict[str, str]
+    movement: Movement | None = None
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether `merge` takes them as they are."""
+        return not any(finding.kind == "blocks" for finding in self.findings)
+
+
+def inspect(
+    models: Sequence[str],
+    *,
+    beside: Path | None = None,
+    tokenizer_source: str | None = None,
+    stats: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Inspection:
+    """Compare `models`, the base first, by their headers; a hub id's are fetched by range requests. Values are read in two
+    cases: some rows of a model whose names are of no known layout, and with `stats` all weights, to say how far the others
+    moved from the base and whether they pull in the same direction. `tokenizer_source` is what a recipe says of vocabularies.
+    Raises CheckpointError for a model that is broken."""
+    opened = {
+        reference: open_model(reference, beside=beside, headers_only=not stats) for reference in dict.fromkeys(models)
+    }
+    facts = tuple(map(model_facts, opened.values()))
+    alike = fit_text_parts(opened)
+    findings = [finding for model in alike.values() for finding in about(model)]
+    base, *others = alike.values()
+    mappings: dict[str, str] = {}
+    for other in others:
+        proposal = _proposal(base, other)
+        if proposal and proposal.matches:
+            mappings[other.reference] = proposal.as_file(str(base.config.get("model_type", "unknown")))
+        findings += compare(base, other, proposal, tokenizer_source)
+    if others and not any(f.kind == "blocks" for f in findings):
+        findings.insert(0, Finding("same", None, f"{len(alike)} models can be merged"))
+    movement = None
+    if stats and others:
+        movement = measure_movement(base, others, threads=threads, progress=progress)
+    return Inspection(facts, tuple(findings), mappings, movement)
+
+
+def _proposal(base: Model, other: Model) -> Proposal | None:
+    """Where both have names that the other has not, and no layout is known, which of them are the same."""
+    missing, more = names_differ(base, other)
+    if not (missing and more) or base.headers_only or other.headers_only or other.scheme:
+        return None
+    return propose_mapping(base, other)

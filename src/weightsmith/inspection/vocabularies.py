@@ -1,0 +1,44 @@
+"""Where the vocabularies of two models differ, token by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weightsmith.tokenizer.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class VocabularyDifference:
+    """`only_base`, `only_other`: token and row of what the other lacks; `moved`: token, its row in the base, its row in the
+    other; `padding`: rows without a token, in the base and in the other."""
+
+    rows: tuple[int, int]
+    only_base: tuple[tuple[str, int], ...]
+    only_other: tuple[tuple[str, int], ...]
+    moved: tuple[tuple[str, int, int], ...]
+    padding: tuple[int, int]
+
+    @property
+    def same_tokens(self) -> bool:
+        return not (self.only_base or self.only_other or self.moved)
+
+    @property
+    def union(self) -> int:
+        """Tokens of both together."""
+        return self.rows[0] - self.padding[0] + len(self.only_other)
+
+
+def compare_vocabularies(base: Vocabulary, other: Vocabulary) -> VocabularyDifference:
+    """Token by token; tokens without an embedding are left aside."""
+    mine, theirs = base.used, other.used
+    return VocabularyDifference(
+        rows=(base.rows, other.rows),
+        only_base=tuple((t, mine[t]) for t in sorted(mine.keys() - theirs.keys(), key=mine.__getitem__)),
+        only_other=tuple((t, theirs[t]) for t in sorted(theirs.keys() - mine.keys(), key=theirs.__getitem__)),
+        moved=tuple(
+            (t, mine[t], theirs[t])
+            for t in sorted(mine.keys() & theirs.keys(), key=mine.__getitem__)
+            if mine[t] != theirs[t]
+        ),
+        padding=(base.rows - len(set(mine.values())), other.rows - len(set(theirs.values()))),
+    )
