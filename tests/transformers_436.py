@@ -10,13 +10,18 @@ from types import ModuleType
 ORACLES = Path(__file__).parent.parent / ".venv" / "oracles"
 
 
-def converter(family: str, script: str, folder: Path) -> ModuleType:
-    """The module `transformers/models/FAMILY/SCRIPT.py` of that release, beside the transformers that is installed."""
+def converter_path(family: str, script: str, folder: Path) -> Path:
+    """`transformers/models/FAMILY/SCRIPT.py` of that release, copied into `folder`."""
     wheel = next(ORACLES.glob("transformers-4.36.2-*.whl"))
     path = folder / f"{script}.py"
     with zipfile.ZipFile(wheel) as archive:
         path.write_bytes(archive.read(f"transformers/models/{family}/{script}.py"))
-    found = importlib.util.spec_from_file_location(script, path)
+    return path
+
+
+def converter(family: str, script: str, folder: Path) -> ModuleType:
+    """That script as a module, beside the transformers that is installed."""
+    found = importlib.util.spec_from_file_location(script, converter_path(family, script, folder))
     assert found and found.loader
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)

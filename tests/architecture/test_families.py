@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import weightsmith
 import weightsmith.errors
+from tests.transformers_436 import converter, converter_path
 from weightsmith.architecture import open_model
 
 Weights = dict[str, torch.Tensor]
@@ -194,16 +197,16 @@ CASES = {
         old_glm, CHATGLM, "glm/chatglm", ignored=1, back="chatglm",
     ),
     "falcon": Case("falcon", {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}, dict, FALCON, "falcon/RefinedWebModel", back="RefinedWebModel"),
-    "gpt2": Case("gpt2", {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}, old_gpt2, ignored=2, drop=("lm_head.weight",)),
+    "gpt2": Case("gpt2", {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}, old_gpt2, ignored=2, back="bare", drop=("lm_head.weight",)),
     "gpt-neox": Case("gpt_neox", COMMON, old_neox, ignored=6),
-    "bloom": Case("bloom", {"vocab_size": 96, "hidden_size": 32, "n_layer": 2, "n_head": 4}, bare("transformer."), drop=("lm_head.weight",)),
-    "opt": Case("opt", COMMON | {"ffn_dim": 48, "word_embed_proj_dim": 32}, bare("model."), drop=("lm_head.weight",)),
+    "bloom": Case("bloom", {"vocab_size": 96, "hidden_size": 32, "n_layer": 2, "n_head": 4}, bare("transformer."), back="bare", drop=("lm_head.weight",)),
+    "opt": Case("opt", COMMON | {"ffn_dim": 48, "word_embed_proj_dim": 32}, bare("model."), back="bare", drop=("lm_head.weight",)),
     "opt metaseq": Case("opt", COMMON | {"ffn_dim": 48, "word_embed_proj_dim": 32}, old_metaseq, None, "opt/metaseq", ignored=1, back="metaseq", drop=("lm_head.weight",)),
     "nanoGPT": Case("gpt2", {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}, old_nano_gpt, None, "gpt2/linear", back="gpt2/linear", drop=("lm_head.weight",)),
     "mpt": Case("mpt", MPT, dict, MPT | {"model_type": "mpt", "architectures": ["MPTForCausalLM"], "auto_map": {"AutoModelForCausalLM": "modeling_mpt.MPTForCausalLM"}, "init_device": "cpu", "verbose": 0}, "mpt/mosaic", back="mosaic", drop=("lm_head.weight",)),
     "multimodal": Case("llama", FEW_HEADS, multimodal, LLAVA),
     "fully sharded": Case("qwen2", FEW_HEADS, lambda w: {f"_fsdp_wrapped_module.{k.replace('layers.1.', 'layers.1._fsdp_wrapped_module.')}": v for k, v in w.items()}),
-    "llama without model.": Case("llama", FEW_HEADS, bare("model.")),
+    "llama without model.": Case("llama", FEW_HEADS, bare("model."), back="bare"),
     "llama with two": Case("llama", FEW_HEADS, lambda w: {"model." + k if k.startswith("model.") else k: v for k, v in w.items()}),
     "mistral wrapped twice": Case("mistral", FEW_HEADS, lambda w: {f"module._orig_mod.{k}": v for k, v in w.items()}),
     "starcoder2 as it is": Case("starcoder2", FEW_HEADS, dict),
@@ -219,6 +222,7 @@ def build(case: Case, folder: Path) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
+    folder.mkdir(exist_ok=True)
     model.save_pretrained(folder / "new")
     weights = {k: v for k, v in load_file(folder / "new" / "model.safetensors").items() if k not in case.drop}
     (folder / "old").mkdir()
@@ -263,6 +267,41 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     weightsmith.unify(str(tmp_path / "back"), tmp_path / "again")
     for file in ("model.safetensors", "config.json"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
+
+
+def test_metaseq_as_transformers_436_reads_it(tmp_path: Path) -> None:
+    """Its converter takes the PyTorch file of the original; so do we, output projection and all."""
+    build(CASES["opt metaseq"], tmp_path)
+    weights = load_file(tmp_path / "old" / "model.safetensors")
+    weights["decoder.output_projection.weight"] = weights["decoder.embed_tokens.weight"]
+    (tmp_path / "old" / "model.safetensors").unlink()
+    torch.save({"model": weights}, tmp_path / "old" / "model.pt")
+    theirs = converter("opt", "convert_opt_original_pytorch_checkpoint_to_pytorch", tmp_path)
+    expected = {f"model.{k}": v for k, v in theirs.load_checkpoint(tmp_path / "old" / "model.pt").items()}
+    weightsmith.unify(str(tmp_path / "old"), tmp_path / "out")
+    ours = load_file(tmp_path / "out" / "model.safetensors")
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[k], expected[k]) for k in ours)
+
+
+def test_falcon_configuration_as_transformers_436_translates_it(tmp_path: Path) -> None:
+    """Its script rewrites config.json in place; the keys it sets are ours."""
+    for name, more in (("RefinedWebModel", {}), ("RefinedWeb", {"n_head_kv": 2, "alibi": False})):
+        case = Case(
+            "falcon",
+            CASES["falcon"].settings | ({"new_decoder_architecture": True, "num_kv_heads": 2} if more else {}),
+            dict,
+            FALCON | {"model_type": name, "auto_map": {"AutoConfig": "x.Y"}} | more,
+        )
+        folder = build(case, tmp_path / name)
+        weightsmith.unify(str(folder / "old"), folder / "out")
+        for file in ("configuration_RW.py", "modelling_RW.py"):
+            (folder / "old" / file).write_text("")
+        script = converter_path("falcon", "convert_custom_code_checkpoint", folder)
+        subprocess.run([sys.executable, script, "--checkpoint_dir", folder / "old"], check=True, capture_output=True)
+        ours, theirs = (json.loads((folder / f / "config.json").read_text()) for f in ("out", "old"))
+        assert {k: ours.get(k) for k in theirs} == theirs
+        assert torch.equal(logits(folder / "out"), logits(folder / "old"))
 
 
 def test_half_of_a_pair_is_missing(tmp_path: Path) -> None:

@@ -202,9 +202,23 @@ def test_mixed_layouts_merge_like_converted_ones(phis: Path, tmp_path: Path) -> 
 
 
 def test_mergekit_stops_at_the_mixed_recipe(phis: Path, tmp_path: Path) -> None:
-    made = recipe([phis / "base", phis / "one-query_key_value"])
-    with pytest.raises(RuntimeError, match=r"Tensor .* required but not present in model"):
-        run_mergekit(made, tmp_path / "theirs")
+    """What it says depends on which old layout it meets; the last is the report that this project was born from."""
+    with pytest.raises(ValueError, match="model type `phi-msft` but Transformers does not recognize this architecture"):
+        run_mergekit(recipe([phis / "base", phis / "one-phi-msft", phis / "two-query_key_value"]), tmp_path / "1")
+    with pytest.raises(
+        RuntimeError, match=r"Tensor model\.layers\.0\.self_attn\.q_proj\.weight required but not present in model"
+    ):
+        run_mergekit(recipe([phis / "base", phis / "two-query_key_value"]), tmp_path / "2")
+    shutil.copytree(phis / "one-phi-msft", tmp_path / "orange")
+    told = json.loads(
+        (phis / "base" / "config.json").read_text()
+    )  # a fine-tune whose config.json alone was brought up to date
+    (tmp_path / "orange" / "config.json").write_text(json.dumps(told))
+    with pytest.raises(RuntimeError, match=r"Tensor model\.\S+ required but not present in model"):
+        run_mergekit(recipe([phis / "base", tmp_path / "orange"]), tmp_path / "3")
+    (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe([phis / "base", tmp_path / "orange"])))
+    done = weightsmith_process("merge", tmp_path / "r.yml", tmp_path / "out")
+    assert done.returncode == 0 and "phi/phi-msft naming" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "base_model.model.", "_orig_mod."])

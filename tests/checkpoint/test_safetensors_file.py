@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from weightsmith.checkpoint.safetensors_file import SafetensorsFile
-from weightsmith.checkpoint.tensor import TORCH_DTYPES
+from weightsmith.checkpoint.tensor import torch_dtypes
 from weightsmith.errors import CheckpointError
 
-DTYPES = st.sampled_from([d for d in TORCH_DTYPES.values() if d is not torch.bool])
+DTYPES = st.sampled_from([d for d in torch_dtypes().values() if d is not torch.bool])
 SHAPES = st.lists(st.integers(0, 5), max_size=3)
 TENSORS = st.dictionaries(
     st.text(min_size=1, max_size=8).filter(lambda n: n != "__metadata__"), st.tuples(DTYPES, SHAPES), max_size=4

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from weightsmith.architecture.scheme import Config, Scheme, dimensions, size
 from weightsmith.checkpoint.tensor import TensorInfo
@@ -95,8 +95,9 @@ def _head(config: Config) -> int:
 _NOT_PUBLISHED = ("auto_map", "quantization_config", "torch_dtype", "_name_or_path", "transformers_version")
 
 
-def published(config: Mapping[str, Any], dtypes: list[torch.dtype]) -> Config:
+def published(config: Mapping[str, Any], infos: Sequence[TensorInfo]) -> Config:
     """What goes into a config.json that we write: no code to follow, and the dtype that most weights have."""
     kept = {key: value for key, value in config.items() if key not in _NOT_PUBLISHED}
-    kept["dtype"] = str(max(set(dtypes), key=dtypes.count)).removeprefix("torch.") if dtypes else "float32"
+    counted = Counter(str(info.torch_dtype).removeprefix("torch.") for info in infos)
+    kept["dtype"] = max(sorted(counted), key=counted.__getitem__, default="float32")
     return dict(sorted(kept.items()))

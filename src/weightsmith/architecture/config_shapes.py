@@ -59,7 +59,7 @@ def check_shapes(path: Path, tensors: Mapping[str, TensorInfo], config: Mapping[
             if told and isinstance(told, int) and info.shape[axis] != told:
                 raise CheckpointError(
                     f"{path}: tells of {told} ({_in_words(expression)}), tensor {name!r} is {list(info.shape)}; one of them is "
-                    "of another model"
+                    "of another model, download both again"
                 )
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from weightsmith.architecture.layer_numbers import count_layers
 from weightsmith.architecture.multimodal import text_names
 from weightsmith.architecture.open_model import Model, mapped_by, text_part
-from weightsmith.architecture.propose_mapping import propose_mapping
 from weightsmith.architecture.scheme import Scheme, parse_scheme
 from weightsmith.architecture.tied import OUTPUTS, is_tied
 from weightsmith.errors import CheckpointError
@@ -43,6 +42,8 @@ def fit_to(base: Model, other: Model, *, mapping: Path | None = None, accept: bo
         return other
     if not accept:
         return other  # whoever uses it says what does not fit
+    from weightsmith.architecture.propose_mapping import propose_mapping
+
     proposal = propose_mapping(base, other)
     if not proposal.sound:
         weak = [match.text for match in proposal.doubtful]

@@ -34,7 +34,7 @@ def check_layers(path: Path, names: Iterable[str], config: dict[str, Any]) -> No
         if len(found) != told:
             raise CheckpointError(
                 f"{path}: config.json tells of {told} layers, the weights have {len(found)} ({prefix}*); one of them is "
-                "of another model"
+                "of another model, download both again"
             )
 
 

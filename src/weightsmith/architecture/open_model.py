@@ -15,7 +15,7 @@ from weightsmith.architecture.layer_numbers import check_layers
 from weightsmith.architecture.multimodal import text_config, text_names, without_wrapper
 from weightsmith.architecture.row_map import RowMap, RowMappedCheckpoint
 from weightsmith.architecture.scheme import Scheme, detect_scheme, known_schemes, map_rows, map_rows_back, scheme_named
-from weightsmith.architecture.wrapped_names import is_buffer, tied_aliases, unwrap
+from weightsmith.architecture.wrapped_names import is_buffer, tied_aliases, unwrap, without_prefix
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.checkpoint.hub import HEADERS_ONLY
 from weightsmith.checkpoint.joined import JoinedCheckpoint
@@ -87,7 +87,12 @@ def open_model(reference: str, *, beside: Path | None = None, headers_only: bool
 
 
 def in_layout(model: Model, layout: str) -> Model:
-    """The same model under the names, rows and configuration keys of an older layout. Raises CheckpointError."""
+    """The same model under the names, rows and configuration keys of an older layout; `bare`: without the prefix of its class,
+    as the first GPT-2, BLOOM and OPT were published. Raises CheckpointError."""
+    if layout == "bare":
+        plain = without_prefix(model.checkpoint.tensors)
+        maps = {short: RowMap((name,)) for short, name in plain.items()}
+        return replace(model, checkpoint=RowMappedCheckpoint(model.checkpoint, _ordered(maps)))
     scheme = scheme_named(layout, model.config)
     try:
         config = translate_config_back(scheme, model.config)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from weightsmith.checkpoint.tensor import Checkpoint, TensorInfo, read_transposed
+
+if TYPE_CHECKING:
+    import torch
 
 _GAP = 2  # rows that are read in vain rather than starting another read
 
@@ -45,6 +48,8 @@ class RowMappedCheckpoint:
             self.tensors[name] = TensorInfo(first.shape[::-1] if row_map.transposed else shape, first.dtype)
 
     def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+        import torch
+
         row_map, info = self._maps[name], self.tensors[name]
         if row_map.is_plain:
             return self._source.read(row_map.sources[0], start, stop, out)
@@ -58,6 +63,8 @@ class RowMappedCheckpoint:
         self._read_rows(row_map, info, start, stop, out)
 
     def _read_rows(self, row_map: RowMap, info: TensorInfo, start: int, stop: int, out: torch.Tensor) -> None:
+        import torch
+
         if row_map.transposed:
             source = row_map.sources[0]
             stored = self._source.tensors[source].shape

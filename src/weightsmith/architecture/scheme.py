@@ -125,13 +125,14 @@ def map_rows(
             if matches:
                 raise CheckpointError(
                     f"{path}: tensor {source!r} lies outside the {layers} layers that config.json tells of; one of them is "
-                    "of another model"
+                    "of another model, download both again"
                 )
             if is_buffer(source, info):
                 ignored.append(source)
                 continue
             raise CheckpointError(
-                f"{path}: tensor {source!r} has no place in the layout {scheme.name}, which the other names are of"
+                f"{path}: tensor {source!r} has no place in the layout {scheme.name}, which the other names are of; if two layouts are "
+                "mixed in it, remove the files of one, else download it again"
             )
         for rule, match in hits:
             found = match.groupdict()
@@ -139,14 +140,19 @@ def map_rows(
             name = _fill(rule.to, number, found.get("w"), layers, 0)
             sources = tuple(_fill(part, number, found.get("w"), layers, rule.shift) for part in rule.sources)
             if name in maps and maps[name].sources != sources:
-                raise CheckpointError(f"{path}: tensors {maps[name].sources[0]!r} and {source!r} are both {name!r}")
+                raise CheckpointError(
+                    f"{path}: tensors {maps[name].sources[0]!r} and {source!r} are both {name!r}; remove the one that is not of this "
+                    "model"
+                )
             layout = rule.layout or {}
             transposed, add = layout.get("transpose", False), layout.get("add", 0.0)
             maps[name] = RowMap(sources, _rows(rule, path, source, info, sizes), transposed, add)
     for name, row_map in maps.items():
         for source in row_map.sources:
             if source not in tensors:
-                raise CheckpointError(f"{path}: tensor {source!r} is missing, which {name!r} is made of")
+                raise CheckpointError(
+                    f"{path}: tensor {source!r} is missing, which {name!r} is made of; download it again"
+                )
     return maps, tuple(ignored)
 
 
@@ -197,7 +203,7 @@ def scheme_named(name: str, config: Config | None = None) -> Scheme:
     family = (config or {}).get("model_type")
     for scheme in sorted(named, key=lambda scheme: scheme.config["set"].get("model_type") != family):
         return scheme
-    raise CheckpointError(f"unknown layout {name!r}; known: {', '.join(scheme.name for scheme in known)}")
+    raise CheckpointError(f"unknown layout {name!r}; known: bare, {', '.join(scheme.name for scheme in known)}")
 
 
 def _sizes_in(layout: Any) -> list[Any]:
@@ -263,7 +269,8 @@ def _rows(rule: Rule, path: Path, source: str, info: TensorInfo, sizes: Mapping[
     if not info.shape or math.prod(view) != info.shape[0]:
         raise CheckpointError(
             f"{path}: tensor {source!r} has the shape {list(info.shape)}; its rows do not divide into "
-            f"{' x '.join(map(str, rule.layout['view']))} = {' x '.join(map(str, view))}, which config.json asks for"
+            f"{' x '.join(map(str, rule.layout['view']))} = {' x '.join(map(str, view))}, which config.json asks for; one of them is of "
+            "another model, download both again"
         )
     rows = np.arange(info.shape[0]).reshape(view)
     for axis, kept in enumerate(rule.layout.get("take", [])):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight")
-OUTPUTS = ("lm_head.weight", "embed_out.weight")
+OUTPUTS = ("lm_head.weight", "embed_out.weight", "output_projection.weight")
 # Families whose class ties the two where config.json says nothing.
 _TIED_BY_DEFAULT = {"gpt2", "bloom", "opt", "falcon", "mpt", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt_bigcode", "starcoder2"}  # fmt: skip
 

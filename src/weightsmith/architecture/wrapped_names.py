@@ -49,6 +49,13 @@ def unwrap(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def without_prefix(names: Iterable[str]) -> dict[str, str]:
+    """Name without the prefix of its class -> name with it; the way back from what `unwrap` adds."""
+    names = list(names)
+    prefix = next((add for marker, _, add in _PREFIXES if add and add + marker in names), "")
+    return {name.removeprefix(prefix): name for name in names}
+
+
 def is_buffer(name: str, info: TensorInfo) -> bool:
     """Whether older versions saved this although it is computed or counted: rotary frequencies, causal masks, versions."""
     return bool(_BUFFER.fullmatch(name)) or (len(info.shape) == 4 and bool(_CAUSAL_MASK.fullmatch(name)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from weightsmith.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class RangeFile:
@@ -27,6 +29,8 @@ class RangeFile:
 
     def read_into(self, offset: int, out: torch.Tensor) -> None:
         """Fill the 1-d contiguous tensor `out` with the bytes at `offset`."""
+        import torch
+
         view = memoryview(out.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
         done = 0
         while done < len(view):

@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 import struct
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from weightsmith.checkpoint.file_range import RangeFile
-from weightsmith.checkpoint.tensor import TensorInfo
+from weightsmith.checkpoint.tensor import ITEM_SIZES, TensorInfo, torch_dtypes
 from weightsmith.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_PLAIN = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
-_PLAIN_NAMES = {0: "F32", 1: "F16", 30: "BF16"}
+_PLAIN = {0: "F32", 1: "F16", 30: "BF16"}
 _HEADER_CHUNK = 1 << 24
 
 
@@ -90,7 +90,7 @@ class GGUFFile:
             kind, offset = cursor.number("I"), cursor.number("Q")
             if name in self.tensors:
                 raise CheckpointError(f"{path}: tensor {name!r} is listed twice")
-            self.tensors[name] = TensorInfo(shape, _PLAIN_NAMES.get(kind, "F32"))
+            self.tensors[name] = TensorInfo(shape, _PLAIN.get(kind, "F32"))
             relative.append((name, kind, offset))
         alignment = self.metadata.get("general.alignment", 32)
         if type(alignment) is not int or alignment <= 0:
@@ -112,7 +112,7 @@ class GGUFFile:
     def kinds(self) -> list[str]:
         """The ggml types its tensors have, most frequent first: Q4_1, F32."""
         numbers = [kind for kind, *_ in self._where.values()]
-        names = dict(_PLAIN_NAMES)
+        names = dict(_PLAIN)
         try:
             from gguf.constants import GGMLQuantizationType
 
@@ -122,9 +122,12 @@ class GGUFFile:
         return [names[kind] for kind in sorted(set(numbers), key=lambda kind: -numbers.count(kind))]
 
     def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+        import torch
+
         kind, elements, size, offset = self._where[name]
         if kind in _PLAIN:
-            raw = out if out.dtype == _PLAIN[kind] else torch.empty(stop - start, dtype=_PLAIN[kind])
+            dtype = torch_dtypes()[_PLAIN[kind]]
+            raw = out if out.dtype == dtype else torch.empty(stop - start, dtype=dtype)
             self._file.read_into(offset + start * size, raw)
             if raw is not out:
                 out.copy_(raw)
@@ -144,7 +147,7 @@ class GGUFFile:
 def _block_size(path: Path, name: str, kind: int) -> tuple[int, int]:
     """(elements per block, bytes per block) of a ggml type."""
     if kind in _PLAIN:
-        return 1, _PLAIN[kind].itemsize
+        return 1, ITEM_SIZES[_PLAIN[kind]]
     try:
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
     except ImportError as error:

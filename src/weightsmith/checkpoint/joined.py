@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from weightsmith.checkpoint.tensor import Checkpoint, TensorInfo
 from weightsmith.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class JoinedCheckpoint:
@@ -53,6 +55,8 @@ class JoinedCheckpoint:
             begin = end
 
     def _read_columns(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+        import torch
+
         if start == stop:
             return
         width = self.tensors[name].shape[1]

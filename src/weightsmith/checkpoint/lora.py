@@ -9,13 +9,14 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from weightsmith.checkpoint.tensor import Checkpoint, read_tensor
 from weightsmith.checkpoint.weights_folder import OneFile, open_weights
 from weightsmith.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 _LORA = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>A|B)(?:\.default)?\.weight$")
 
@@ -24,6 +25,8 @@ class LoraCheckpoint:
     """The base's tensors with the adapter added. Raises CheckpointError where the adapter does not fit the base."""
 
     def __init__(self, base: Checkpoint, adapter: Path) -> None:
+        import torch
+
         self._base, self.tensors = base, base.tensors
         self._low_rank: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # scale * B [out, r], A [r, in]
         config = _read_config(adapter)
@@ -57,6 +60,8 @@ class LoraCheckpoint:
         return max((a.shape[0] for _, a in self._low_rank.values()), default=0)
 
     def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+        import torch
+
         if name not in self._low_rank:
             return self._base.read(name, start, stop, out)
         b, a = self._low_rank[name]

@@ -16,28 +16,50 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from weightsmith.checkpoint.file_range import RangeFile
-from weightsmith.checkpoint.tensor import DTYPE_NAMES, TensorInfo, read_transposed
+from weightsmith.checkpoint.tensor import ITEM_SIZES, TensorInfo, read_transposed
 from weightsmith.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_PICKLE_BYTES = 100_000_000  # as for a safetensors header: no state dict's description is larger
 _LOCAL_HEADER = 30  # bytes before the name in front of each zip entry
 _STORAGES = {
-    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
-    "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "LongStorage": "I64",
+    "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8", "BoolStorage": "BOOL",
 }  # fmt: skip
+# What training checkpoints hold beside weights: names of dtypes.
+_DTYPES = {
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+    "float",
+    "half",
+}
 _NESTED = ("state_dict", "model_state_dict", "model", "module")  # where training scripts put the weights
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A storage's dtype, as the safetensors format spells it."""
+
+    dtype: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
     key: str
-    dtype: torch.dtype
+    dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +94,18 @@ class _Describer(pickle.Unpickler):
         if module == "torch._utils" and name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
             return _rebuild_parameter
         if module in ("torch", "torch.storage") and name in _STORAGES:
-            return _STORAGES[name]
-        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
-            return dtype
+            return _Kind(_STORAGES[name])
+        if module == "torch" and name in _DTYPES:
+            return name
         if (module, name) == ("torch", "Size"):
             return tuple
         raise CheckpointError(f"asks for {module}.{name}, which no weights need and which is not run")
 
     def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key = pid[:3]
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
+        word, kind, key = pid[:3]
+        if word != "storage" or not isinstance(kind, _Kind) or not isinstance(key, str):
             raise ValueError("an unknown kind of storage")
-        return _Storage(key, dtype)
+        return _Storage(key, kind.dtype)
 
 
 class PyTorchFile:
@@ -152,8 +174,6 @@ class PyTorchFile:
         dtype = tensor.storage.dtype
         if entry is None:
             raise CheckpointError(f"{self.path}: the bytes of tensor {name!r} are missing; download it again")
-        if dtype not in DTYPE_NAMES:
-            raise CheckpointError(f"{self.path}: tensor {name!r} has dtype {dtype}, which cannot be merged")
         if name in self.tensors:
             raise CheckpointError(f"{self.path}: tensor {name!r} is listed twice")
         if not (_is_contiguous(tensor) or _is_transposed(tensor)):
@@ -161,16 +181,18 @@ class PyTorchFile:
                 f"{self.path}: tensor {name!r} is stored with the strides {list(tensor.strides)}; load and save it with "
                 ".contiguous() first"
             )
-        if (tensor.offset + math.prod(tensor.shape)) * dtype.itemsize > entry[1]:
+        if (tensor.offset + math.prod(tensor.shape)) * ITEM_SIZES[dtype] > entry[1]:
             raise CheckpointError(
                 f"{self.path}: tensor {name!r} claims {list(tensor.shape)} elements, its storage has {entry[1]} bytes"
             )
-        self.tensors[name] = TensorInfo(tensor.shape, DTYPE_NAMES[dtype])
+        self.tensors[name] = TensorInfo(tensor.shape, dtype)
         self._where[name] = (entry[0], tensor)
 
     def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
         header, tensor = self._where[name]
-        dtype = tensor.storage.dtype
+        import torch
+
+        dtype = self.tensors[name].torch_dtype
         offset = self._content(header) + tensor.offset * dtype.itemsize
 
         def read(first: int, last: int, into: torch.Tensor) -> None:

@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from weightsmith.checkpoint.file_range import RangeFile
-from weightsmith.checkpoint.tensor import TORCH_DTYPES, TensorInfo
+from weightsmith.checkpoint.tensor import ITEM_SIZES, TensorInfo
 from weightsmith.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 
@@ -56,11 +57,11 @@ class SafetensorsFile:
             raise CheckpointError(
                 f"{self.path}: tensor {name!r} has a malformed header entry: {entry!r:.200}"
             ) from error
-        if dtype not in TORCH_DTYPES:
+        if dtype not in ITEM_SIZES:
             raise CheckpointError(
-                f"{self.path}: tensor {name!r} has dtype {dtype}, which cannot be merged; known: {', '.join(TORCH_DTYPES)}"
+                f"{self.path}: tensor {name!r} has dtype {dtype}, which cannot be merged; known: {', '.join(ITEM_SIZES)}"
             )
-        if end - begin != math.prod(shape) * TORCH_DTYPES[dtype].itemsize:
+        if end - begin != math.prod(shape) * ITEM_SIZES[dtype]:
             raise CheckpointError(
                 f"{self.path}: tensor {name!r}: {end - begin} bytes cannot hold {dtype} {list(shape)}"
             )
@@ -73,6 +74,8 @@ class SafetensorsFile:
         self._offsets[name] = data_start + begin
 
     def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+        import torch
+
         dtype = self.tensors[name].torch_dtype
         raw = out if out.dtype == dtype else torch.empty(stop - start, dtype=dtype)
         self._file.read_into(self._offsets[name] + start * dtype.itemsize, raw)

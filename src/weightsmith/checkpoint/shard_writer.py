@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from weightsmith.checkpoint.tensor import TensorInfo
+from weightsmith.checkpoint.tensor import ITEM_SIZES, TensorInfo
 from weightsmith.checkpoint.weights_folder import INDEX, SINGLE
 from weightsmith.errors import OutputError
 
@@ -38,7 +38,7 @@ class ShardWriter:
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         offset = 0
         # Largest alignment first, so that every tensor starts at a multiple of its own item size.
-        ordered = sorted(tensors, key=lambda name: (-tensors[name].torch_dtype.itemsize, name))
+        ordered = sorted(tensors, key=lambda name: (-ITEM_SIZES[tensors[name].dtype], name))
         for name in ordered:
             info = tensors[name]
             header[name] = {

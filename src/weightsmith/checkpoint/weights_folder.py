@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from weightsmith.checkpoint.pytorch_file import PyTorchFile
 from weightsmith.checkpoint.safetensors_file import SafetensorsFile, no_twins
 from weightsmith.checkpoint.tensor import TensorInfo
 from weightsmith.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

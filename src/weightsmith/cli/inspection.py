@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +14,9 @@ from weightsmith.cli.sizes import show_size
 from weightsmith.inspection.compare import Finding
 from weightsmith.inspection.facts import ModelFacts
 from weightsmith.inspection.inspect import Inspection
-from weightsmith.inspection.task_vectors import Movement
+
+if TYPE_CHECKING:
+    from weightsmith.inspection.task_vectors import Movement
 
 _SIGNS = {
     "same": ("ok", "green"),
@@ -31,12 +33,12 @@ def show_inspection(found: Inspection, *, everything: bool = False) -> None:
     """Print to standard output; `everything`: all names of each finding."""
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
     for model in found.models:
-        table = Table(
-            box=box.SIMPLE_HEAD, title=model.reference, title_justify="left", show_header=False, pad_edge=False
-        )
+        table = Table(box=None, show_header=False, padding=(0, 2))
         for name, value in _rows(model):
-            table.add_row(name, Text(value))
+            table.add_row(Text(name, style="dim"), Text(value))
+        console.print(Text(model.reference, style="bold"))
         console.print(table)
+        console.print()
     for finding in found.findings:
         word, colour = _SIGNS[finding.kind]
         about = f"{finding.model}: " if finding.model else ""

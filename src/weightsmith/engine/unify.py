@@ -77,7 +77,7 @@ def unify(
         finally:
             writer.close(sync=False)
         write_tokenizer_files(opened, folder)
-        config = published(opened.config, [t.info.torch_dtype for t in tensors])
+        config = published(opened.config, [t.info for t in tensors])
         (folder / opened.config_file).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return UnifySummary(
         out, opened.conversion, opened.ignored, len(tensors), total, time.monotonic() - started

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from weightsmith.architecture import Model
 from weightsmith.architecture.fit import names_differ
 from weightsmith.architecture.multimodal import text_names
-from weightsmith.architecture.propose_mapping import Proposal
 from weightsmith.architecture.tied import EMBEDDINGS, OUTPUTS, is_tied, output_name
 from weightsmith.inspection.facts import asked_code, main_dtype
 from weightsmith.inspection.vocabularies import VocabularyDifference, compare_vocabularies
 from weightsmith.tokenizer.vocabulary import read_vocabulary
+
+if TYPE_CHECKING:
+    from weightsmith.architecture.propose_mapping import Proposal
 
 
 @dataclass(frozen=True)

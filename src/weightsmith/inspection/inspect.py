@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from weightsmith.architecture import Model, open_model
 from weightsmith.architecture.fit import fit_text_parts, names_differ
-from weightsmith.architecture.propose_mapping import Proposal, propose_mapping
 from weightsmith.inspection.compare import Finding, about, compare
 from weightsmith.inspection.facts import ModelFacts, model_facts
-from weightsmith.inspection.task_vectors import Movement, measure_movement
+
+if TYPE_CHECKING:
+    from weightsmith.architecture.propose_mapping import Proposal
+    from weightsmith.inspection.task_vectors import Movement
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ def inspect(
         findings.insert(0, Finding("same", None, f"{len(alike)} models can be merged"))
     movement = None
     if stats and others:
+        from weightsmith.inspection.task_vectors import measure_movement
+
         movement = measure_movement(base, others, threads=threads, progress=progress)
     return Inspection(facts, tuple(findings), mappings, movement)
 
@@ -69,4 +74,6 @@ def _proposal(base: Model, other: Model) -> Proposal | None:
     missing, more = names_differ(base, other)
     if not (missing and more) or base.headers_only or other.headers_only or other.scheme:
         return None
+    from weightsmith.architecture.propose_mapping import propose_mapping
+
     return propose_mapping(base, other)

@@ -110,7 +110,7 @@ def measure_movement(
         fits = all(
             _twin(other, name) and other.checkpoint.tensors[_twin(other, name)].shape == info.shape for other in others
         )
-        (names if fits and info.torch_dtype.is_floating_point else skipped).append(name)
+        (names if fits and info.is_float else skipped).append(name)
     total, done = sum(infos[name].numel for name in names), 0
     stop, sums = threading.Event(), {}
     intra_op = torch.get_num_threads()

@@ -20,7 +20,7 @@ from weightsmith.architecture.canonical_config import published
 from weightsmith.architecture.fit import fit_text_parts, fit_to
 from weightsmith.architecture.layer_numbers import LAYER, count_layers
 from weightsmith.architecture.tied import EMBEDDINGS, OUTPUTS, embedding_name, is_tied
-from weightsmith.checkpoint.tensor import DTYPE_NAMES, TensorInfo, natural_key
+from weightsmith.checkpoint.tensor import TensorInfo, dtype_name, natural_key
 from weightsmith.errors import CheckpointError, PlanError
 from weightsmith.methods.method import REQUIRED, Method, Settings
 from weightsmith.recipe.load import LoadedRecipe
@@ -268,7 +268,7 @@ def _plan_tensor(
         return TensorPlan(name, infos[lead], (sources[lead],), settings, infos[lead].torch_dtype, copy=True)
     round_to = getattr(torch, recipe.dtype) if recipe.dtype else promoted
     out = getattr(torch, recipe.out_dtype) if recipe.out_dtype else round_to
-    return TensorPlan(name, TensorInfo(infos[0].shape, DTYPE_NAMES[out]), sources, settings, round_to)
+    return TensorPlan(name, TensorInfo(infos[0].shape, dtype_name(out)), sources, settings, round_to)
 
 
 def _entry_keys(loaded: LoadedRecipe, reference: str) -> list[str | int]:
@@ -319,4 +319,4 @@ def _output_config(home: Model, slices: list[Slice], depth: int, tensors: tuple[
             if isinstance(value, list) and len(value) == old:
                 config[key] = [value[n] for n in taken]
         config["num_hidden_layers"] = depth
-    return published(config, [t.info.torch_dtype for t in tensors if not t.copy])
+    return published(config, [t.info for t in tensors if not t.copy])

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from weightsmith.architecture import Model
 from weightsmith.architecture.tied import EMBEDDINGS, OUTPUTS
 from weightsmith.checkpoint.tensor import Checkpoint, TensorInfo
 from weightsmith.errors import PlanError
 from weightsmith.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import torch
 
 Row = tuple[int, int]  # (which model, which of its rows)
 
@@ -77,6 +78,8 @@ def aligned(
     told: Mapping[str, TokenSource],
 ) -> list[Model]:  # fmt: skip
     """`models` with their embeddings and output matrices in the rows of `out`. `base`: which of them is the base model."""
+    import torch
+
     own = [torch.full((out.rows,), -1, dtype=torch.int64) for _ in models]
     for mine, vocabulary in zip(own, vocabularies, strict=True):
         used = vocabulary.used
@@ -125,6 +128,8 @@ class _AlignedCheckpoint:
         self._mean: dict[str, torch.Tensor] = {}
 
     def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+        import torch
+
         source = self.sources[self.number]
         if not _over_vocabulary(name):
             return source.read(name, start, stop, out)
@@ -152,6 +157,8 @@ class _AlignedCheckpoint:
 
     def _elsewhere(self, name: str, row: int, width: int) -> torch.Tensor:
         """The embedding of a token that this model does not have: a mean of rows of models that do."""
+        import torch
+
         if row in self.padding:
             if name not in self._mean:
                 self._mean[name] = self._mean_row(name, width)
@@ -166,6 +173,8 @@ class _AlignedCheckpoint:
 
     def _mean_row(self, name: str, width: int) -> torch.Tensor:
         """Of all tokens, which is what padding rows get (https://nlp.stanford.edu/~johnhew/vocab-expansion.html)."""
+        import torch
+
         total = torch.zeros(width, dtype=torch.float64)
         step = max(1, (1 << 20) // width)
         for first in range(0, self.padding.start, step):
