@@ -49,6 +49,8 @@ def translate_config(
     for key, name in rules["rename"].items():
         value = foreign.get(name, foreign.get(key))
         if value is None or (value == 0 and key in rules.get("zero_is_none", [])):
+            if config.get(key) is not None:
+                continue  # `when` or `shape` knows it
             if key not in rules["default"]:
                 raise CheckpointError(f"{path}: the key {name} is missing")
             value = rules["default"][key]

@@ -30,7 +30,9 @@ _COLOURS = ("default", "blue", "cyan", "yellow", "red")
 
 
 def show_inspection(found: Inspection, *, everything: bool = False) -> None:
-    """Print to standard output; `everything`: all names of each finding."""
+    """Print to standard output; `everything`: all names of each finding. Behind the tables, models are called by the ends of
+    their paths where those tell them apart."""
+    short = _short([model.reference for model in found.models])
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
     for model in found.models:
         table = Table(box=None, show_header=False, padding=(0, 2))
@@ -41,12 +43,20 @@ def show_inspection(found: Inspection, *, everything: bool = False) -> None:
         console.print()
     for finding in found.findings:
         word, colour = _SIGNS[finding.kind]
-        about = f"{finding.model}: " if finding.model else ""
-        console.print(Text(f"{word:<10}", style=colour) + Text(f"{about}{finding.text}"))
+        about = f"{short[finding.model]}: " if finding.model else ""
+        text = finding.text
+        for reference in sorted(short, key=len, reverse=True):
+            text = text.replace(reference, short[reference])
+        console.print(Text(f"{word:<10}", style=colour) + Text(about + text))
         for line in _details(finding, everything):
             console.print(Text(f"{'':<10}  {line}", style="dim"))
     if found.movement:
-        _show_movement(console, found.movement)
+        _show_movement(console, found.movement, short)
+
+
+def _short(references: list[str]) -> dict[str, str]:
+    ends = ["+".join(part.rstrip("/").rpartition("/")[2] for part in reference.split("+")) for reference in references]
+    return dict(zip(references, ends if len(set(ends)) == len(ends) else references, strict=True))
 
 
 def _details(finding: Finding, everything: bool) -> list[str]:
@@ -69,14 +79,14 @@ def _rows(model: ModelFacts) -> list[tuple[str, str]]:
     return rows + ([("LoRA rank", str(model.lora_rank))] if model.lora_rank is not None else [])
 
 
-def _show_movement(console: Console, movement: Movement) -> None:
+def _show_movement(console: Console, movement: Movement, short: dict[str, str]) -> None:
     modules = list(dict.fromkeys(cell.module for cell in movement.cells if cell.layer is not None))
     layers = sorted({cell.layer for cell in movement.cells if cell.layer is not None})
     for i, name in enumerate(movement.names):
         moved = {(cell.layer, cell.module): cell.moved[i] for cell in movement.cells}
         largest = max((value for value in moved.values() if math.isfinite(value)), default=0.0)
         table = Table(
-            box=None, title=f"{name}: moved {movement.whole[i]:.2%} of the base's length, by layer and module",
+            box=None, title=f"{short[name]}: moved {movement.whole[i]:.2%} of the base's length, by layer and module",
             title_justify="left", pad_edge=False, padding=(0, 1),
         )  # fmt: skip
         table.add_column("layer", justify="right")
@@ -95,7 +105,7 @@ def _show_movement(console: Console, movement: Movement) -> None:
         cosine = "undefined" if pair.cosine is None else f"{pair.cosine:+.3f}"
         signs = "undefined" if pair.sign_agreement is None else f"{pair.sign_agreement:.1%}"
         console.print()
-        console.print(Text(f"{pair.first} and {pair.second}: cosine of task vectors {cosine}, signs agree in {signs} of the "
+        console.print(Text(f"{short[pair.first]} and {short[pair.second]}: cosine of task vectors {cosine}, signs agree in {signs} of the "
                            f"{pair.overlap:.0%} of weights that both moved: {pair.verdict}"))  # fmt: skip
     if movement.skipped:
         console.print(Text(f"{len(movement.skipped)} tensors left out, whose shapes differ or that are no floats"))
