@@ -3,12 +3,14 @@
     make bench-unify      # needs 30 GB of disk
 
 `unify` is held against `cp` of the same files, in turn, ROUNDS times each, every run a process of its own: wall clock and
-highest resident set. Then `inspect` of three such models. The page cache is warm: every file was just written or read.
+highest resident set. Then `inspect` of three such models, and of one with 70 B parameters whose files are a header and a
+hole. The page cache is warm: every file was just written or read.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import statistics
 import sys
@@ -64,11 +66,46 @@ def main() -> None:
         print(f"| {name} | {spread} | {statistics.median(memory[name]):.2f} |")
     ratio = statistics.median(seconds["weightsmith unify"]) / statistics.median(seconds["cp"])
     print(f"| unify / cp | {ratio:.2f} | |")
-    inspect = [sys.executable, "-m", "weightsmith", "inspect", *(str(FOLDER / name) for name in names)]
-    runs = [measure(inspect) for _ in range(ROUNDS)]
-    print(
-        f"| weightsmith inspect, three of them | {statistics.median(t for t, _ in runs):.2f} | {runs[0][1] / 1e9:.2f} |"
-    )
+    if not (FOLDER / "large" / "config.json").exists():
+        make_large(FOLDER / "large")
+    for what, folders in (("three of them", names), ("one of 70 B parameters", ("large",))):
+        inspect = [sys.executable, "-m", "weightsmith", "inspect", *(str(FOLDER / name) for name in folders)]
+        runs = [measure(inspect) for _ in range(ROUNDS)]
+        elapsed, peak = statistics.median(t for t, _ in runs), statistics.median(m for _, m in runs)
+        print(f"| weightsmith inspect, {what} | {elapsed:.2f} | {peak / 1e9:.2f} |")
+
+
+def make_large(folder: Path) -> None:
+    """Llama 70 B in bfloat16, of which only the headers are written."""
+    folder.mkdir(parents=True)
+    hidden, inner, layers, vocabulary = 8192, 28672, 80, 128256
+    shapes = {"model.embed_tokens": [vocabulary, hidden], "lm_head": [vocabulary, hidden], "model.norm": [hidden]}
+    for n in range(layers):
+        here = f"model.layers.{n}"
+        shapes |= {f"{here}.{norm}": [hidden] for norm in ("input_layernorm", "post_attention_layernorm")}
+        shapes |= {f"{here}.self_attn.{p}_proj": [hidden if p in "qo" else 1024, hidden] for p in "qkvo"}
+        shapes |= {
+            f"{here}.mlp.{p}_proj": [inner, hidden] if p != "down" else [hidden, inner] for p in ("gate", "up", "down")
+        }
+    names, weight_map, count = list(shapes), {}, 30
+    for number in range(count):
+        header, at = {}, 0
+        for name in names[number::count]:
+            size = 2 * math.prod(shapes[name])
+            header[f"{name}.weight"] = {"dtype": "BF16", "shape": shapes[name], "data_offsets": [at, at + size]}
+            at += size
+        text = json.dumps(header).encode()
+        file = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+        with (folder / file).open("wb") as out:
+            out.write(len(text).to_bytes(8, "little") + text)
+            out.truncate(8 + len(text) + at)
+        weight_map |= dict.fromkeys(header, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": hidden, "intermediate_size": inner,
+        "num_hidden_layers": layers, "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": vocabulary,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def make(folder: Path, seed: int) -> None:

@@ -73,7 +73,10 @@ def _rows(model: ModelFacts) -> list[tuple[str, str]]:
         ("layers", str(model.layers)),
         ("parameters", f"{model.parameters:,}"),
         ("dtype", ", ".join(model.dtypes)),
-        ("vocabulary", f"{model.vocabulary or 'unknown'} rows" + (", output tied to them" if model.tied else "")),
+        (
+            "vocabulary",
+            f"{model.vocabulary or 'unknown'} rows" + (", output tied to them" if model.tied else ", output apart"),
+        ),
         ("files", f"{model.files}, {show_size(model.bytes)}"),
     ]
     return rows + ([("LoRA rank", str(model.lora_rank))] if model.lora_rank is not None else [])

@@ -167,9 +167,9 @@ def _in_words(base: Model, other: Model, found: VocabularyDifference) -> str:
     said = []
     if found.rows[0] != found.rows[1]:
         said.append(f"{found.rows[0]} rows in {base.reference}, {found.rows[1]} in {other.reference}")
-    for model, padding in zip((base, other), found.padding, strict=True):
+    for model, padding, free in zip((base, other), found.padding, found.free, strict=True):
         if padding:
-            said.append(f"{padding} rows of {model.reference} have no token")
+            said.append(f"{padding} rows of {model.reference} have no token ({free})")
     for count, what in (
         (len(found.only_base), "tokens are only in the base"),
         (len(found.only_other), "tokens are only in it"),

@@ -10,13 +10,14 @@ from weightsmith.tokenizer.vocabulary import Vocabulary
 @dataclass(frozen=True)
 class VocabularyDifference:
     """`only_base`, `only_other`: token and row of what the other lacks; `moved`: token, its row in the base, its row in the
-    other; `padding`: rows without a token, in the base and in the other."""
+    other; `padding`: how many rows have no token, in the base and in the other; `free`: which, such as `50295 to 51199`."""
 
     rows: tuple[int, int]
     only_base: tuple[tuple[str, int], ...]
     only_other: tuple[tuple[str, int], ...]
     moved: tuple[tuple[str, int, int], ...]
     padding: tuple[int, int]
+    free: tuple[str, str]
 
     @property
     def same_tokens(self) -> bool:
@@ -41,4 +42,18 @@ def compare_vocabularies(base: Vocabulary, other: Vocabulary) -> VocabularyDiffe
             if mine[t] != theirs[t]
         ),
         padding=(base.rows - len(set(mine.values())), other.rows - len(set(theirs.values()))),
+        free=(_free(base), _free(other)),
     )
+
+
+def _free(vocabulary: Vocabulary) -> str:
+    """The rows without a token as ranges, at most three of them."""
+    rows = sorted(set(range(vocabulary.rows)) - set(vocabulary.used.values()))
+    ranges: list[list[int]] = []
+    for row in rows:
+        if ranges and row == ranges[-1][1] + 1:
+            ranges[-1][1] = row
+        else:
+            ranges.append([row, row])
+    shown = [str(a) if a == b else f"{a} to {b}" for a, b in ranges[:3]]
+    return ", ".join(shown) + (", ..." if len(ranges) > 3 else "")
