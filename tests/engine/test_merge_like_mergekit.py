@@ -10,6 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 import weightsmith
+import weightsmith.errors
 from tests.mergekit_oracle import run_mergekit
 
 GRADIENT, FILTERED = [0.2, 0.9, 0.4], [{"filter": "mlp", "value": [0.1, 0.8]}, {"value": 0.6}]
@@ -24,13 +25,26 @@ RECIPES = {
         "merge_method": "ties", "weights": (1.0, 0.5, 0.7), "density": (0.5, 0.13, 0.9),
         "parameters": {"normalize": False, "rescale": True, "lambda": 1.3},
     },
+    "breadcrumbs": {
+        "merge_method": "breadcrumbs", "weights": (1.0, GRADIENT, FILTERED), "density": (0.5, 0.3, 0.995),
+        "more": ({"gamma": 0.05}, {}, {"gamma": 0.02}),
+    },
+    "breadcrumbs-ties": {
+        "merge_method": "breadcrumbs_ties", "weights": (1.0, 0.5, 0.7), "density": (0.5, 0.9, 0.2),
+        "more": ({"gamma": 0.2}, {"gamma": 0.3}, {}), "parameters": {"normalize": True, "rescale": True},
+    },
+    "model-stock": {"merge_method": "model_stock", "weights": None},
+    "model-stock-by-rows": {"merge_method": "model_stock", "weights": None, "parameters": {"filter_wise": True}},
+    "dare-keeps-all": {"merge_method": "dare_ties", "weights": (1.0, 0.5, 0.7), "density": (1.0, 1.0, 1.0)},
+    "della-keeps-all": {"merge_method": "della", "weights": (1.0, 0.5, 0.7), "density": (1.0, 1.0, 1.0)},
 }  # fmt: skip
 
 
 def recipe(models: Path, spec: dict, **more) -> dict:
     entries = []
-    for i, (name, weight) in enumerate(zip(ALL, spec["weights"], strict=True)):
-        parameters = {"weight": weight} | ({"density": spec["density"][i]} if "density" in spec else {})
+    for i, name in enumerate(ALL):
+        parameters = {"weight": spec["weights"][i]} if spec["weights"] else {}
+        parameters |= ({"density": spec["density"][i]} if "density" in spec else {}) | spec.get("more", ({},) * 3)[i]
         entries.append({"model": str(models / name), "parameters": parameters})
     made = {"merge_method": spec["merge_method"], "models": entries, "dtype": "float32"} | more
     if spec.get("base", True):
@@ -109,9 +123,74 @@ def test_mergekit_in_the_low_dtype_itself(name: str, dtype: str, epsilon: float,
     assert_same(*both(recipe(models, RECIPES[name]) | {"dtype": dtype}, tmp_path), relative=16 * epsilon)
 
 
-def test_same_bytes_whatever_the_threads(models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della", "della_linear"])
+@pytest.mark.parametrize("rescale", [True, False])
+def test_random_methods_by_distribution(method: str, rescale: bool, models: Path, tmp_path: Path) -> None:
+    """One fine-tune: which elements moved, how many, how far, and for DELLA how that depends on their rank in the row."""
+    density, weight = 0.6, 0.8
+    entries = [{"model": str(models / "a"), "parameters": {"weight": weight, "density": density}}]
+    made = {
+        "merge_method": method, "base_model": str(models / "base"), "models": entries, "dtype": "float32",
+        "parameters": {"rescale": rescale, "normalize": False},
+    }  # fmt: skip
+    torch.manual_seed(1)
+    results = both(made, tmp_path)
+    base, tuned = (load_file(models / n / "model.safetensors") for n in ("base", "a"))
+    for merged in results:
+        moved, elements, upper, lower = 0, 0, [], []
+        for name, value in base.items():
+            delta, change = (tuned[name] - value).double(), (merged[name] - value).double()
+            kept = change.abs() > 1e-9
+            moved, elements = moved + int(kept.sum()), elements + kept.numel()
+            if rescale:
+                torch.testing.assert_close(change.abs().sum(), weight * delta.abs().sum(), rtol=1e-4, atol=1e-6)
+            ratio = (change / delta)[kept]
+            expected = ratio.median() if rescale else torch.tensor(weight, dtype=torch.float64)
+            assert ((ratio / expected - 1).abs() < 0.02).double().mean() > 0.99
+            if delta.dim() == 2:
+                ranks = delta.abs().argsort(1).argsort(1) / (delta.shape[1] - 1)
+                upper.append(kept[ranks > 0.5].double())
+                lower.append(kept[ranks < 0.5].double())
+        assert abs(moved / elements - density) < 5 * (density * (1 - density) / elements) ** 0.5
+        apart = float(torch.cat(upper).mean() - torch.cat(lower).mean())
+        assert apart == pytest.approx(0.15 if "della" in method else 0.0, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["ties", "dare_ties", "della", "breadcrumbs_ties"])
+@pytest.mark.parametrize("case", ["nothing moved", "all the same"])
+def test_zero_and_equal_task_vectors(name: str, case: str, models: Path, tmp_path: Path) -> None:
+    tuned = models / ("base" if case == "nothing moved" else "a")
+    entries = []
+    for i in range(2):
+        (tmp_path / f"m{i}").symlink_to(tuned)
+        entries.append({"model": str(tmp_path / f"m{i}"), "parameters": {"weight": 0.5, "density": 0.5}})
+    made = {"merge_method": name, "base_model": str(models / "base"), "models": entries, "dtype": "float32"}
+    (tmp_path / "recipe.yml").write_text(yaml.safe_dump(made))
+    weightsmith.merge(tmp_path / "recipe.yml", tmp_path / "ours")
+    ours, base = (load_file(f / "model.safetensors") for f in (tmp_path / "ours", models / "base"))
+    if case == "nothing moved":
+        assert all(torch.equal(ours[k], base[k]) for k in base)
+    elif name in ("ties", "breadcrumbs_ties"):
+        assert_same(ours, run_mergekit(made, tmp_path / "theirs"), relative=1e-6)
+
+
+def test_della_s_epsilon_is_checked_before_the_work(models: Path, tmp_path: Path) -> None:
+    made = recipe(models, {"merge_method": "della", "weights": (1.0, 1.0, 1.0), "density": (0.5, 0.9, 0.5)})
+    (tmp_path / "recipe.yml").write_text(yaml.safe_dump(made))
+    with pytest.raises(
+        weightsmith.errors.RecipeError, match=r"density 0\.9 and epsilon 0\.15.*must lie between 0 and 1"
+    ):
+        weightsmith.merge(tmp_path / "recipe.yml", tmp_path / "ours")
+
+
+@pytest.mark.parametrize("name", ["ties-rescale", "breadcrumbs", "model-stock-by-rows", "dare", "della"])
+def test_same_bytes_whatever_the_threads(name: str, models: Path, tmp_path: Path) -> None:
+    random = {
+        "dare": {"merge_method": "dare_ties", "weights": (1.0, 0.5, 0.7), "density": (0.5, 0.3, 0.9)},
+        "della": {"merge_method": "della", "weights": (1.0, 0.5, 0.7), "density": (0.5, 0.3, 0.8)},
+    }
     path = tmp_path / "recipe.yml"
-    path.write_text(yaml.safe_dump(recipe(models, RECIPES["ties-rescale"])))
+    path.write_text(yaml.safe_dump(recipe(models, (RECIPES | random)[name])))
     for threads in (1, 2):
         weightsmith.merge(path, tmp_path / str(threads), threads=threads)
     one, two = ((tmp_path / n / "model.safetensors").read_bytes() for n in "12")

@@ -71,7 +71,7 @@ def merge(
     ) as folder:
         writer = ShardWriter(folder, {t.name: t.info for t in plan.tensors}, out_shard_size)
         try:
-            ties = run_tensors(plan.tensors, plan.method, writer, threads or default_threads(), progress)
+            tally = run_tensors(plan.tensors, plan.method, writer, threads or default_threads(), progress)
         finally:
             writer.close(sync=False)
         write_tokenizer_files(plan.vocabulary.home if plan.vocabulary else plan.home, folder)
@@ -81,5 +81,5 @@ def merge(
         (folder / RECIPE_COPY).write_text(loaded.file.text, encoding="utf-8")
     return MergeSummary(
         out, plan.method.name, len(plan.models), len(plan.tensors), plan.read_bytes, plan.output_bytes,
-        time.monotonic() - started, ties,
+        time.monotonic() - started, tally.ties,
     )  # fmt: skip

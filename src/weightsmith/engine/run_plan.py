@@ -3,113 +3,96 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
+from weightsmith.engine.on_threads import on_threads
+from weightsmith.engine.tensor_scan import BLOCK, Buffers, Stopped, TensorScan
 from weightsmith.methods.method import Method
 from weightsmith.recipe.plan import TensorPlan
-
-BLOCK = 1 << 18  # elements; results do not depend on threads, and not on this except through float64 sums
-CACHE_BYTES = 512 << 20  # tensors whose inputs fit in here (shared by all threads) are read once for both passes
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
-class Stopped(Exception):
-    """Another tensor failed, or the user interrupted."""
+@dataclass
+class Tally:
+    """What a run counted. `ties`: elements kept or dropped by a tie at a bound; seconds are those of all threads together."""
 
+    ties: int = 0
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("read", "statistics", "combine", "write"), 0.0)
+    )
 
-class _TensorScan:
-    """The inputs of one tensor as float32 blocks; kept after the first pass where they are small."""
-
-    def __init__(self, tensor: TensorPlan, keep: bool, stop: threading.Event) -> None:
-        self.numel = tensor.info.numel
-        self._tensor, self._stop = tensor, stop
-        self._kept: list[list[torch.Tensor]] | None = [] if keep else None
-        self._complete = False
-
-    def blocks(self) -> Iterator[list[torch.Tensor]]:
-        if self._complete and self._kept is not None:
-            yield from self._kept
-            return
-        if self._kept is not None:
-            self._kept.clear()
-        for start in range(0, self.numel, BLOCK):
-            if self._stop.is_set():
-                raise Stopped
-            stop = min(start + BLOCK, self.numel)
-            blocks = []
-            for source in self._tensor.sources:
-                block = torch.empty(stop - start, dtype=torch.float32)
-                source.model.checkpoint.read(source.tensor, start, stop, block)
-                blocks.append(block)
-            if self._kept is not None:
-                self._kept.append(blocks)
-            yield blocks
-        self._complete = True
+    def add(self, other: Tally) -> None:
+        self.ties += other.ties
+        for name, value in other.seconds.items():
+            self.seconds[name] += value
 
 
 def run_tensors(
-    tensors: Sequence[TensorPlan], method: Method, writer: ShardWriter, threads: int, progress: Progress | None = None
-) -> int:
-    """Compute and write every tensor. Returns the number of elements kept by ties at a trimming threshold."""
-    stop, lock, done = threading.Event(), threading.Lock(), 0
+    tensors: Sequence[TensorPlan], method: Method, writer: ShardWriter, threads: int, progress: Progress | None = None, *,
+    seed: int = 0,
+) -> Tally:  # fmt: skip
+    """Compute and write every tensor. The bytes depend neither on `threads` nor on the size of blocks."""
+    total, tally, buffers = sum(tensor.info.nbytes for tensor in tensors), Tally(), Buffers()
+    done = 0
+
+    def work(tensor: TensorPlan, stop: threading.Event) -> Tally:
+        if tensor.copy:
+            return _copy_tensor(tensor, writer, stop, written)
+        return _merge_tensor(tensor, method, writer, buffers, stop, written, seed)
 
     def written(count: int) -> None:
         nonlocal done
         with lock:
             done += count
 
+    lock = threading.Lock()
     largest_first = sorted(tensors, key=lambda tensor: -tensor.info.numel)
-    ties, total = 0, sum(tensor.info.nbytes for tensor in tensors)
-    intra_op = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        pending: set[Future[int]] = {
-            pool.submit(_merge_tensor, t, method, writer, threads, stop, written) for t in largest_first
-        }
-        try:
-            while pending:
-                finished, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
-                ties += sum(future.result() for future in finished)
-                if progress:
-                    progress(done, total)
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-        finally:
-            torch.set_num_threads(intra_op)
-    return ties
+    for one in on_threads(work, largest_first, threads, tick=lambda: progress(done, total) if progress else None):
+        tally.add(one)
+    return tally
+
+
+def _copy_tensor(
+    tensor: TensorPlan, writer: ShardWriter, stop: threading.Event, written: Callable[[int], None]
+) -> Tally:
+    source, tally = tensor.sources[0], Tally()
+    for start in range(0, tensor.info.numel, BLOCK):
+        if stop.is_set():
+            raise Stopped
+        began = time.perf_counter()
+        block = torch.empty(min(BLOCK, tensor.info.numel - start), dtype=tensor.info.torch_dtype)
+        source.model.checkpoint.read(source.tensor, start, start + len(block), block)
+        read = time.perf_counter()
+        writer.write(tensor.name, start, block)
+        tally.seconds["read"] += read - began
+        tally.seconds["write"] += time.perf_counter() - read
+        written(block.nbytes)
+    return tally
 
 
 def _merge_tensor(
-    tensor: TensorPlan,
-    method: Method,
-    writer: ShardWriter,
-    threads: int,
-    stop: threading.Event,
-    written: Callable[[int], None],
-) -> int:
-    if tensor.copy:
-        for start in range(0, tensor.info.numel, BLOCK):
-            end = min(start + BLOCK, tensor.info.numel)
-            if stop.is_set():
-                raise Stopped
-            block = torch.empty(end - start, dtype=tensor.info.torch_dtype)
-            tensor.sources[0].model.checkpoint.read(tensor.sources[0].tensor, start, end, block)
-            writer.write(tensor.name, start, block)
-            written(block.nbytes)
-        return 0
-    scan = _TensorScan(tensor, len(tensor.sources) * tensor.info.numel * 4 <= CACHE_BYTES // threads, stop)
+    tensor: TensorPlan, method: Method, writer: ShardWriter, buffers: Buffers, stop: threading.Event,
+    written: Callable[[int], None], seed: int,
+) -> Tally:  # fmt: skip
+    scan = TensorScan(tensor, buffers, stop, row_wise=method.row_wise, seed=seed)
+    began, tally = time.perf_counter(), Tally()
     statistics = method.statistics(scan, tensor.settings)
-    start = 0
-    for blocks in scan.blocks():
-        merged = method.combine(blocks, tensor.settings, statistics)
-        block = merged.to(tensor.round_to).to(tensor.info.torch_dtype)
-        writer.write(tensor.name, start, block)
-        start += block.numel()
-        written(block.nbytes)
-    return statistics.trim_ties
+    tally.ties = statistics.trim_ties
+    tally.seconds["statistics"] = time.perf_counter() - began - scan.read_seconds
+    for block in scan.blocks():
+        began = time.perf_counter()
+        merged = method.fused(block, tensor.settings, statistics)
+        rounded = merged.to(tensor.round_to).to(tensor.info.torch_dtype)
+        combined = time.perf_counter()
+        writer.write(tensor.name, block.start, rounded)
+        tally.seconds["combine"] += combined - began
+        tally.seconds["write"] += time.perf_counter() - combined
+        written(rounded.nbytes)
+    tally.seconds["read"] = scan.read_seconds
+    return tally

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeVar
@@ -19,6 +18,7 @@ import torch
 from weightsmith.architecture import Model
 from weightsmith.architecture.layer_numbers import LAYER
 from weightsmith.architecture.tied import embedding_name, output_name
+from weightsmith.engine.on_threads import on_threads
 
 _BLOCK = 1 << 18  # elements per read
 Number = TypeVar("Number", int, float)
@@ -111,26 +111,18 @@ def measure_movement(
             _twin(other, name) and other.checkpoint.tensors[_twin(other, name)].shape == info.shape for other in others
         )
         (names if fits and info.is_float else skipped).append(name)
-    total, done = sum(infos[name].numel for name in names), 0
-    stop, sums = threading.Event(), {}
-    intra_op = torch.get_num_threads()
-    with ThreadPoolExecutor(threads or intra_op, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        pending = {pool.submit(_sum_tensor, base, others, name, stop): name for name in names}
-        left = set(pending)
-        try:
-            while left:
-                finished, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    sums[pending[future]] = future.result()
-                    done += infos[pending[future]].numel
-                if progress:
-                    progress(done, total)
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-        finally:
-            torch.set_num_threads(intra_op)
+    total, done, sums = sum(infos[name].numel for name in names), 0, {}
+
+    def work(name: str, stop: threading.Event) -> tuple[str, _Sums]:
+        return name, _sum_tensor(base, others, name, stop)
+
+    def tick() -> None:
+        if progress:
+            progress(done, total)
+
+    for name, found in on_threads(work, names, threads or torch.get_num_threads(), tick=tick):
+        sums[name] = found
+        done += infos[name].numel
     return _summary(others, {name: sums[name] for name in names}, tuple(skipped))
 
 

@@ -1,7 +1,5 @@
 """Weighted average of the models."""
 
-import torch
-
 from weightsmith.methods.method import Method, Parameter
 
 
@@ -16,9 +14,9 @@ class Linear(Method):
         Parameter("normalize", bool, "shared", "divide by the sum of the weights", default=True),
     )
 
-    def combine(self, blocks, settings, statistics):
+    def combine(self, block, settings, statistics):
         weights = [given["weight"] for given in settings.per_input]
-        out = torch.zeros_like(blocks[0])
-        for block, weight in zip(blocks, weights, strict=True):
-            out.add_(block, alpha=weight)
+        out = block.inputs[0].mul_(weights[0])
+        for row, weight in zip(block.inputs[1:], weights[1:], strict=True):
+            out.add_(row, alpha=weight)
         return out.div_(sum(weights)) if settings.shared["normalize"] else out

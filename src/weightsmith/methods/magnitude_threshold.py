@@ -1,22 +1,30 @@
-"""The k-th largest magnitude of tensors that are never held whole: exact, in two passes, without sorting.
+"""The k-th largest magnitude of task vectors that are never held whole: exact, in one pass, without sorting.
 
-A non-negative float32 orders like the integer with the same bits, so a histogram of the upper 16 bits finds the
-bucket of the k-th largest, and a second one, of the lower bits within that bucket, finds the value.
+A non-negative float32 orders like the integer with the same bits. A sample brackets the one that is looked for; the pass counts
+what lies above the bracket, and how often each integer within it occurs. Where the sample misled, the whole range is counted
+instead, in two passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import numba
+import numpy as np
 
-_BUCKETS = 1 << 16
+from weightsmith.methods.method import Scan
+
+_SAMPLE = 1 << 16
+_WIDEST = 1 << 22  # integers in a bracket; float32 has 2**23 in one power of two
+_SIGMAS = 5.0
+_TOP = 1 << 31
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Keep elements whose magnitude bits are at least `bits`: `kept` of them, `kept - k` by a tie at the bound."""
+    """Keep elements whose magnitude bits are at least `bits`: `kept` of them, `kept - wanted` by a tie at the bound."""
 
     bits: int
     kept: int
@@ -26,33 +34,87 @@ class Threshold:
     def ties(self) -> int:
         return self.kept - self.wanted if self.bits else 0  # zeros kept or dropped are zeros
 
-
-def magnitude_bits(values: torch.Tensor) -> torch.Tensor:
-    """float32 to int32 with the same order as |values|."""
-    return values.abs().view(torch.int32)
-
-
-def kth_largest(passes: Callable[[], Iterator[list[torch.Tensor]]], counts: list[int]) -> list[Threshold]:
-    """For series j of 1-d float32 blocks, the bound that keeps its `counts[j]` largest magnitudes. Two passes."""
-    upper = torch.zeros(len(counts), _BUCKETS, dtype=torch.int64)
-    for series in passes():
-        for j, block in enumerate(series):
-            upper[j] += torch.bincount(magnitude_bits(block) >> 16, minlength=_BUCKETS)
-    found = [_walk_down(upper[j], k) for j, k in enumerate(counts)]
-    lower = torch.zeros_like(upper)
-    for series in passes():
-        for j, block in enumerate(series):
-            bits = magnitude_bits(block)
-            lower[j] += torch.bincount(bits[(bits >> 16) == found[j][0]] & 0xFFFF, minlength=_BUCKETS)
-    result = []
-    for j, (bucket, above) in enumerate(found):
-        low, over = _walk_down(lower[j], counts[j] - above)
-        result.append(Threshold(bucket << 16 | low, above + over + int(lower[j, low]), counts[j]))
-    return result
+    @property
+    def magnitude(self) -> np.float32:
+        """The smallest magnitude that is kept."""
+        return np.uint32(self.bits).view(np.float32)
 
 
-def _walk_down(histogram: torch.Tensor, k: int) -> tuple[int, int]:
-    """(bucket of the k-th largest, number of elements in higher buckets)."""
-    from_top = histogram.flip(0).cumsum(0)
-    index = int(torch.searchsorted(from_top, k))
-    return len(histogram) - 1 - index, int(from_top[index - 1]) if index else 0
+def kth_largest(scan: Scan, base: int, wanted: Sequence[tuple[int, int]]) -> list[Threshold]:
+    """For each (input, k), the bound that keeps the k largest magnitudes of input minus base; 1 <= k <= `scan.numel`."""
+    sample = scan.sample(_SAMPLE).numpy()
+    if sample.shape[1] == scan.numel:
+        return [_exact(sample[i] - sample[base], k) for i, k in wanted]
+    ranges = [_bracket(sample[i] - sample[base], k / scan.numel) for i, k in wanted]
+    found = _count(scan, base, [i for i, _ in wanted], ranges)
+    result: list[Threshold | None] = []
+    for (_, k), (low, shift, _), (above, counts) in zip(wanted, ranges, found, strict=True):
+        result.append(_pick(low, shift, above, counts, k) if shift == 0 else None)
+    missed = [j for j, threshold in enumerate(result) if threshold is None]
+    if missed:
+        again = [wanted[j] for j in missed]
+        coarse = _count(scan, base, [i for i, _ in again], [(0, 9, _TOP >> 9)] * len(again))
+        buckets = [_pick(0, 9, above, counts, k) for (_, k), (above, counts) in zip(again, coarse, strict=True)]
+        fine = [(bucket.bits, 0, 1 << 9) for bucket in buckets if bucket]
+        counted = _count(scan, base, [i for i, _ in again], fine)
+        for j, (_, k), (low, _, _), (above, counts) in zip(missed, again, fine, counted, strict=True):
+            result[j] = _pick(low, 0, above, counts, k)
+    return [threshold for threshold in result if threshold is not None]
+
+
+def _exact(delta: np.ndarray, k: int) -> Threshold:
+    """Of a tensor that is at hand as a whole."""
+    bits = np.abs(delta).view(np.int32)
+    bound = int(np.partition(bits, len(bits) - k)[len(bits) - k])
+    return Threshold(bound, int(np.count_nonzero(bits >= bound)), k)
+
+
+def _bracket(delta: np.ndarray, share: float) -> tuple[int, int, int]:
+    """(lowest bits, shift, number of integers) of a range that holds the bound, most likely."""
+    bits = np.sort(np.abs(delta).view(np.int32))
+    n = len(bits)
+    spread = _SIGMAS * math.sqrt(share * (1 - share) / n) + 2 / n
+    low = int(bits[max(0, math.floor((1 - share - spread) * n))])
+    high = int(bits[min(n - 1, math.ceil((1 - share + spread) * n))])
+    if (1 - share - spread) * n < 1:
+        low = 0
+    if (1 - share + spread) * n > n - 2:
+        high = _TOP - 1
+    count = high - low + 1
+    return (low, 0, count) if count <= _WIDEST else (low, 1, 1)  # shift 1: too wide, counted anew
+
+
+def _count(
+    scan: Scan, base: int, inputs: Sequence[int], ranges: Sequence[tuple[int, int, int]]
+) -> list[tuple[int, np.ndarray]]:
+    """For each input: how many magnitudes lie above its range, and how many on each step within it."""
+    counts = [np.zeros(count, np.int64) for _, _, count in ranges]
+    above = [0] * len(ranges)
+    for block in scan.blocks():
+        rows = block.inputs.numpy()
+        for j, (low, shift, _) in enumerate(ranges):
+            above[j] += _count_block(rows[base], rows[inputs[j]], low, shift, counts[j])
+    return list(zip(above, counts, strict=True))
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_block(base: np.ndarray, other: np.ndarray, low: int, shift: int, counts: np.ndarray) -> int:
+    bits = np.abs(other - base).view(np.int32)
+    steps, top = np.uint32(counts.size), np.int32(low + (counts.size << shift) - 1)
+    above = 0
+    for i in range(bits.size):
+        above += bits[i] > top
+    for i in range(bits.size):
+        step = np.uint32(bits[i] - low) >> np.uint32(shift)
+        if step < steps and bits[i] >= low:
+            counts[step] += 1
+    return above
+
+
+def _pick(low: int, shift: int, above: int, counts: np.ndarray, k: int) -> Threshold | None:
+    """The step that holds the k-th largest; None: it is not in the range."""
+    from_top = above + np.cumsum(counts[::-1])
+    if k <= above or from_top[-1] < k:
+        return None
+    index = int(np.searchsorted(from_top, k))
+    return Threshold(low + ((len(counts) - 1 - index) << shift), int(from_top[index]), k)

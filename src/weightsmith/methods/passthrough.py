@@ -12,6 +12,6 @@ class Passthrough(Method):
     parameters = (Parameter("scale", float, "input", "factor on the tensor", default=None),)
     inputs = (1, 1)
 
-    def combine(self, blocks, settings, statistics):
+    def combine(self, block, settings, statistics):
         scale = settings.per_input[0]["scale"]
-        return blocks[0] if scale is None else blocks[0] * scale
+        return block.inputs[0] if scale is None else block.inputs[0].mul_(scale)

@@ -25,19 +25,20 @@ class Slerp(Method):
 
     def statistics(self, scan, settings):
         squares, product = [0.0, 0.0], 0.0
-        for blocks in scan.blocks():
-            a, b = blocks[0].double(), blocks[1].double()
+        for block in scan.blocks():
+            a, b = block.inputs
             squares[0] += torch.dot(a, a).item()
             squares[1] += torch.dot(b, b).item()
             product += torch.dot(a, b).item()
         norms = [n if (n := math.sqrt(square)) > NORM_EPSILON else 1.0 for square in squares]
         return Statistics({"cosine": max(-1.0, min(1.0, product / (norms[0] * norms[1])))})
 
-    def combine(self, blocks, settings, statistics):
+    def combine(self, block, settings, statistics):
         t, cosine = settings.shared["t"], statistics.values["cosine"]
         if abs(cosine) > COLLINEAR:
             of_base, of_other = 1 - t, t
         else:
             angle = math.acos(cosine)
             of_base, of_other = (math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle))
-        return torch.mul(blocks[settings.base_index], of_base).add_(blocks[1 - settings.base_index], alpha=of_other)
+        base = block.inputs[settings.base_index].mul_(of_base)
+        return base.add_(block.inputs[1 - settings.base_index], alpha=of_other)

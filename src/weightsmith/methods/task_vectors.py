@@ -1,18 +1,111 @@
-"""What task arithmetic and TIES share: the parameters of task vectors (fine-tune minus base)."""
+"""The family of task arithmetic: fine-tune minus base, thinned, weighted, summed, and added to the base again.
 
-from weightsmith.methods.method import Parameter
+Its members differ in how task vectors are thinned (`sparsify.py`) and whether they must agree on a sign (TIES). They are
+mergekit's `GeneralizedTaskArithmeticMerge`, with its parameters and defaults.
+"""
 
-NEARLY_ZERO = 1e-8  # mergekit's bound for a sum of weights that cannot be divided by
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+
+from weightsmith.methods.method import Block, Method, Parameter, Scan, Settings, Statistics
+from weightsmith.methods.sparsify import Kept, Sparsifier
+
+_NEARLY_ZERO = 1e-8  # mergekit's bound for a sum of weights that cannot be divided by
+_L1_EPSILON = 1e-7  # and for an l1 norm that is not restored
 
 
-def task_vector_parameters(*, normalize: bool) -> tuple[Parameter, ...]:
+def task_vector_parameters(*more: Parameter, normalize: bool, rescale: bool) -> tuple[Parameter, ...]:
+    """Those that all members have, and `more`."""
     return (
         Parameter("weight", float, "non_base", "factor on this model's task vector"),
         Parameter(
             "density", float, "non_base", "share of the task vector that is kept", default=1.0, above=0.0, at_most=1.0
         ),
+        *more,
         Parameter("normalize", bool, "shared", "divide by the sum of the weights that took part", default=normalize),
         Parameter("lambda", float, "shared", "factor on the merged task vector", default=1.0),
-        Parameter("rescale", bool, "shared", "after trimming, restore the task vector's l1 norm", default=False),
+        Parameter("rescale", bool, "shared", "restore each thinned task vector's l1 norm", default=rescale),
         Parameter("int8_mask", bool, "shared", "accepted for mergekit's recipes; changes no number", default=False),
     )
+
+
+class TaskVectorMethod(Method):
+    """out = base + lambda * sum(w_i thin(x_i - base)), divided by sum(w_i) with `normalize`.
+
+    With `elect`, only elements that have the sign of the weighted sum take part, a zero sum counts as plus, and `normalize`
+    divides by the weights that took part.
+    """
+
+    needs_base = True
+    sparsifier: ClassVar[Sparsifier | None] = None
+    elect: ClassVar[bool] = False
+
+    def statistics(self, scan: Scan, settings: Settings) -> Statistics:
+        if self.sparsifier is None:
+            return Statistics()
+        given = {i: settings.per_input[i] for i in settings.others}
+        kept, ties = self.sparsifier.survey(scan, settings.base_index, given)
+        if kept and settings.shared["rescale"]:
+            kept = _with_factors(scan, settings.base_index, kept)
+        return Statistics({"width": scan.width, "kept": kept}, ties)
+
+    def combine(self, block: Block, settings: Settings, statistics: Statistics) -> torch.Tensor:
+        base = block.inputs[settings.base_index]
+        deltas, weights = [], []
+        for i in settings.others:
+            delta = block.inputs[i] - base
+            if kept := statistics.values.get("kept", {}).get(i):
+                delta = delta * kept.mask(delta, block.start, statistics.values["width"]) * kept.factor
+            weights.append(settings.per_input[i]["weight"])
+            deltas.append(delta * weights[-1])
+        total = sum(deltas, torch.zeros_like(base))
+        if self.elect:
+            sign = torch.where(total >= 0, 1.0, -1.0)
+            agree = [delta.sign() == sign for delta in deltas]
+            mixed = sum((d * a for d, a in zip(deltas, agree, strict=True)), torch.zeros_like(base))
+            divisor = sum((w * a for w, a in zip(weights, agree, strict=True)), torch.zeros_like(base))
+            divisor = torch.where(divisor == 0, 1.0, divisor)
+        else:
+            mixed, divisor = total, sum(weights) if abs(sum(weights)) >= _NEARLY_ZERO else 1.0
+        if settings.shared["normalize"]:
+            mixed = mixed / divisor
+        return base + mixed * settings.shared["lambda"]
+
+    def fused(self, block: Block, settings: Settings, statistics: Statistics) -> torch.Tensor:
+        from weightsmith.methods.fused_task_vectors import combine_fused
+
+        others = settings.others
+        return combine_fused(
+            block, settings.base_index, others, [settings.per_input[i]["weight"] for i in others],
+            statistics.values.get("kept", {}), statistics.values.get("width", 1), elect=self.elect,
+            normalize=settings.shared["normalize"], scale=settings.shared["lambda"],
+        )  # fmt: skip
+
+
+def _with_factors(scan: Scan, base: int, kept: dict[int, Kept]) -> dict[int, Kept]:
+    """Each with the factor by which thinning shortened it in l1."""
+    from weightsmith.methods.fused_task_vectors import l1_norms
+
+    sums = {i: [0.0, 0.0] for i in kept}
+    for block in scan.blocks():
+        for i, how in kept.items():
+            before, after = l1_norms(block, base, i, how, scan.width)
+            sums[i][0] += before
+            sums[i][1] += after
+    return {
+        i: replace(how, factor=sums[i][0] / sums[i][1]) if min(sums[i]) >= _L1_EPSILON else how for i, how in kept.items()
+    }  # fmt: skip
+
+
+def members() -> Iterator[type[TaskVectorMethod]]:
+    """All methods of the family."""
+    pending = list(TaskVectorMethod.__subclasses__())
+    while pending:
+        kind = pending.pop()
+        yield kind
+        pending += kind.__subclasses__()

@@ -264,6 +264,8 @@ def _plan_tensor(
             per_input[i][parameter.name] = value
     promoted = reduce(torch.promote_types, (info.torch_dtype for info in infos))
     settings = Settings(shared, tuple(per_input), base)
+    if objection := method.objection(settings):
+        raise loaded.file.error(["parameters"], f"{method.name}: {objection} (tensor {name})")
     if not promoted.is_floating_point:
         return TensorPlan(name, infos[lead], (sources[lead],), settings, infos[lead].torch_dtype, copy=True)
     round_to = getattr(torch, recipe.dtype) if recipe.dtype else promoted

@@ -1,0 +1,39 @@
+"""The same work on many things, on a few threads; the first failure, or Ctrl-C, stops all of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+import torch
+
+Thing = TypeVar("Thing")
+Result = TypeVar("Result")
+
+
+def on_threads(
+    work: Callable[[Thing, threading.Event], Result],
+    things: Iterable[Thing],
+    threads: int,
+    *,
+    tick: Callable[[], object],
+) -> Iterator[Result]:
+    """Results as they come, in no order. `work` looks at the event now and then and raises where it is set; `tick` is called
+    some times a second. torch computes with one thread per worker meanwhile."""
+    stop, intra_op = threading.Event(), torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        pending: set[Future[Result]] = {pool.submit(work, thing, stop) for thing in things}
+        try:
+            while pending:
+                finished, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+                tick()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            torch.set_num_threads(intra_op)

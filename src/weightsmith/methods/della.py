@@ -1,0 +1,42 @@
+"""DELLA: drop elements of task vectors at random, small ones more often, by their rank in the row."""
+
+from weightsmith.methods.method import Parameter
+from weightsmith.methods.sparsify import ByRankAtRandom
+from weightsmith.methods.task_vectors import TaskVectorMethod, task_vector_parameters
+
+_EPSILON = Parameter(
+    "epsilon",
+    float,
+    "non_base",
+    "the smallest is kept with density - epsilon, the largest with + epsilon",
+    default=0.15,
+)
+
+
+class Della(TaskVectorMethod):
+    """https://arxiv.org/abs/2406.11617. The paper divides each element by its probability; mergekit, and so we, restore the
+    l1 norm of the whole. density - epsilon and density + epsilon lie between 0 and 1."""
+
+    name = "della"
+    title = "DELLA"
+    paper = "https://arxiv.org/abs/2406.11617"
+    parameters = task_vector_parameters(_EPSILON, normalize=True, rescale=True)
+    sparsifier = ByRankAtRandom()
+    row_wise = True
+    elect = True
+
+    def objection(self, settings):
+        for i in settings.others:
+            density, epsilon = (settings.per_input[i][key] for key in ("density", "epsilon"))
+            if density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
+                return f"density {density:g} and epsilon {epsilon:g}: density - epsilon and density + epsilon must lie between 0 and 1"
+        return None
+
+
+class DellaLinear(Della):
+    """DELLA without the election of signs."""
+
+    name = "della_linear"
+    title = "Linear DELLA"
+    parameters = task_vector_parameters(_EPSILON, normalize=False, rescale=True)
+    elect = False
