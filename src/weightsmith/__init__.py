@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "inspect": "weightsmith.inspection.inspect",
     "merge": "weightsmith.engine.merge",
+    "verify": "weightsmith.engine.checksums",
     "unify": "weightsmith.engine.unify",
     "load_recipe": "weightsmith.recipe.load",
     "open_model": "weightsmith.architecture",

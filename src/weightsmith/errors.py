@@ -21,6 +21,10 @@ class OutputError(WeightsmithError):
     """The output cannot be written: folder not empty, disk full, no permission."""
 
 
+class MergeError(WeightsmithError):
+    """Weights that cannot be merged: NaN, infinities, results that do not fit the output's dtype."""
+
+
 class ExportError(WeightsmithError):
     """GGUF conversion or quantization cannot be done for this model or type."""
 

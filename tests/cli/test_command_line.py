@@ -36,7 +36,7 @@ def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert "Usage" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", ["inspect", "merge", "unify", "export", "evaluate", "run", "demo"])
+@pytest.mark.parametrize("command", ["inspect", "merge", "verify", "unify", "export", "evaluate", "run", "demo"])
 def test_every_command_explains_itself(command: str) -> None:
     done = weightsmith_process(command, "--help")
     assert done.returncode == 0
@@ -61,7 +61,7 @@ def test_merging_folders_does_not_import_transformers(chat_models: Path, tmp_pat
     ).read_text()
 
 
-def test_ctrl_c_leaves_nothing_behind(smollm: Path, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_is_done(smollm: Path, tmp_path: Path) -> None:
     recipe = real_recipe(smollm, tmp_path)
     command = [sys.executable, "-m", "weightsmith", "merge", str(recipe), str(tmp_path / "out")]
     # a test run in a shell's background inherits an ignored SIGINT; a person's terminal does not
@@ -69,7 +69,7 @@ def test_ctrl_c_leaves_nothing_behind(smollm: Path, tmp_path: Path) -> None:
         command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     )
     try:
-        while not list(tmp_path.glob(".out.*.partial/*.safetensors")):
+        while not list(tmp_path.glob(".out.partial/journal.jsonl")):
             assert process.poll() is None, "the merge ended before it could be interrupted"
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
@@ -79,7 +79,8 @@ def test_ctrl_c_leaves_nothing_behind(smollm: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert said.strip().splitlines()[-1] == "weightsmith: interrupted"
     assert "Traceback" not in said
-    assert [p.name for p in tmp_path.iterdir()] == ["recipe.yml"]
+    assert "the same command goes on from there" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.partial", "recipe.yml"]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,5 +40,31 @@ class RangeFile:
                 raise CheckpointError(f"{self.path}: the file became shorter while it was read")
             done += count
 
+    def read_as(self, offset: int, dtype: torch.dtype, out: torch.Tensor) -> None:
+        """Fill `out`, 1-d of any dtype, with as many elements of `dtype` at `offset`, converted."""
+        if out.dtype == dtype:
+            return self.read_into(offset, out)
+        raw = _memory.take(len(out), dtype)
+        self.read_into(offset, raw)
+        out.copy_(raw)
+
     def bytes_at(self, offset: int, count: int) -> bytes:
         return os.pread(self._fd, count, offset)
+
+
+class _Memory(threading.local):
+    """What a thread reads into before it is converted; new memory for each read would cost more than the read."""
+
+    def __init__(self) -> None:
+        self._bytes: torch.Tensor | None = None
+
+    def take(self, elements: int, dtype: torch.dtype) -> torch.Tensor:
+        import torch
+
+        needed = elements * dtype.itemsize
+        if self._bytes is None or self._bytes.numel() < needed:
+            self._bytes = torch.empty(needed, dtype=torch.uint8)
+        return self._bytes[:needed].view(dtype)
+
+
+_memory = _Memory()

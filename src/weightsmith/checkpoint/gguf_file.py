@@ -126,11 +126,7 @@ class GGUFFile:
 
         kind, elements, size, offset = self._where[name]
         if kind in _PLAIN:
-            dtype = torch_dtypes()[_PLAIN[kind]]
-            raw = out if out.dtype == dtype else torch.empty(stop - start, dtype=dtype)
-            self._file.read_into(offset + start * size, raw)
-            if raw is not out:
-                out.copy_(raw)
+            self._file.read_as(offset + start * size, torch_dtypes()[_PLAIN[kind]], out)
             return
         if start == stop:
             return

@@ -195,17 +195,16 @@ class PyTorchFile:
         dtype = self.tensors[name].torch_dtype
         offset = self._content(header) + tensor.offset * dtype.itemsize
 
+        if _is_contiguous(tensor):
+            return self._file.read_as(offset + start * dtype.itemsize, dtype, out)
+
         def read(first: int, last: int, into: torch.Tensor) -> None:
             self._file.read_into(offset + first * dtype.itemsize, into)
 
-        raw = out if out.dtype == dtype else torch.empty(stop - start, dtype=dtype)
-        if _is_contiguous(tensor):
-            read(start, stop, raw)
-        else:
-            rows, columns = tensor.shape
-            read_transposed(read, (columns, rows), start, stop, raw)
-        if raw is not out:
-            out.copy_(raw)
+        rows, columns = tensor.shape
+        raw = torch.empty(stop - start, dtype=dtype)
+        read_transposed(read, (columns, rows), start, stop, raw)
+        out.copy_(raw)
 
 
 def _is_contiguous(tensor: _Tensor) -> bool:

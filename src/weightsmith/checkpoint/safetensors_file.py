@@ -74,13 +74,8 @@ class SafetensorsFile:
         self._offsets[name] = data_start + begin
 
     def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
-        import torch
-
         dtype = self.tensors[name].torch_dtype
-        raw = out if out.dtype == dtype else torch.empty(stop - start, dtype=dtype)
-        self._file.read_into(self._offsets[name] + start * dtype.itemsize, raw)
-        if raw is not out:
-            out.copy_(raw)
+        self._file.read_as(self._offsets[name] + start * dtype.itemsize, dtype, out)
 
 
 def no_twins(kind: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:

@@ -16,11 +16,17 @@ from weightsmith.errors import OutputError
 
 
 class ShardWriter:
-    """Creates the files of a Hugging Face checkpoint in `folder`; each shard holds at most `max_bytes` of tensors."""
+    """Creates the files of a Hugging Face checkpoint in `folder`; each shard holds at most `max_bytes` of tensors.
 
-    def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], max_bytes: int) -> None:
+    `continued`: the files are there already, laid out by an earlier run for the same tensors, and are written further. Raises
+    OutputError where they are not what that run made."""
+
+    def __init__(
+        self, folder: Path, tensors: Mapping[str, TensorInfo], max_bytes: int, *, continued: bool = False
+    ) -> None:
+        self._continued = continued
         self.files: list[str] = []
-        self._where: dict[str, tuple[int, int]] = {}  # file descriptor, byte offset
+        self._where: dict[str, tuple[int, int]] = {}  # which file, byte offset
         self._fds: list[int] = []
         shards = _split(tensors, max_bytes)
         weight_map: dict[str, str] = {}
@@ -49,10 +55,15 @@ class ShardWriter:
             offset += info.nbytes
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
+        head, start = len(text).to_bytes(8, "little") + text, 8 + len(text)
+        for name in ordered:
+            begin = header[name]["data_offsets"][0]  # type: ignore[index]
+            self._where[name] = (len(self._fds), start + begin)
+        if self._continued:
+            return self._open(path, head, start + offset)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         self._fds.append(fd)
-        os.write(fd, len(text).to_bytes(8, "little") + text)
-        start = 8 + len(text)
+        os.write(fd, head)
         try:
             if offset:
                 os.posix_fallocate(fd, start, offset)
@@ -62,18 +73,33 @@ class ShardWriter:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
             os.ftruncate(fd, start + offset)
-        for name in ordered:
-            begin = header[name]["data_offsets"][0]  # type: ignore[index]
-            self._where[name] = (fd, start + begin)
+
+    def _open(self, path: Path, head: bytes, size: int) -> None:
+        try:
+            self._fds.append(os.open(path, os.O_RDWR))
+        except OSError as error:
+            raise OutputError(
+                f"{path}: of an interrupted run, cannot be opened: {error.strerror}; use --restart"
+            ) from error
+        if os.fstat(self._fds[-1]).st_size != size or os.pread(self._fds[-1], len(head), 0) != head:
+            raise OutputError(f"{path}: was changed since its run was interrupted; discard it with --restart")
 
     def write(self, name: str, start: int, block: torch.Tensor) -> None:
         """Write a 1-d block, already in the output dtype, at element `start` of a tensor. Any thread may call it."""
-        fd, offset = self._where[name]
+        number, offset = self._where[name]
+        fd = self._fds[number]
         view = memoryview(block.contiguous().view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
         offset += start * block.dtype.itemsize
         while view:
             count = os.pwrite(fd, view, offset)
             view, offset = view[count:], offset + count
+
+    def sync(self) -> None:
+        """What was written so far is on the disk afterwards, and leaves the page cache to the inputs."""
+        for fd in list(self._fds):
+            os.fdatasync(fd)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def close(self, *, sync: bool) -> None:
         """Close all shards; with `sync`, their bytes are on the disk first."""

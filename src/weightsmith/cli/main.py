@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,13 @@ AcceptMapping = Annotated[
     bool, typer.Option("--accept-mapping", help="Map names of no known layout by the values of the weights.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")]
+
+
+class OnNan(StrEnum):
+    """What becomes of NaN and infinities in the inputs."""
+
+    error = "error"
+    warn = "warn"
 
 
 def _version(wanted: bool) -> None:
@@ -54,6 +62,10 @@ def merge(
     threads: Threads = None,
     force: Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and its models; write nothing.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard what an interrupted run has done.")] = False,
+    on_nan: Annotated[OnNan, typer.Option(help="NaN and infinities in the inputs: stop, or count them.")] = OnNan.error,
+    seed: Annotated[int, typer.Option(help="Of the methods that draw random numbers.")] = 0,
+    profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     mapping: Annotated[
         list[str], typer.Option("--mapping", help="MODEL=FILE: the names of a model in a layout of its own.")
     ] = [],  # noqa: B006
@@ -68,6 +80,7 @@ def merge(
     """
     from weightsmith.cli.progress import progress_bar
     from weightsmith.cli.sizes import parse_size, show_size
+    from weightsmith.engine.merge import default_threads
     from weightsmith.engine.merge import merge as run
     from weightsmith.recipe import load_recipe, make_plan
 
@@ -93,17 +106,58 @@ def merge(
         )
         return
 
-    with progress_bar("merging", quiet=quiet) as progress:
-        done = run(
-            recipe, out, threads=threads, out_shard_size=shard, force=force, progress=progress, on_plan=converted,
-            mappings=mappings, accept_mapping=accept_mapping,
-        )  # fmt: skip
+    try:
+        with progress_bar("merging", quiet=quiet) as progress:
+            done = run(
+                recipe, out, threads=threads, out_shard_size=shard, force=force, progress=progress, on_plan=converted,
+                mappings=mappings, accept_mapping=accept_mapping, restart=restart, on_nan=on_nan.value, seed=seed,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo("weightsmith: what was finished is kept; the same command goes on from there", err=True)
+        raise
+    for found in done.not_finite:
+        typer.echo(
+            f"{found.model}: tensor {found.tensor!r}: {found.nan} NaN, {found.infinite} infinite elements", err=True
+        )
     if not quiet:
         typer.echo(
             f"{done.out}: {done.method} of {done.models} models, {done.tensors} tensors, "
             f"{show_size(done.written_bytes)} in {done.seconds:.1f} s"
-            + (f"; {done.trim_ties} elements kept by ties at a trimming threshold" if done.trim_ties else "")
+            + (f"; {done.continued} tensors were done already" if done.continued else "")
+            + (f"; {done.trim_ties} elements kept or dropped by ties at a threshold" if done.trim_ties else "")
         )
+    if profile:
+        used = threads or default_threads()
+        busy = sum(done.phases.values())
+        typer.echo("; ".join(f"{name} {seconds:.1f} s" for name, seconds in done.phases.items())
+                   + f" on {used} threads together; {max(0.0, done.seconds * used - busy):.1f} s start-up and waiting")  # fmt: skip
+
+
+@app.command()
+def verify(
+    out: Annotated[Path, typer.Argument(help="A folder that `weightsmith merge` made.")],
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Read merged weights again and compare them with the checksums that were noted when they were written.
+
+    Exit code 0: all as written. 2: damaged, and the tensors are named.
+
+    Example: weightsmith verify merged
+    """
+    from weightsmith.cli.progress import progress_bar
+    from weightsmith.cli.sizes import show_size
+    from weightsmith.engine.checksums import verify as run
+    from weightsmith.engine.merge import default_threads
+
+    with progress_bar("verifying", quiet=quiet) as progress:
+        found = run(out, threads=threads or default_threads(), progress=progress)
+    if not found.sound:
+        parts = ((found.damaged, "damaged"), (found.missing, "missing"), (found.more, "not of the merge"))
+        told = "; ".join(f"{len(names)} tensors {what}: {', '.join(names[:5])}" for names, what in parts if names)
+        raise WeightsmithError(f"{out}: {told}. Merge again, or copy the folder again from where it is whole")
+    if not quiet:
+        typer.echo(f"{out}: {found.tensors} tensors, {show_size(found.bytes)}, all as written")
 
 
 @app.command()

@@ -8,10 +8,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
-from weightsmith.engine.output_folder import check_output, output_folder
-from weightsmith.engine.run_plan import Progress, run_tensors
+from weightsmith.engine.checksums import write_checksums
+from weightsmith.engine.journal import Journal, Record
+from weightsmith.engine.output_folder import check_output
+from weightsmith.engine.resumable_folder import resumable_folder
+from weightsmith.engine.run_digest import run_digest
+from weightsmith.engine.run_plan import NotFinite, Progress, Tally, run_tensors
 from weightsmith.recipe.load import load_recipe
 from weightsmith.recipe.plan import Plan, make_plan
 from weightsmith.recipe.yaml_file import YamlFile
@@ -25,7 +30,8 @@ FREE_FOR_SMALL_FILES = 32 << 20
 
 @dataclass(frozen=True)
 class MergeSummary:
-    """What a finished merge can say of itself."""
+    """What a finished merge can say of itself. `continued`: tensors that an interrupted run had finished; `phases`: seconds of
+    all threads together by what they did."""
 
     out: Path
     method: str
@@ -35,6 +41,9 @@ class MergeSummary:
     written_bytes: int
     seconds: float
     trim_ties: int
+    not_finite: tuple[NotFinite, ...]
+    continued: int
+    phases: dict[str, float]
 
 
 def default_threads() -> int:
@@ -49,15 +58,21 @@ def merge(
     threads: int | None = None,
     out_shard_size: int = DEFAULT_SHARD_BYTES,
     force: bool = False,
+    restart: bool = False,
+    on_nan: Literal["error", "warn"] = "error",
+    seed: int = 0,
     progress: Progress | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
 ) -> MergeSummary:
-    """Merge as `recipe` says into the new folder `out`: weights, config, tokenizer, chat template and the recipe.
+    """Merge as `recipe` says into the new folder `out`: weights, config, tokenizer, chat template, the recipe and checksums.
 
     `out_shard_size` is in bytes; `progress` receives (bytes written, bytes in all). The bytes written do not depend on
-    `threads`. `mappings` and `accept_mapping` are for models in a layout of their own (docs/naming-schemes.md). Raises RecipeError, CheckpointError, PlanError or OutputError, and then leaves nothing behind.
+    `threads`; `seed` is that of the methods that draw random numbers. A run that was interrupted or killed is continued by the
+    same call, to the same bytes; `restart` discards it. `on_nan`: NaN and infinities in the inputs are an error, or counted.
+    `mappings` and `accept_mapping` are for models in a layout of their own (docs/naming-schemes.md). Raises RecipeError,
+    CheckpointError, PlanError, MergeError or OutputError, and then leaves nothing behind.
     """
     started, out = time.monotonic(), Path(out)
     loaded = load_recipe(recipe)
@@ -66,20 +81,55 @@ def merge(
     if on_plan:
         on_plan(plan)
     inputs = tuple(path for model in plan.models.values() for path in model.files)
-    with output_folder(
-        out, force=force, needed_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES, inputs=inputs
-    ) as folder:
-        writer = ShardWriter(folder, {t.name: t.info for t in plan.tensors}, out_shard_size)
+    run = run_digest(plan, out_shard_size, seed)
+    with resumable_folder(
+        out, run, force=force, restart=restart, needed_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES, inputs=inputs
+    ) as scratch:
+        folder = scratch.folder
+        infos = {tensor.name: tensor.info for tensor in plan.tensors}
+        writer = ShardWriter(folder, infos, out_shard_size, continued=scratch.continued)
+        journal = Journal(folder, run, writer.sync, continued=scratch.continued)
+        left = [tensor for tensor in plan.tensors if tensor.name not in scratch.finished]
+        already = plan.output_bytes - sum(tensor.info.nbytes for tensor in left)
+
+        def shown(done: int, total: int) -> None:
+            if progress:
+                progress(done + already, total + already)
+
+        def on_tensor(name: str, one: Tally) -> None:
+            journal.finished(_record(name, one))
+
         try:
-            tally = run_tensors(plan.tensors, plan.method, writer, threads or default_threads(), progress)
-        finally:
+            tally = run_tensors(
+                left, plan.method, writer, threads or default_threads(), shown, seed=seed, tolerant=on_nan == "warn",
+                on_tensor=on_tensor,
+            )  # fmt: skip
+        except BaseException:
+            journal.abandon()
             writer.close(sync=False)
+            raise
+        journal.close()
+        writer.close(sync=True)
+        for record in scratch.finished.values():
+            tally.add(_tally(record))
         write_tokenizer_files(plan.vocabulary.home if plan.vocabulary else plan.home, folder)
         if plan.vocabulary:
             extend_tokenizer(plan.vocabulary, folder)
         (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         (folder / RECIPE_COPY).write_text(loaded.file.text, encoding="utf-8")
+        write_checksums(folder, tally.digests)
     return MergeSummary(
         out, plan.method.name, len(plan.models), len(plan.tensors), plan.read_bytes, plan.output_bytes,
-        time.monotonic() - started, tally.ties,
+        time.monotonic() - started, tally.ties, tuple(tally.not_finite), len(scratch.finished), tally.seconds,
     )  # fmt: skip
+
+
+def _record(name: str, one: Tally) -> Record:
+    """A finished tensor as a line of the journal."""
+    found = [[n.model, n.nan, n.infinite] for n in one.not_finite]
+    return {"tensor": name, "digest": one.digests[name], "ties": one.ties, "not_finite": found}
+
+
+def _tally(record: Record) -> Tally:
+    found = [NotFinite(record["tensor"], *entry) for entry in record["not_finite"]]
+    return Tally(record["ties"], {record["tensor"]: record["digest"]}, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -32,19 +33,29 @@ def output_folder(out: Path, *, force: bool, needed_bytes: int = 0, inputs: tupl
     try:
         yield scratch
         scratch.chmod(0o755)
-        old = None
-        if out.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
-            out.rename(old / "old")
-        scratch.rename(out)
-        if old:
-            shutil.rmtree(old)
+        put_in_place(scratch, out)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutputError(f"{out}: the disk is full; free some space and run again") from error
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def put_in_place(scratch: Path, out: Path) -> None:
+    """Rename `scratch` to `out`; what was there is removed once the new one is in its place."""
+    old = None
+    if out.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+        out.rename(old / "old")
+    scratch.rename(out)
+    parent = os.open(out.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+    if old:
+        shutil.rmtree(old)
 
 
 def check_output(out: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:

@@ -8,91 +8,167 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import xxhash
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.on_threads import on_threads
 from weightsmith.engine.tensor_scan import BLOCK, Buffers, Stopped, TensorScan
-from weightsmith.methods.method import Method
+from weightsmith.errors import MergeError
+from weightsmith.methods.method import Block, Method
 from weightsmith.recipe.plan import TensorPlan
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
+@dataclass(frozen=True)
+class NotFinite:
+    """NaN and infinite elements of one input of one tensor."""
+
+    tensor: str
+    model: str
+    nan: int
+    infinite: int
+
+
 @dataclass
 class Tally:
-    """What a run counted. `ties`: elements kept or dropped by a tie at a bound; seconds are those of all threads together."""
+    """What a run counted. `ties`: elements kept or dropped by a tie at a bound; `digests`: XXH3 of each tensor's bytes;
+    seconds are those of all threads together."""
 
     ties: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
+    not_finite: list[NotFinite] = field(default_factory=list)
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("read", "statistics", "combine", "write"), 0.0)
     )
 
     def add(self, other: Tally) -> None:
         self.ties += other.ties
+        self.digests |= other.digests
+        self.not_finite += other.not_finite
         for name, value in other.seconds.items():
             self.seconds[name] += value
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What all tensors of a run share."""
+
+    method: Method
+    writer: ShardWriter
+    buffers: Buffers
+    written: Callable[[int], None]
+    seed: int
+    tolerant: bool
+
+
 def run_tensors(
     tensors: Sequence[TensorPlan], method: Method, writer: ShardWriter, threads: int, progress: Progress | None = None, *,
-    seed: int = 0,
+    seed: int = 0, tolerant: bool = False, on_tensor: Callable[[str, Tally], None] | None = None,
 ) -> Tally:  # fmt: skip
-    """Compute and write every tensor. The bytes depend neither on `threads` nor on the size of blocks."""
-    total, tally, buffers = sum(tensor.info.nbytes for tensor in tensors), Tally(), Buffers()
+    """Compute and write every tensor. The bytes depend neither on `threads` nor on the size of blocks. `on_tensor` is told of
+    each that is written, on the thread that wrote it. Raises MergeError for NaN and infinities in the inputs, unless
+    `tolerant`, and for results that the output dtype cannot hold."""
+    total, tally, lock = sum(tensor.info.nbytes for tensor in tensors), Tally(), threading.Lock()
     done = 0
-
-    def work(tensor: TensorPlan, stop: threading.Event) -> Tally:
-        if tensor.copy:
-            return _copy_tensor(tensor, writer, stop, written)
-        return _merge_tensor(tensor, method, writer, buffers, stop, written, seed)
 
     def written(count: int) -> None:
         nonlocal done
         with lock:
             done += count
 
-    lock = threading.Lock()
+    run = _Run(method, writer, Buffers(), written, seed, tolerant)
+
+    def work(tensor: TensorPlan, stop: threading.Event) -> Tally:
+        one = _copy_tensor(tensor, run, stop) if tensor.copy else _merge_tensor(tensor, run, stop)
+        if on_tensor:
+            on_tensor(tensor.name, one)
+        return one
+
+    def tick() -> None:
+        if progress:
+            progress(done, total)
+
     largest_first = sorted(tensors, key=lambda tensor: -tensor.info.numel)
-    for one in on_threads(work, largest_first, threads, tick=lambda: progress(done, total) if progress else None):
+    for one in on_threads(work, largest_first, threads, tick=tick):
         tally.add(one)
+    tick()
     return tally
 
 
-def _copy_tensor(
-    tensor: TensorPlan, writer: ShardWriter, stop: threading.Event, written: Callable[[int], None]
-) -> Tally:
-    source, tally = tensor.sources[0], Tally()
+def _copy_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
+    source, tally, digest = tensor.sources[0], Tally(), xxhash.xxh3_128()
+    dtype = tensor.info.torch_dtype
+    memory = torch.empty(min(BLOCK, tensor.info.numel), dtype=dtype)
     for start in range(0, tensor.info.numel, BLOCK):
         if stop.is_set():
             raise Stopped
         began = time.perf_counter()
-        block = torch.empty(min(BLOCK, tensor.info.numel - start), dtype=tensor.info.torch_dtype)
+        block = memory[: min(BLOCK, tensor.info.numel - start)]
         source.model.checkpoint.read(source.tensor, start, start + len(block), block)
         read = time.perf_counter()
-        writer.write(tensor.name, start, block)
+        _write(tensor, run, start, block, digest)
         tally.seconds["read"] += read - began
         tally.seconds["write"] += time.perf_counter() - read
-        written(block.nbytes)
+    tally.digests[tensor.name] = digest.hexdigest()
     return tally
 
 
-def _merge_tensor(
-    tensor: TensorPlan, method: Method, writer: ShardWriter, buffers: Buffers, stop: threading.Event,
-    written: Callable[[int], None], seed: int,
-) -> Tally:  # fmt: skip
-    scan = TensorScan(tensor, buffers, stop, row_wise=method.row_wise, seed=seed)
-    began, tally = time.perf_counter(), Tally()
-    statistics = method.statistics(scan, tensor.settings)
+def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
+    scan = TensorScan(tensor, run.buffers, stop, row_wise=run.method.row_wise, seed=run.seed)
+    began, tally, digest = time.perf_counter(), Tally(), xxhash.xxh3_128()
+    statistics = run.method.statistics(scan, tensor.settings)
     tally.ties = statistics.trim_ties
     tally.seconds["statistics"] = time.perf_counter() - began - scan.read_seconds
     for block in scan.blocks():
         began = time.perf_counter()
-        merged = method.fused(block, tensor.settings, statistics)
+        merged = run.method.fused(block, tensor.settings, statistics)
+        low, high = (float(bound) for bound in torch.aminmax(merged))  # NaN, if there is one
+        if not (low > -torch.inf and high < torch.inf):
+            _count_not_finite(tensor, block, run, tally)
+        elif tensor.round_to == torch.float16 or tensor.info.dtype == "F16":
+            _check_float16(tensor, max(-low, high))
         rounded = merged.to(tensor.round_to).to(tensor.info.torch_dtype)
         combined = time.perf_counter()
-        writer.write(tensor.name, block.start, rounded)
+        _write(tensor, run, block.start, rounded, digest)
         tally.seconds["combine"] += combined - began
         tally.seconds["write"] += time.perf_counter() - combined
-        written(rounded.nbytes)
     tally.seconds["read"] = scan.read_seconds
+    tally.digests[tensor.name] = digest.hexdigest()
     return tally
+
+
+def _write(tensor: TensorPlan, run: _Run, start: int, block: torch.Tensor, digest: xxhash.xxh3_128) -> None:
+    digest.update(memoryview(block.view(torch.uint8).numpy()))  # pyright: ignore[reportArgumentType]
+    run.writer.write(tensor.name, start, block)
+    run.written(block.nbytes)
+
+
+def _count_not_finite(tensor: TensorPlan, block: Block, run: _Run, tally: Tally) -> None:
+    """Which inputs a NaN or an infinity came from; the method has overwritten them, so they are read again."""
+    found = []
+    for source, row in zip(tensor.sources, block.inputs, strict=True):
+        source.model.checkpoint.read(source.tensor, block.start, block.start + len(row), row)
+        nan, infinite = int(row.isnan().sum()), int(row.isinf().sum())
+        if nan or infinite:
+            found.append(NotFinite(tensor.name, source.model.reference, nan, infinite))
+    if not found:
+        raise MergeError(
+            f"tensor {tensor.name!r}: the result is too large for float32 although all inputs are finite; are the weights of "
+            "the recipe as you mean them?"
+        )
+    if not run.tolerant:
+        first = found[0]
+        raise MergeError(
+            f"{first.model}: tensor {tensor.name!r} holds {first.nan} NaN and {first.infinite} infinite elements from "
+            f"element {block.start} on; download the model again, or merge all the same with --on-nan warn"
+        )
+    tally.not_finite += found
+
+
+def _check_float16(tensor: TensorPlan, largest: float) -> None:
+    if largest >= 65520:  # rounds to infinity
+        raise MergeError(
+            f"tensor {tensor.name!r}: the result holds {largest:.6g}, which float16 (at most 65504) cannot; use bfloat16 for "
+            "`dtype` and `out_dtype`"
+        )

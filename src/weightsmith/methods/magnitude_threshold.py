@@ -20,6 +20,7 @@ _SAMPLE = 1 << 16
 _WIDEST = 1 << 22  # integers in a bracket; float32 has 2**23 in one power of two
 _SIGMAS = 5.0
 _TOP = 1 << 31
+_TILE = 1 << 12  # elements that stay in the first-level cache from one loop to the next
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,25 @@ def _count(
 
 @numba.njit(nogil=True, cache=True)
 def _count_block(base: np.ndarray, other: np.ndarray, low: int, shift: int, counts: np.ndarray) -> int:
-    bits = np.abs(other - base).view(np.int32)
-    steps, top = np.uint32(counts.size), np.int32(low + (counts.size << shift) - 1)
+    top, bottom, steps = np.int32(low + (counts.size << shift) - 1), np.int32(low), np.uint32(counts.size)
+    sizes = np.empty(_TILE, np.float32)
+    all_bits = sizes.view(np.int32)
     above = 0
-    for i in range(bits.size):
-        above += bits[i] > top
-    for i in range(bits.size):
-        step = np.uint32(bits[i] - low) >> np.uint32(shift)
-        if step < steps and bits[i] >= low:
-            counts[step] += 1
-    return above
+    for first in range(0, base.size, _TILE):
+        count = min(_TILE, base.size - first)
+        a, b, bits, higher, within = base[first : first + count], other[first : first + count], all_bits[:count], 0, 0
+        for i in range(count):
+            sizes[i] = abs(b[i] - a[i])
+        for i in range(count):
+            higher += np.int32(bits[i] > top)
+            within += np.int32(bits[i] >= bottom)
+        above += higher
+        if within > higher:
+            for i in range(count):
+                step = np.uint32(bits[i] - bottom) >> np.uint32(shift)
+                if step < steps:  # what lies below has wrapped around
+                    counts[step] += 1
+    return int(above)
 
 
 def _pick(low: int, shift: int, above: int, counts: np.ndarray, k: int) -> Threshold | None:

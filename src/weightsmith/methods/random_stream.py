@@ -16,7 +16,8 @@ _M0, _M1 = (
     np.uint64(0xCD9E8D57),
 )  # multipliers and Weyl constants of the reference implementation
 _W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
-_SHIFT = np.uint64(32)
+_SHIFT, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+_TILE = 1 << 10  # counters that go through the rounds together, in vector registers and the first-level cache
 
 
 def stream_key(seed: int, model: int, tensor: str) -> int:
@@ -25,49 +26,52 @@ def stream_key(seed: int, model: int, tensor: str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-@numba.njit(nogil=True, cache=True)
-def fill_random(key: np.uint64, start: int, out: np.ndarray) -> None:
-    """Elements `start` to `start + len(out)` of a stream into `out`, uint32. Blocks that start at a multiple of four are fastest."""
+def fill_random(key: int, start: int, out: np.ndarray) -> None:
+    """Elements `start` to `start + len(out)` of a stream into `out`, uint32."""
+    if start % 4 == 0 and len(out) % 4 == 0:
+        return _fill(np.uint64(key), np.uint64(start // 4), out)
     first = start // 4
-    groups = (start + out.size + 3) // 4 - first
-    skip = start - 4 * first
-    k0, k1 = np.uint32(key & np.uint64(0xFFFFFFFF)), np.uint32(key >> _SHIFT)
-    for g in range(groups):
-        counter = np.uint64(first + g)
-        c0, c1, c2, c3 = (
-            np.uint32(counter & np.uint64(0xFFFFFFFF)),
-            np.uint32(counter >> _SHIFT),
-            np.uint32(0),
-            np.uint32(0),
-        )
+    whole = np.empty(4 * (-(-(start + len(out)) // 4) - first), np.uint32)
+    _fill(np.uint64(key), np.uint64(first), whole)
+    out[:] = whole[start - 4 * first :][: len(out)]
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill(key: np.uint64, first: np.uint64, out: np.ndarray) -> None:
+    """Four numbers from each counter, from `first` on."""
+    k0, k1 = np.uint32(key & _LOW), np.uint32(key >> _SHIFT)
+    lanes = np.empty((4, _TILE), np.uint32)
+    groups = out.size // 4
+    for begin in range(0, groups, _TILE):
+        count = min(_TILE, groups - begin)
+        c0, c1, c2, c3 = lanes[0, :count], lanes[1, :count], lanes[2, :count], lanes[3, :count]
+        for g in range(count):
+            counter = first + np.uint64(begin + g)
+            c0[g], c1[g], c2[g], c3[g] = (
+                np.uint32(counter & _LOW),
+                np.uint32(counter >> _SHIFT),
+                np.uint32(0),
+                np.uint32(0),
+            )
         a, b = k0, k1
         for _ in range(_ROUNDS):
-            p0, p1 = np.uint64(c0) * _M0, np.uint64(c2) * _M1
-            h0, h1 = np.uint32(p0 >> _SHIFT), np.uint32(p1 >> _SHIFT)
-            l0, l1 = np.uint32(p0 & np.uint64(0xFFFFFFFF)), np.uint32(p1 & np.uint64(0xFFFFFFFF))
-            c0, c1, c2, c3 = h1 ^ c1 ^ a, l1, h0 ^ c3 ^ b, l0
+            for g in range(count):
+                p0, p1 = np.uint64(c0[g]) * _M0, np.uint64(c2[g]) * _M1
+                old1, old3 = c1[g], c3[g]
+                c0[g] = np.uint32(p1 >> _SHIFT) ^ old1 ^ a
+                c1[g] = np.uint32(p1 & _LOW)
+                c2[g] = np.uint32(p0 >> _SHIFT) ^ old3 ^ b
+                c3[g] = np.uint32(p0 & _LOW)
             a, b = np.uint32(a + _W0), np.uint32(b + _W1)
-        at = 4 * g - skip
-        if at >= 0 and at + 4 <= out.size:
-            out[at] = c0
-            out[at + 1] = c1
-            out[at + 2] = c2
-            out[at + 3] = c3
-        else:
-            if 0 <= at < out.size:
-                out[at] = c0
-            if 0 <= at + 1 < out.size:
-                out[at + 1] = c1
-            if 0 <= at + 2 < out.size:
-                out[at + 2] = c2
-            if 0 <= at + 3 < out.size:
-                out[at + 3] = c3
+        part = out[4 * begin : 4 * (begin + count)]
+        for g in range(count):
+            part[4 * g], part[4 * g + 1], part[4 * g + 2], part[4 * g + 3] = c0[g], c1[g], c2[g], c3[g]
 
 
 def random_numbers(key: int, start: int, count: int) -> np.ndarray:
     """uint32 [count]."""
     out = np.empty(count, np.uint32)
-    fill_random(np.uint64(key), start, out)
+    fill_random(key, start, out)
     return out
 
 

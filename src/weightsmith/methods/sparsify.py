@@ -13,6 +13,7 @@ from weightsmith.methods.method import Scan
 from weightsmith.methods.random_stream import below, random_numbers
 
 _NOTHING, _EVERYTHING = np.float32(0), np.float32(np.inf)
+BY_CHANCE = ("random", "ranked")
 Given = dict[str, Any]  # one model's parameters
 
 
@@ -28,12 +29,14 @@ class Kept:
     density: float = 1.0
     epsilon: float = 0.0
     factor: float = 1.0
+    bits: dict[int, np.ndarray] | None = None  # where chance has decided already: first element -> a bit for each
 
     def mask(self, delta: torch.Tensor, start: int, width: int) -> torch.Tensor:
         """Which elements of `delta`, the stretch from `start` on of a tensor with rows of `width`, are kept: bool."""
         size = delta.abs()
         if self.kind == "between":
-            return ~((size < float(self.low)) | (size >= float(self.high)))  # NaN is kept, to be seen
+            # NaN and infinities are kept, to be seen
+            return ~((size < float(self.low)) | ((size >= float(self.high)) & (size < torch.inf)))
         if self.kind == "random":
             return self._random(delta, start) < below(self.density)
         if self.kind == "ranked":

@@ -6,16 +6,17 @@ mergekit's `GeneralizedTaskArithmeticMerge`, with its parameters and defaults.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from weightsmith.methods.method import Block, Method, Parameter, Scan, Settings, Statistics
 from weightsmith.methods.sparsify import Kept, Sparsifier
 
 _NEARLY_ZERO = 1e-8  # mergekit's bound for a sum of weights that cannot be divided by
+_NOTED_ELEMENTS = 1 << 30  # of a tensor whose random choices are noted: 128 MB of bits for each model
 _L1_EPSILON = 1e-7  # and for an l1 norm that is not restored
 
 
@@ -88,24 +89,20 @@ class TaskVectorMethod(Method):
 
 
 def _with_factors(scan: Scan, base: int, kept: dict[int, Kept]) -> dict[int, Kept]:
-    """Each with the factor by which thinning shortened it in l1."""
-    from weightsmith.methods.fused_task_vectors import l1_norms
+    """Each with the factor by which thinning shortened it in l1; what chance decided is noted, if that takes no more memory
+    than a few blocks."""
+    from weightsmith.methods.fused_task_vectors import thinned_stretch
 
     sums = {i: [0.0, 0.0] for i in kept}
+    noted: dict[int, dict[int, np.ndarray]] = {i: {} for i in kept}
     for block in scan.blocks():
         for i, how in kept.items():
-            before, after = l1_norms(block, base, i, how, scan.width)
+            before, after, bits = thinned_stretch(block, base, i, how, scan.width)
             sums[i][0] += before
             sums[i][1] += after
+            if bits is not None and scan.numel <= _NOTED_ELEMENTS:
+                noted[i][block.start] = bits
     return {
-        i: replace(how, factor=sums[i][0] / sums[i][1]) if min(sums[i]) >= _L1_EPSILON else how for i, how in kept.items()
-    }  # fmt: skip
-
-
-def members() -> Iterator[type[TaskVectorMethod]]:
-    """All methods of the family."""
-    pending = list(TaskVectorMethod.__subclasses__())
-    while pending:
-        kind = pending.pop()
-        yield kind
-        pending += kind.__subclasses__()
+        i: replace(how, factor=sums[i][0] / sums[i][1] if min(sums[i]) >= _L1_EPSILON else 1.0, bits=noted[i] or None)
+        for i, how in kept.items()
+    }

@@ -1,0 +1,99 @@
+"""An output that appears under its name only when it is whole, and whose unfinished form survives the process."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from weightsmith.engine.journal import JOURNAL, Record, read_journal
+from weightsmith.engine.output_folder import check_output, put_in_place
+from weightsmith.errors import OutputError
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The folder to write into, and the tensors that an earlier run of the same kind has finished."""
+
+    folder: Path
+    finished: dict[str, Record]
+    continued: bool
+
+
+def scratch_of(out: Path) -> Path:
+    """Where the unfinished form of `out` lies."""
+    return out.absolute().parent / f".{out.name}.partial"
+
+
+@contextmanager
+def resumable_folder(
+    out: Path, run: Mapping[str, str], *, force: bool, restart: bool, needed_bytes: int, inputs: tuple[Path, ...]
+) -> Iterator[Scratch]:
+    """The scratch folder of `out`, renamed to `out` on success. After Ctrl-C, or where the process is killed, it stays, and the
+    same `run` goes on from its journal; after any other failure it is removed.
+
+    Raises OutputError where `out` is in use, the disk has not `needed_bytes` left, another process is writing it, or another
+    run was interrupted there (unless `restart`, which discards that).
+    """
+    out = out.absolute()
+    check_output(out, force=force, inputs=inputs)
+    folder = scratch_of(out)
+    lock = _locked(out, folder)
+    keep = False
+    try:
+        before = None if restart else read_journal(folder)
+        if before and before[0] != dict(run):
+            keep = True
+            changed = ", ".join(sorted(key for key in run if before[0].get(key) != run[key])) or "the program"
+            raise OutputError(
+                f"{out}: a run that was interrupted lies in {folder}, and this is another one ({changed} changed since). Run "
+                "that one again to go on with it, or discard it with --restart"
+            )
+        if not before:
+            for entry in folder.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        free = shutil.disk_usage(folder).free + sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+        if free < needed_bytes:
+            keep = before is not None
+            raise OutputError(f"{out}: the disk is full: {needed_bytes:,} bytes are needed, {free:,} are free")
+        try:
+            yield Scratch(folder, before[1] if before else {}, before is not None)
+        except KeyboardInterrupt:
+            keep = True
+            raise
+        (folder / JOURNAL).unlink(missing_ok=True)
+        put_in_place(folder, out)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(f"{out}: the disk is full; free some space and run again") from error
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(out: Path, folder: Path) -> int:
+    """The folder, made where it is not there, held by this process alone until the descriptor is closed or the process ends."""
+    for _ in range(3):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), os.stat(folder)):
+                return lock
+        except BlockingIOError as error:
+            os.close(lock)
+            raise OutputError(f"{out}: another process is writing it; wait for it, or choose another folder") from error
+        except FileNotFoundError:
+            pass  # the other process finished between our two steps
+        os.close(lock)
+    raise OutputError(f"{out}: other processes write it one after the other; choose another folder")

@@ -1,0 +1,193 @@
+"""Merges that are killed and go on; runs that may not; checksums; weights that are no numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import weightsmith
+from tests.conftest import weightsmith_process
+from weightsmith.engine.resumable_folder import scratch_of
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`base`, `a`, `b`: 60 tensors of 2 MB in a family nobody described, a merge of a second or two."""
+    root = tmp_path_factory.mktemp("wide")
+    for seed, name in enumerate(("base", "a", "b")):
+        generator = torch.Generator().manual_seed(seed)
+        (root / name).mkdir()
+        weights = {f"net.{n}.w": torch.randn(512, 2048, generator=generator).half() for n in range(60)}
+        save_file(weights, root / name / "model.safetensors", {"format": "pt"})
+        (root / name / "config.json").write_text('{"model_type": "tomorrow"}')
+    return root
+
+
+def recipe(root: Path, folder: Path, **more) -> Path:
+    entries = [{"model": str(root / n), "parameters": {"weight": 0.5, "density": 0.6}} for n in "ab"]
+    content = {
+        "merge_method": "dare_ties",
+        "base_model": str(root / "base"),
+        "models": entries,
+        "dtype": "float16",
+    } | more
+    (folder / "recipe.yml").write_text(yaml.safe_dump(content))
+    return folder / "recipe.yml"
+
+
+def killed(path: Path, out: Path, lines: int) -> None:
+    """Run a merge and kill it without warning once its journal has so many lines."""
+    process = subprocess.Popen([sys.executable, "-c", SLOW, "merge", str(path), str(out), "--threads", "1"])
+    journal = scratch_of(out) / "journal.jsonl"
+    while not (journal.exists() and len(journal.read_text().splitlines()) >= lines):
+        assert process.poll() is None, "the merge ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+
+
+# The command line with a journal that writes its lines often, and slower work, so that a kill meets every phase.
+SLOW = """
+import time, weightsmith.engine.journal as journal, weightsmith.methods.task_vectors as vectors
+journal.SECONDS_BETWEEN_LINES = 0.02
+plain = vectors.TaskVectorMethod.fused
+vectors.TaskVectorMethod.fused = lambda self, *a: (time.sleep(0.01), plain(self, *a))[1]
+from weightsmith.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 2, 20, 55])
+def test_a_killed_merge_goes_on_to_the_same_bytes(lines: int, wide: Path, tmp_path: Path) -> None:
+    path = recipe(wide, tmp_path)
+    weightsmith.merge(path, tmp_path / "whole")
+    killed(path, tmp_path / "out", lines)
+    assert not (tmp_path / "out").exists()
+    done = weightsmith_process("merge", path, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert lines < 3 or "tensors were done already" in done.stdout
+    for name in ("model.safetensors", "config.json", "checksums.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not scratch_of(tmp_path / "out").exists()
+    assert weightsmith_process("verify", tmp_path / "out").returncode == 0
+
+
+def test_killed_twice(wide: Path, tmp_path: Path) -> None:
+    path = recipe(wide, tmp_path)
+    for lines in (10, 30):
+        killed(path, tmp_path / "out", lines)
+    summary = weightsmith.merge(path, tmp_path / "out")
+    assert summary.continued >= 25
+    weightsmith.merge(path, tmp_path / "whole")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_another_run_does_not_go_on(wide: Path, tmp_path: Path) -> None:
+    killed(recipe(wide, tmp_path), tmp_path / "out", 5)
+    changed = recipe(wide, tmp_path, parameters={"lambda": 0.5})
+    refused = weightsmith_process("merge", changed, tmp_path / "out")
+    assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
+    assert "recipe changed since" in refused.stderr and "--restart" in refused.stderr
+    assert scratch_of(tmp_path / "out").exists()
+    done = weightsmith_process("merge", changed, tmp_path / "out", "--restart")
+    assert done.returncode == 0 and "done already" not in done.stdout
+
+
+def test_changed_inputs_and_seeds_are_noticed(wide: Path, tmp_path: Path) -> None:
+    for name in ("base", "a", "b"):
+        shutil.copytree(wide / name, tmp_path / name)
+    path = recipe(tmp_path, tmp_path)
+    killed(path, tmp_path / "out", 5)
+    refused = weightsmith_process("merge", path, tmp_path / "out", "--seed", 7)
+    assert refused.returncode == 2 and "seed changed since" in refused.stderr
+    os.utime(tmp_path / "a" / "model.safetensors")
+    refused = weightsmith_process("merge", path, tmp_path / "out")
+    assert refused.returncode == 2 and "inputs changed since" in refused.stderr
+
+
+def test_two_processes_on_one_output(wide: Path, tmp_path: Path) -> None:
+    path = recipe(wide, tmp_path)
+    first = subprocess.Popen([sys.executable, "-c", SLOW, "merge", str(path), str(tmp_path / "out"), "--threads", "1"])
+    while not (scratch_of(tmp_path / "out") / "journal.jsonl").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    second = weightsmith_process("merge", path, tmp_path / "out")
+    assert second.returncode == 2 and "another process is writing it" in second.stderr
+    assert first.wait(timeout=60) == 0
+    assert weightsmith_process("verify", tmp_path / "out").returncode == 0
+
+
+def test_a_damaged_scratch_folder(wide: Path, tmp_path: Path) -> None:
+    path = recipe(wide, tmp_path)
+    killed(path, tmp_path / "out", 5)
+    with (scratch_of(tmp_path / "out") / "model.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    refused = weightsmith_process("merge", path, tmp_path / "out")
+    assert refused.returncode == 2 and "was changed since its run was interrupted" in refused.stderr
+
+
+def test_verify_names_what_is_damaged(wide: Path, tmp_path: Path) -> None:
+    weightsmith.merge(recipe(wide, tmp_path), tmp_path / "out")
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    weights["net.7.w"][3, 4] += 1
+    weights["new.w"] = weights.pop("net.9.w")
+    save_file(weights, tmp_path / "out" / "model.safetensors")
+    done = weightsmith_process("verify", tmp_path / "out")
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    for part in ("1 tensors damaged: net.7.w", "1 tensors missing: net.9.w", "1 tensors not of the merge: new.w"):
+        assert part in done.stderr
+    (tmp_path / "out" / "checksums.json").unlink()
+    assert "`weightsmith merge` writes it" in weightsmith_process("verify", tmp_path / "out").stderr
+
+
+def with_value(wide: Path, folder: Path, value: float) -> Path:
+    for name in ("base", "a", "b"):
+        shutil.copytree(wide / name, folder / name)
+    weights = load_file(folder / "a" / "model.safetensors")
+    weights["net.3.w"][5, 6] = value
+    save_file(weights, folder / "a" / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    "value,counts", [(float("nan"), "1 NaN and 0 infinite"), (float("inf"), "0 NaN and 1 infinite")]
+)
+@pytest.mark.parametrize("method", ["dare_ties", "ties", "della", "breadcrumbs"])
+def test_inputs_that_are_no_numbers(value: float, counts: str, method: str, wide: Path, tmp_path: Path) -> None:
+    path = recipe(with_value(wide, tmp_path, value), tmp_path, merge_method=method, parameters={"rescale": False})
+    refused = weightsmith_process("merge", path, tmp_path / "out")
+    assert refused.returncode == 2, refused.stdout
+    assert f"tensor 'net.3.w' holds {counts}" in refused.stderr and "--on-nan warn" in refused.stderr
+    assert not (tmp_path / "out").exists() and not scratch_of(tmp_path / "out").exists()
+    done = weightsmith_process("merge", path, tmp_path / "out", "--on-nan", "warn")
+    assert done.returncode == 0 and "tensor 'net.3.w': " in done.stderr
+
+
+def test_too_large_for_float16(wide: Path, tmp_path: Path) -> None:
+    path = recipe(
+        with_value(wide, tmp_path, 60000.0), tmp_path, merge_method="task_arithmetic", parameters={"lambda": 3.0}
+    )
+    refused = weightsmith_process("merge", path, tmp_path / "out")
+    assert (
+        refused.returncode == 2 and "'net.3.w': the result holds" in refused.stderr and "use bfloat16" in refused.stderr
+    )
+    done = weightsmith_process(
+        "merge",
+        recipe(tmp_path, tmp_path, merge_method="task_arithmetic", dtype="bfloat16"),
+        tmp_path / "out",
+        "--profile",
+    )
+    assert done.returncode == 0 and "statistics" in done.stdout
+    assert json.loads((tmp_path / "out" / "checksums.json").read_text())["algorithm"] == "xxh3_128"
