@@ -12,7 +12,7 @@ from weightsmith.methods.method import Block
 from weightsmith.methods.random_stream import stream_key
 from weightsmith.recipe.plan import TensorPlan
 
-BLOCK = 1 << 18  # elements: a few inputs of them fit into the last-level cache
+BLOCK = 1 << 19  # elements: larger ones leave the cache, smaller ones have the threads wait for each other
 _CHUNK = 1 << 10  # elements of a sample that are read at once
 
 
