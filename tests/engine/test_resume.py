@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -61,13 +62,13 @@ SLOW = """
 import time, weightsmith.engine.journal as journal, weightsmith.methods.task_vectors as vectors
 journal.SECONDS_BETWEEN_LINES = 0.02
 plain = vectors.TaskVectorMethod.fused
-vectors.TaskVectorMethod.fused = lambda self, *a: (time.sleep(0.01), plain(self, *a))[1]
+vectors.TaskVectorMethod.fused = lambda self, *a: (time.sleep(0.02), plain(self, *a))[1]
 from weightsmith.cli.main import main
 main()
 """
 
 
-@pytest.mark.parametrize("lines", [1, 2, 20, 55])
+@pytest.mark.parametrize("lines", [1, 2, 20, 45])
 def test_a_killed_merge_goes_on_to_the_same_bytes(lines: int, wide: Path, tmp_path: Path) -> None:
     path = recipe(wide, tmp_path)
     weightsmith.merge(path, tmp_path / "whole")
@@ -123,7 +124,9 @@ def test_two_processes_on_one_output(wide: Path, tmp_path: Path) -> None:
     while not (scratch_of(tmp_path / "out") / "journal.jsonl").exists():
         assert first.poll() is None
         time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # it lives, and holds its lock, for as long as the second one needs
     second = weightsmith_process("merge", path, tmp_path / "out")
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2 and "another process is writing it" in second.stderr
     assert first.wait(timeout=60) == 0
     assert weightsmith_process("verify", tmp_path / "out").returncode == 0
