@@ -24,22 +24,34 @@ def output_folder(out: Path, *, force: bool, needed_bytes: int = 0, inputs: tupl
     check_output(out, force=force, inputs=inputs)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(out.parent).free
-        if free < needed_bytes:
-            raise OutputError(f"{out}: the disk is full: {needed_bytes:,} bytes are needed, {free:,} are free")
+        check_space(out, needed_bytes, shutil.disk_usage(out.parent).free)
         scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
     try:
-        yield scratch
-        scratch.chmod(0o755)
-        put_in_place(scratch, out)
+        with full_disk_said(out):
+            yield scratch
+            scratch.chmod(0o755)
+            put_in_place(scratch, out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_space(out: Path, needed_bytes: int, free: int) -> None:
+    """Raises OutputError where `free` bytes are too few."""
+    if free < needed_bytes:
+        raise OutputError(f"{out}: the disk is full: {needed_bytes:,} bytes are needed, {free:,} are free")
+
+
+@contextmanager
+def full_disk_said(out: Path) -> Iterator[None]:
+    """A disk that fills up on the way is an OutputError."""
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutputError(f"{out}: the disk is full; free some space and run again") from error
         raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def put_in_place(scratch: Path, out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weightsmith.engine.journal import JOURNAL, Record, read_journal
-from weightsmith.engine.output_folder import check_output, put_in_place
+from weightsmith.engine.output_folder import check_output, check_space, full_disk_said, put_in_place
 from weightsmith.errors import OutputError
 
 
@@ -58,20 +57,17 @@ def resumable_folder(
             for entry in folder.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         free = shutil.disk_usage(folder).free + sum(path.stat().st_blocks * 512 for path in folder.iterdir())
-        if free < needed_bytes:
-            keep = before is not None
-            raise OutputError(f"{out}: the disk is full: {needed_bytes:,} bytes are needed, {free:,} are free")
-        try:
-            yield Scratch(folder, before[1] if before else {}, before is not None)
-        except KeyboardInterrupt:
-            keep = True
-            raise
-        (folder / JOURNAL).unlink(missing_ok=True)
-        put_in_place(folder, out)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"{out}: the disk is full; free some space and run again") from error
-        raise
+        keep = before is not None
+        check_space(out, needed_bytes, free)
+        keep = False
+        with full_disk_said(out):
+            try:
+                yield Scratch(folder, before[1] if before else {}, before is not None)
+            except KeyboardInterrupt:
+                keep = True
+                raise
+            (folder / JOURNAL).unlink(missing_ok=True)
+            put_in_place(folder, out)
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
