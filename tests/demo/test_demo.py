@@ -79,7 +79,7 @@ def test_what_is_in_the_folder(demo: Path) -> None:
     merged = {p.name for p in (demo / "merged").iterdir()}
     assert merged == {
         "model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-        "chat_template.jinja", "merge_recipe.yml",
+        "chat_template.jinja", "merge_recipe.yml", "checksums.json",
     }  # fmt: skip
     assert json.loads((demo / "merged" / "config.json").read_text())["dtype"] == "float32"
     assert {p.name for p in (demo / "gguf").iterdir()} == {"merged-f16.gguf", "merged-q4_k_m.gguf"}
