@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from weightsmith.checkpoint.tensor import TensorInfo
+
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight")
 OUTPUTS = ("lm_head.weight", "embed_out.weight", "output_projection.weight")
 # Families whose class ties the two where config.json says nothing.
@@ -20,6 +22,12 @@ def is_tied(config: Mapping[str, Any]) -> bool:
 def embedding_name(tensors: Iterable[str]) -> str | None:
     """The token embedding's name."""
     return next((name for name in tensors if name.endswith(EMBEDDINGS)), None)
+
+
+def embedding_rows(tensors: Mapping[str, TensorInfo]) -> int | None:
+    """How many tokens have an embedding; None: there is no embedding."""
+    name = embedding_name(tensors)
+    return tensors[name].shape[0] if name and tensors[name].shape else None
 
 
 def output_name(tensors: Iterable[str]) -> str | None:

@@ -16,6 +16,7 @@ from weightsmith.errors import CheckpointError
 
 HEADERS_ONLY = ".headers-only"  # marks a folder whose weights are holes
 _FIRST, _TAIL = 1 << 16, 1 << 18  # bytes of the first request for a header, and for the end of a zip archive
+_LOCAL_HEADER = 4096  # more than what stands before an entry's content in a zip archive
 _SMALL = 64 << 20  # a configuration or tokenizer file larger than this is none
 _DATA = (".json", ".jinja", ".txt", ".model")
 _PYTORCH = (".bin", ".pth")
@@ -75,31 +76,19 @@ def _mirror(path: Path, size: int, fetch: Callable[[int, int], bytes]) -> None:
         if len(head) < 8 + length <= 8 + MAX_HEADER_BYTES:
             copy(len(head), 8 + length)
         return
-    copy(size - _TAIL, size)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            described = [i for i in archive.infolist() if i.filename.endswith(("data.pkl", "/byteorder"))]
-    except Exception:  # the directory of a large archive begins before the part that was fetched, or it is no archive
-        copy(size - (_TAIL << 4), size - _TAIL)
-        return _describe(path, copy)
-    _copy_entries(described, copy)
-
-
-def _describe(path: Path, copy: Callable[[int, int], bytes]) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            described = [i for i in archive.infolist() if i.filename.endswith(("data.pkl", "/byteorder"))]
-    except Exception:
-        return  # reading it says what is wrong
-    _copy_entries(described, copy)
-
-
-def _copy_entries(entries: Sequence[zipfile.ZipInfo], copy: Callable[[int, int], bytes]) -> None:
-    for entry in entries:
-        if entry.file_size <= MAX_PICKLE_BYTES:
-            copy(
-                entry.header_offset, entry.header_offset + entry.file_size + 4096
-            )  # its local header is shorter than that
+    end = size
+    for tail in (_TAIL, _TAIL << 4):  # the directory of a large archive begins before the part that is fetched first
+        copy(size - tail, end)
+        end = size - tail
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+        except Exception:
+            continue  # where it is no archive, reading it says what is wrong
+        for entry in entries:
+            if entry.filename.endswith(("data.pkl", "/byteorder")) and entry.file_size <= MAX_PICKLE_BYTES:
+                copy(entry.header_offset, entry.header_offset + entry.file_size + _LOCAL_HEADER)
+        return
 
 
 def _listing(repo: str, revision: str | None) -> tuple[list[str], str]:

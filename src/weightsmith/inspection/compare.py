@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from weightsmith.architecture import Model
 from weightsmith.architecture.fit import names_differ
-from weightsmith.architecture.multimodal import text_names
-from weightsmith.architecture.tied import EMBEDDINGS, OUTPUTS, is_tied, output_name
+from weightsmith.architecture.tied import EMBEDDINGS, OUTPUTS, embedding_rows, is_tied, output_name
 from weightsmith.inspection.facts import asked_code, main_dtype
 from weightsmith.inspection.vocabularies import VocabularyDifference, compare_vocabularies
 from weightsmith.tokenizer.vocabulary import read_vocabulary
@@ -73,8 +72,6 @@ def _kinds(base: Model, other: Model, names_apart: bool) -> Iterator[Finding]:
 def _missing(
     base: Model, other: Model, missing: Sequence[str], more: Sequence[str], proposal: Proposal | None
 ) -> Iterator[Finding]:
-    if text_names(base.checkpoint.tensors) and not text_names(other.checkpoint.tensors):
-        return  # said by the caller: the language model alone is merged
     for names, where, remedy in (
         (
             missing,
@@ -134,7 +131,7 @@ def _shapes(base: Model, other: Model) -> Iterator[Finding]:
 
 def _vocabularies(base: Model, other: Model, tokenizer_source: str | None) -> Iterator[Finding]:
     mine, theirs = read_vocabulary(base), read_vocabulary(other)
-    rows = [_rows(model) for model in (base, other)]
+    rows = [embedding_rows(model.checkpoint.tensors) for model in (base, other)]
     if mine is None or theirs is None:
         if None not in rows and rows[0] != rows[1]:
             lacking = base if mine is None else other
@@ -156,11 +153,6 @@ def _vocabularies(base: Model, other: Model, tokenizer_source: str | None) -> It
     yield Finding(
         kind, other.reference, f"the vocabularies differ: {_in_words(base, other, found)}; {remedy}", _tokens(found)
     )
-
-
-def _rows(model: Model) -> int | None:
-    infos = model.checkpoint.tensors
-    return next((info.shape[0] for name, info in infos.items() if name.endswith(EMBEDDINGS)), None)
 
 
 def _in_words(base: Model, other: Model, found: VocabularyDifference) -> str:

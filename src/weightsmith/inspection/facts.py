@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from weightsmith.architecture import Model
 from weightsmith.architecture.layer_numbers import LAYER
-from weightsmith.architecture.tied import embedding_name, is_tied, output_name
+from weightsmith.architecture.tied import embedding_rows, is_tied, output_name
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.checkpoint.tensor import TensorInfo
 from weightsmith.checkpoint.weights_folder import find_weights
@@ -40,7 +40,6 @@ def model_facts(model: Model) -> ModelFacts:
     """The facts of an opened model."""
     infos = model.checkpoint.tensors
     weights = [model.home] if model.is_gguf else find_weights(model.home)[0]
-    embedding = embedding_name(infos)
     named = model.config.get("architectures") or [str(model.config.get("model_type", "unknown"))]
     return ModelFacts(
         reference=model.reference,
@@ -49,7 +48,7 @@ def model_facts(model: Model) -> ModelFacts:
         layers=len({match[2] for name in infos if (match := LAYER.match(name))}),
         parameters=sum(info.numel for info in infos.values()),
         dtypes=tuple(GGUFFile(model.home).kinds()) if model.is_gguf else _dtypes(infos),
-        vocabulary=infos[embedding].shape[0] if embedding else None,
+        vocabulary=embedding_rows(infos),
         tied=output_name(infos) is None and (is_tied(model.config) or model.is_gguf),
         files=len(weights),
         bytes=sum(path.stat().st_size for path in weights),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from weightsmith.architecture import Model, open_model
-from weightsmith.architecture.tied import embedding_name
+from weightsmith.architecture.tied import embedding_rows
 from weightsmith.recipe.load import LoadedRecipe
 from weightsmith.recipe.schema import Tokenizer, TokenRule
 from weightsmith.tokenizer.alignment import Alignment, TokenSource, aligned, output_vocabulary
@@ -32,7 +32,10 @@ def align_vocabularies(
             key, f"{names[first]} has no tokenizer.json; a vocabulary needs one. Put it there, or leave {key[-1]} out"
         )
     # A model without a tokenizer has the base's, as in mergekit.
-    vocabularies = [own or replace(known, rows=_rows(model, known)) for own, model in zip(found, models, strict=True)]
+    vocabularies = [
+        own or replace(known, rows=embedding_rows(model.checkpoint.tensors) or known.rows)
+        for own, model in zip(found, models, strict=True)
+    ]
     if wish.source in ("union", "base"):
         others = [v for number, v in enumerate(vocabularies) if number != first] if wish.source == "union" else []
         out = output_vocabulary(models[first], known, extend_by=others, multiple=wish.pad_to_multiple_of)
@@ -47,11 +50,6 @@ def align_vocabularies(
     told = {token: _rule(loaded, token, rule, out, names, models, vocabularies) for token, rule in wish.tokens.items()}
     views = aligned(models, vocabularies, names.index(base) if base in names else None, out, told)
     return dict(zip(names, views, strict=True)), out
-
-
-def _rows(model: Model, base: Vocabulary) -> int:
-    name = embedding_name(model.checkpoint.tensors)
-    return model.checkpoint.tensors[name].shape[0] if name else base.rows
 
 
 def _rule(

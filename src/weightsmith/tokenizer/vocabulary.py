@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.architecture import Model
-from weightsmith.architecture.tied import embedding_name
+from weightsmith.architecture.tied import embedding_rows
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.errors import CheckpointError
 
@@ -32,8 +32,7 @@ class Vocabulary:
 
 def read_vocabulary(model: Model) -> Vocabulary | None:
     """The vocabulary of a model; None where it brings no tokenizer. Raises CheckpointError for one that cannot be read."""
-    name = embedding_name(model.checkpoint.tensors)
-    rows = model.checkpoint.tensors[name].shape[0] if name else 0
+    rows = embedding_rows(model.checkpoint.tensors) or 0
     if model.is_gguf:
         ids, added = _from_gguf(model.home)
     elif (model.home / "tokenizer.json").exists():
