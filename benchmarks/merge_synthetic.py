@@ -22,7 +22,7 @@ import torch
 from merge_against_mergekit import measure, processor
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
-from weightsmith.checkpoint.tensor import TensorInfo
+from weightsmith.checkpoint.tensor import TensorInfo, as_array
 from weightsmith.report.facts import machine
 
 FOLDER = Path("build/bench-merge")
@@ -144,7 +144,7 @@ def make(folder: Path, layers: int, seed: int) -> None:
             block = torch.randn(some, generator=of_base) * 0.02
             if seed:
                 block += torch.randn(some, generator=own) * 0.002
-            writer.write(name, start, block.half())
+            writer.write(name, start, as_array(block.half()))
     writer.close(sync=False)
     config = {
         "model_type": "phi", "architectures": ["PhiForCausalLM"], "hidden_size": HIDDEN, "intermediate_size": INNER,

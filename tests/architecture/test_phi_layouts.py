@@ -18,7 +18,7 @@ from tests.conftest import weightsmith_process
 from tests.mergekit_oracle import run_mergekit
 from tests.transformers_436 import converter
 from weightsmith.architecture import open_model
-from weightsmith.checkpoint.tensor import read_tensor
+from weightsmith.checkpoint.tensor import as_array, read_tensor
 
 LAYERS, HEADS, HEAD, HIDDEN = 3, 4, 8, 32
 Weights = dict[str, torch.Tensor]
@@ -178,7 +178,7 @@ def test_any_range(layout: str, phis: Path) -> None:
         whole = read_tensor(theirs, name).flatten()
         for start, stop in ((0, 0), (0, 1), (1, info.numel), (info.numel // 3, info.numel // 3 + 5)):
             part = torch.empty(min(stop, info.numel) - start)
-            ours.read(name, start, start + len(part), part)
+            ours.read(name, start, start + len(part), as_array(part))
             assert torch.equal(part, whole[start : start + len(part)]), name
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from weightsmith.architecture import open_model
-from weightsmith.checkpoint.tensor import read_tensor
+from weightsmith.checkpoint.tensor import as_array, read_tensor
 from weightsmith.errors import CheckpointError
 
 
@@ -50,7 +50,7 @@ def test_same_weights_as_peft(case: str, models: Path, tmp_path: Path) -> None:
     for name, want in theirs.items():
         torch.testing.assert_close(read_tensor(ours, name), want, rtol=1e-6, atol=1e-7)
     whole, part = read_tensor(ours, "model.layers.1.self_attn.v_proj.weight").flatten(), torch.empty(100)
-    ours.read("model.layers.1.self_attn.v_proj.weight", 37, 137, part)
+    ours.read("model.layers.1.self_attn.v_proj.weight", 37, 137, as_array(part))
     torch.testing.assert_close(part, whole[37:137], rtol=1e-6, atol=1e-7)
 
 

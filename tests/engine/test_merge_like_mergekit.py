@@ -91,7 +91,10 @@ def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_same_numbers_in_float32(name: str, models: Path, tmp_path: Path) -> None:
-    assert_same(*both(recipe(models, RECIPES[name]), tmp_path), relative=1e-6)
+    # mergekit takes the cosine of each row in float32, we in float64
+    assert_same(
+        *both(recipe(models, RECIPES[name]), tmp_path), relative=2e-6 if name == "model-stock-by-rows" else 1e-6
+    )
 
 
 @pytest.mark.parametrize("make", [slerp, stacked])

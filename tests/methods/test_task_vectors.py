@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from weightsmith.methods.magnitude_threshold import kth_largest
 from weightsmith.methods.method import Block, Settings
-from weightsmith.methods.random_stream import below, random_numbers, stream_key
+from weightsmith.methods.random_stream import below, fill_pages, random_numbers, stream_key
 from weightsmith.methods.registry import METHODS
 from weightsmith.methods.task_vectors import TaskVectorMethod
 
@@ -29,17 +29,16 @@ class Inputs:
 
     def blocks(self) -> Iterator[Block]:
         for start in range(0, self.numel, self.step):
-            part = self.tensors[:, start : start + self.step].clone()
-            yield Block(start, part, torch.empty(part.shape[1]))
+            yield Block.of(start, self.tensors[:, start : start + self.step].contiguous().numpy())
 
-    def sample(self, count: int) -> torch.Tensor:
-        return self.tensors[:, :: max(1, self.numel // count)][:, :count].clone()
+    def sample(self, count: int) -> np.ndarray:
+        return self.tensors[:, :: max(1, self.numel // count)][:, :count].clone().numpy()
 
 
 def run(name: str, scan: Inputs, chosen: Settings, form: str) -> torch.Tensor:
     method = METHODS[name]
     statistics = method.statistics(scan, chosen)
-    return torch.cat([getattr(method, form)(block, chosen, statistics).clone() for block in scan.blocks()])
+    return torch.cat([torch.as_tensor(getattr(method, form)(block, chosen, statistics)) for block in scan.blocks()])
 
 
 def choose(name: str, weights: list[float], densities: list[float], **shared: object) -> Settings:
@@ -124,14 +123,16 @@ def test_kth_largest_where_the_sample_misleads() -> None:
     inputs[0] = 0
     inputs[1] = torch.linspace(1, 2, 800_000)
     scan = Inputs(inputs, 800_000, 65_536)
-    scan.sample = lambda count: torch.stack([torch.zeros(count), torch.linspace(0, 1e-3, count)])  # type: ignore[method-assign]
+    scan.sample = lambda count: np.stack([np.zeros(count, np.float32), np.linspace(0, 1e-3, count, dtype=np.float32)])  # type: ignore[method-assign]
     (bound,) = kth_largest(scan, 0, [(1, 300_000)])
     assert float(bound.magnitude) == float(inputs[1].sort(descending=True).values[299_999])
 
 
 def test_philox_is_the_published_one() -> None:
     """Known answers of the Random123 distribution for philox4x32-10 with counter and key zero; numpy knows no 32-bit form."""
-    assert [hex(n) for n in random_numbers(0, 0, 4)] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]
+    words = np.empty(32, np.uint32)
+    fill_pages(np.uint64(0), 0, 0, words)
+    assert [hex(n) for n in words[::8]] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]
 
 
 @settings(max_examples=60, deadline=None)

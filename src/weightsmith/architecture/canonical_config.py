@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from weightsmith.architecture.scheme import Config, Scheme, dimensions, size
-from weightsmith.checkpoint.tensor import TensorInfo
+from weightsmith.checkpoint.tensor import TensorInfo, dtype_title
 from weightsmith.errors import CheckpointError
 
 
@@ -100,6 +100,6 @@ _NOT_PUBLISHED = ("auto_map", "quantization_config", "torch_dtype", "_name_or_pa
 def published(config: Mapping[str, Any], infos: Sequence[TensorInfo]) -> Config:
     """What goes into a config.json that we write: no code to follow, and the dtype that most weights have."""
     kept = {key: value for key, value in config.items() if key not in _NOT_PUBLISHED}
-    counted = Counter(str(info.torch_dtype).removeprefix("torch.") for info in infos)
+    counted = Counter(dtype_title(info.dtype) for info in infos)
     kept["dtype"] = max(sorted(counted), key=counted.__getitem__, default="float32")
     return dict(sorted(kept.items()))

@@ -208,7 +208,7 @@ def _row(checkpoint: Checkpoint, name: str, row: int) -> torch.Tensor:
     info = checkpoint.tensors[name]
     width = info.numel // info.shape[0] if len(info.shape) > 1 else info.numel
     out = torch.empty(min(width, _SAMPLED_COLUMNS) if len(info.shape) > 1 else width, dtype=torch.float32)
-    checkpoint.read(name, row * width, row * width + len(out), out)
+    checkpoint.read(name, row * width, row * width + len(out), out.numpy())
     return out
 
 
@@ -216,7 +216,7 @@ def _column(checkpoint: Checkpoint, name: str, column: int) -> torch.Tensor:
     rows, width = checkpoint.tensors[name].shape
     out = torch.empty(min(rows, _SAMPLED_COLUMNS), dtype=torch.float32)
     for row in range(len(out)):
-        checkpoint.read(name, row * width + column, row * width + column + 1, out[row : row + 1])
+        checkpoint.read(name, row * width + column, row * width + column + 1, out[row : row + 1].numpy())
     return out
 
 

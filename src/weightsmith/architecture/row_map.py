@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weightsmith.checkpoint.tensor import Checkpoint, TensorInfo, read_transposed
-
-if TYPE_CHECKING:
-    import torch
+from weightsmith.checkpoint.tensor import Checkpoint, TensorInfo, convert, read_transposed
 
 _GAP = 2  # rows that are read in vain rather than starting another read
 
@@ -45,26 +41,24 @@ class RowMappedCheckpoint:
             first = source.tensors[row_map.sources[0]]
             count = _ends(source, row_map)[-1] if row_map.rows is None else len(row_map.rows)
             shape = first.shape if not first.shape else (count, *first.shape[1:])
-            self.tensors[name] = TensorInfo(first.shape[::-1] if row_map.transposed else shape, first.dtype)
+            computed = any(source.tensors[s].computed for s in row_map.sources)
+            self.tensors[name] = TensorInfo(first.shape[::-1] if row_map.transposed else shape, first.dtype, computed)
 
-    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
-        import torch
-
+    def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         row_map, info = self._maps[name], self.tensors[name]
         if row_map.is_plain:
             return self._source.read(row_map.sources[0], start, stop, out)
         if start == stop:
             return
         if row_map.add:  # in the tensor's own precision, whatever `out` has
-            plain = torch.empty(stop - start, dtype=info.torch_dtype)
+            plain = np.empty(stop - start, info.numpy_dtype)
             self._read_rows(replace(row_map, add=0.0), info, start, stop, plain)
-            out.copy_(plain.add_(row_map.add))
+            plain += plain.dtype.type(row_map.add)
+            convert(plain, out)
             return
         self._read_rows(row_map, info, start, stop, out)
 
-    def _read_rows(self, row_map: RowMap, info: TensorInfo, start: int, stop: int, out: torch.Tensor) -> None:
-        import torch
-
+    def _read_rows(self, row_map: RowMap, info: TensorInfo, start: int, stop: int, out: np.ndarray) -> None:
         if row_map.transposed:
             source = row_map.sources[0]
             stored = self._source.tensors[source].shape
@@ -75,16 +69,16 @@ class RowMappedCheckpoint:
         ends = _ends(self._source, row_map)
         if wanted[-1] - wanted[0] == len(wanted) - 1 and (np.diff(wanted) == 1).all():
             return self._read_straight(row_map, ends, width, int(wanted[0]) - first, start, stop, out)
-        gathered = torch.empty(len(wanted), width, dtype=info.torch_dtype)
+        gathered = np.empty((len(wanted), width), out.dtype)
         for source, begin, places, rows in _runs(wanted, ends):
             count = int(rows.max()) + 1
-            read = torch.empty(count * width, dtype=info.torch_dtype)
+            read = np.empty(count * width, out.dtype)
             self._source.read(row_map.sources[source], begin * width, (begin + count) * width, read)
-            gathered[torch.from_numpy(places)] = read.reshape(count, width)[torch.from_numpy(rows)]
-        out.copy_(gathered.reshape(-1)[start - first * width : stop - first * width])
+            gathered[places] = read.reshape(count, width)[rows]
+        out[:] = gathered.reshape(-1)[start - first * width : stop - first * width]
 
     def _read_straight(
-        self, row_map: RowMap, ends: list[int], width: int, shift: int, start: int, stop: int, out: torch.Tensor
+        self, row_map: RowMap, ends: list[int], width: int, shift: int, start: int, stop: int, out: np.ndarray
     ) -> None:
         """Rows that follow each other in the sources go into `out` with no copy between."""
         low, high = start + shift * width, stop + shift * width

@@ -1,16 +1,15 @@
-"""Read a byte range of a file straight into a tensor's memory."""
+"""Read a byte range of a file straight into an array's memory."""
 
 from __future__ import annotations
 
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from weightsmith.checkpoint.tensor import convert, numpy_dtypes
 from weightsmith.errors import CheckpointError
-
-if TYPE_CHECKING:
-    import torch
 
 
 class RangeFile:
@@ -28,11 +27,9 @@ class RangeFile:
         if hasattr(self, "_fd"):
             os.close(self._fd)
 
-    def read_into(self, offset: int, out: torch.Tensor) -> None:
-        """Fill the 1-d contiguous tensor `out` with the bytes at `offset`."""
-        import torch
-
-        view = memoryview(out.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
+    def read_into(self, offset: int, out: np.ndarray) -> None:
+        """Fill the 1-d contiguous array `out` with the bytes at `offset`."""
+        view = out.view(np.uint8).data
         done = 0
         while done < len(view):
             count = os.preadv(self._fd, [view[done:]], offset + done)
@@ -40,13 +37,14 @@ class RangeFile:
                 raise CheckpointError(f"{self.path}: the file became shorter while it was read")
             done += count
 
-    def read_as(self, offset: int, dtype: torch.dtype, out: torch.Tensor) -> None:
+    def read_as(self, offset: int, dtype: str, out: np.ndarray) -> None:
         """Fill `out`, 1-d of any dtype, with as many elements of `dtype` at `offset`, converted."""
-        if out.dtype == dtype:
+        stored = numpy_dtypes()[dtype]
+        if out.dtype == stored:
             return self.read_into(offset, out)
-        raw = _memory.take(len(out), dtype)
+        raw = _memory.take(len(out), stored)
         self.read_into(offset, raw)
-        out.copy_(raw)
+        convert(raw, out)
 
     def bytes_at(self, offset: int, count: int) -> bytes:
         return os.pread(self._fd, count, offset)
@@ -56,14 +54,12 @@ class _Memory(threading.local):
     """What a thread reads into before it is converted; new memory for each read would cost more than the read."""
 
     def __init__(self) -> None:
-        self._bytes: torch.Tensor | None = None
+        self._bytes = np.empty(0, np.uint8)
 
-    def take(self, elements: int, dtype: torch.dtype) -> torch.Tensor:
-        import torch
-
+    def take(self, elements: int, dtype: np.dtype) -> np.ndarray:
         needed = elements * dtype.itemsize
-        if self._bytes is None or self._bytes.numel() < needed:
-            self._bytes = torch.empty(needed, dtype=torch.uint8)
+        if len(self._bytes) < needed:
+            self._bytes = np.empty(needed, np.uint8)
         return self._bytes[:needed].view(dtype)
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from weightsmith.checkpoint.file_range import RangeFile
-from weightsmith.checkpoint.tensor import ITEM_SIZES, TensorInfo, torch_dtypes
+from weightsmith.checkpoint.tensor import ITEM_SIZES, TensorInfo, convert
 from weightsmith.errors import CheckpointError
-
-if TYPE_CHECKING:
-    import torch
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -121,12 +120,10 @@ class GGUFFile:
             pass  # all its tensors are plain ones then, or it could not have been opened
         return [names[kind] for kind in sorted(set(numbers), key=lambda kind: -numbers.count(kind))]
 
-    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
-        import torch
-
+    def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         kind, elements, size, offset = self._where[name]
         if kind in _PLAIN:
-            self._file.read_as(offset + start * size, torch_dtypes()[_PLAIN[kind]], out)
+            self._file.read_as(offset + start * size, _PLAIN[kind], out)
             return
         if start == stop:
             return
@@ -134,10 +131,10 @@ class GGUFFile:
         from gguf.quants import dequantize
 
         first, last = start // elements, -(-stop // elements)
-        packed = torch.empty((last - first) * size, dtype=torch.uint8)
+        packed = np.empty((last - first) * size, np.uint8)
         self._file.read_into(offset + first * size, packed)
-        values = torch.from_numpy(dequantize(packed.numpy(), GGMLQuantizationType(kind)))
-        out.copy_(values.reshape(-1)[start - first * elements : stop - first * elements])
+        values = dequantize(packed, GGMLQuantizationType(kind))
+        convert(values.reshape(-1)[start - first * elements : stop - first * elements], out)
 
 
 def _block_size(path: Path, name: str, kind: int) -> tuple[int, int]:

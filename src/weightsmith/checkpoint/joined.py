@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from weightsmith.checkpoint.tensor import Checkpoint, TensorInfo
 from weightsmith.errors import CheckpointError
-
-if TYPE_CHECKING:
-    import torch
 
 
 class JoinedCheckpoint:
@@ -38,9 +36,9 @@ class JoinedCheckpoint:
             shape = list(first.shape)
             if axis is not None:
                 shape[axis] = sum(info.shape[axis] for info in infos)
-            self.tensors[name] = TensorInfo(tuple(shape), first.dtype)
+            self.tensors[name] = TensorInfo(tuple(shape), first.dtype, any(info.computed for info in infos))
 
-    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+    def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         axis = self._axes[name]
         if axis is None:
             return self._parts[0].read(name, start, stop, out)
@@ -54,19 +52,17 @@ class JoinedCheckpoint:
                 part.read(name, low - begin, high - begin, out[low - start : high - start])
             begin = end
 
-    def _read_columns(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
-        import torch
-
+    def _read_columns(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         if start == stop:
             return
         width = self.tensors[name].shape[1]
         first, last = start // width, -(-stop // width)
-        whole = torch.empty(last - first, width, dtype=out.dtype)
+        whole = np.empty((last - first, width), out.dtype)
         begin = 0
         for part in self._parts:
             columns = part.tensors[name].shape[1]
-            block = torch.empty((last - first) * columns, dtype=out.dtype)
+            block = np.empty((last - first) * columns, out.dtype)
             part.read(name, first * columns, last * columns, block)
             whole[:, begin : begin + columns] = block.reshape(last - first, columns)
             begin += columns
-        out.copy_(whole.reshape(-1)[start - first * width : stop - first * width])
+        out[:] = whole.reshape(-1)[start - first * width : stop - first * width]

@@ -11,7 +11,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weightsmith.checkpoint.tensor import Checkpoint, read_tensor
+import numpy as np
+
+from weightsmith.checkpoint.tensor import Checkpoint, convert, read_tensor
 from weightsmith.checkpoint.weights_folder import OneFile, open_weights
 from weightsmith.errors import CheckpointError
 
@@ -59,7 +61,7 @@ class LoraCheckpoint:
     def rank(self) -> int:
         return max((a.shape[0] for _, a in self._low_rank.values()), default=0)
 
-    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+    def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         import torch
 
         if name not in self._low_rank:
@@ -68,9 +70,9 @@ class LoraCheckpoint:
         width = a.shape[1]
         first, last = start // width, -(-stop // width)
         values = torch.empty(stop - start, dtype=torch.float32)
-        self._base.read(name, start, stop, values)
+        self._base.read(name, start, stop, values.numpy())
         values += (b[first:last] @ a).reshape(-1)[start - first * width : stop - first * width]
-        out.copy_(values)
+        convert(values.numpy(), out)
 
 
 def adapted_tensors(adapter: Path) -> set[str]:

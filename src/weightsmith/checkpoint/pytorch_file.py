@@ -16,14 +16,13 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from weightsmith.checkpoint.file_range import RangeFile
 from weightsmith.checkpoint.tensor import ITEM_SIZES, TensorInfo, read_transposed
 from weightsmith.errors import CheckpointError
-
-if TYPE_CHECKING:
-    import torch
 
 MAX_PICKLE_BYTES = 100_000_000  # as for a safetensors header: no state dict's description is larger
 _LOCAL_HEADER = 30  # bytes before the name in front of each zip entry
@@ -188,23 +187,19 @@ class PyTorchFile:
         self.tensors[name] = TensorInfo(tensor.shape, dtype)
         self._where[name] = (entry[0], tensor)
 
-    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+    def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         header, tensor = self._where[name]
-        import torch
-
-        dtype = self.tensors[name].torch_dtype
-        offset = self._content(header) + tensor.offset * dtype.itemsize
-
+        dtype = self.tensors[name].dtype
+        size = ITEM_SIZES[dtype]
+        offset = self._content(header) + tensor.offset * size
         if _is_contiguous(tensor):
-            return self._file.read_as(offset + start * dtype.itemsize, dtype, out)
+            return self._file.read_as(offset + start * size, dtype, out)
 
-        def read(first: int, last: int, into: torch.Tensor) -> None:
-            self._file.read_into(offset + first * dtype.itemsize, into)
+        def read(first: int, last: int, into: np.ndarray) -> None:
+            self._file.read_as(offset + first * size, dtype, into)
 
         rows, columns = tensor.shape
-        raw = torch.empty(stop - start, dtype=dtype)
-        read_transposed(read, (columns, rows), start, stop, raw)
-        out.copy_(raw)
+        read_transposed(read, (columns, rows), start, stop, out)
 
 
 def _is_contiguous(tensor: _Tensor) -> bool:

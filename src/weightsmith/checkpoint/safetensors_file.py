@@ -6,14 +6,13 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from weightsmith.checkpoint.file_range import RangeFile
 from weightsmith.checkpoint.tensor import ITEM_SIZES, TensorInfo
 from weightsmith.errors import CheckpointError
-
-if TYPE_CHECKING:
-    import torch
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 
@@ -73,9 +72,9 @@ class SafetensorsFile:
         self.tensors[name] = TensorInfo(shape, dtype)
         self._offsets[name] = data_start + begin
 
-    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
-        dtype = self.tensors[name].torch_dtype
-        self._file.read_as(self._offsets[name] + start * dtype.itemsize, dtype, out)
+    def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
+        dtype = self.tensors[name].dtype
+        self._file.read_as(self._offsets[name] + start * ITEM_SIZES[dtype], dtype, out)
 
 
 def no_twins(kind: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from weightsmith.checkpoint.tensor import ITEM_SIZES, TensorInfo
 from weightsmith.checkpoint.weights_folder import INDEX, SINGLE
@@ -27,6 +27,7 @@ class ShardWriter:
         self._continued = continued
         self.files: list[str] = []
         self._where: dict[str, tuple[int, int]] = {}  # which file, byte offset
+        self._sizes = {name: ITEM_SIZES[info.dtype] for name, info in tensors.items()}
         self._fds: list[int] = []
         shards = _split(tensors, max_bytes)
         weight_map: dict[str, str] = {}
@@ -84,12 +85,13 @@ class ShardWriter:
         if os.fstat(self._fds[-1]).st_size != size or os.pread(self._fds[-1], len(head), 0) != head:
             raise OutputError(f"{path}: was changed since its run was interrupted; discard it with --restart")
 
-    def write(self, name: str, start: int, block: torch.Tensor) -> None:
-        """Write a 1-d block, already in the output dtype, at element `start` of a tensor. Any thread may call it."""
+    def write(self, name: str, start: int, block: np.ndarray) -> None:
+        """Write a 1-d block, already in the output dtype, or the bytes of one, at element `start` of a tensor. Any thread may
+        call it."""
         number, offset = self._where[name]
         fd = self._fds[number]
-        view = memoryview(block.contiguous().view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
-        offset += start * block.dtype.itemsize
+        view = block.view(np.uint8).data
+        offset += start * self._sizes[name]
         while view:
             count = os.pwrite(fd, view, offset)
             view, offset = view[count:], offset + count

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from weightsmith.checkpoint.pytorch_file import PyTorchFile
 from weightsmith.checkpoint.safetensors_file import SafetensorsFile, no_twins
 from weightsmith.checkpoint.tensor import TensorInfo
 from weightsmith.errors import CheckpointError
-
-if TYPE_CHECKING:
-    import torch
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -53,7 +51,7 @@ class WeightsFolder:
                     f"{folder}: the index lists tensor {tensor!r} in {shard}, which does not hold it; download the model again"
                 )
 
-    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+    def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         self._home[name].read(name, start, stop, out)
 
 

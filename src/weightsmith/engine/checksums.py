@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 import xxhash
 
 from weightsmith.checkpoint.weights_folder import WeightsFolder
@@ -55,9 +55,9 @@ def verify(out: Path | str, *, threads: int = 2, progress: Callable[[int, int], 
         for start in range(0, info.numel, _BLOCK):
             if stop.is_set():
                 break
-            block = torch.empty(min(_BLOCK, info.numel - start), dtype=info.torch_dtype)
+            block = np.empty(min(_BLOCK, info.numel - start), info.numpy_dtype)
             weights.read(name, start, start + len(block), block)
-            digest.update(memoryview(block.view(torch.uint8).numpy()))  # pyright: ignore[reportArgumentType]
+            digest.update(block.view(np.uint8).data)
         return name, digest.hexdigest()
 
     def tick() -> None:

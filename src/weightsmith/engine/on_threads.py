@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
-
-import torch
 
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
@@ -21,9 +20,9 @@ def on_threads(
     tick: Callable[[], object],
 ) -> Iterator[Result]:
     """Results as they come, in no order. `work` looks at the event now and then and raises where it is set; `tick` is called
-    some times a second. torch computes with one thread per worker meanwhile."""
-    stop, intra_op = threading.Event(), torch.get_num_threads()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    some times a second. torch, if it is imported, computes with one thread per worker."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(threads, initializer=_compute_alone) as pool:
         pending: set[Future[Result]] = {pool.submit(work, thing, stop) for thing in things}
         try:
             while pending:
@@ -35,5 +34,8 @@ def on_threads(
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-        finally:
-            torch.set_num_threads(intra_op)
+
+
+def _compute_alone() -> None:
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)

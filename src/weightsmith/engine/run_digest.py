@@ -16,7 +16,7 @@ _HEAD = 1 << 20  # bytes of a file of weights that are hashed: its header, with 
 
 def run_digest(plan: Plan, shard_bytes: int, seed: int) -> dict[str, str]:
     """`recipe`, `inputs` (names, sizes, times and first bytes of all files), `layout` of the output, `seed` and `version`."""
-    layout = [[t.name, t.info.shape, t.info.dtype, str(t.round_to)] for t in plan.tensors]
+    layout = [[t.name, t.info.shape, t.info.dtype, t.round_to] for t in plan.tensors]
     return {
         "recipe": _digest(plan.loaded.file.text),
         "inputs": _digest(list(_inputs(plan))),

@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
+import numpy as np
 import xxhash
 
+from weightsmith.checkpoint.conversion import KINDS, store
 from weightsmith.checkpoint.shard_writer import ShardWriter
+from weightsmith.checkpoint.tensor import ITEM_SIZES
 from weightsmith.engine.on_threads import on_threads
 from weightsmith.engine.tensor_scan import BLOCK, Buffers, Stopped, TensorScan
 from weightsmith.errors import MergeError
-from weightsmith.methods.method import Block, Method
+from weightsmith.methods.method import Block, Method, Settings, Statistics
 from weightsmith.recipe.plan import TensorPlan
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -60,11 +62,20 @@ class _Run:
     written: Callable[[int], None]
     seed: int
     tolerant: bool
+    block: int
+    device: str
+
+    def compute(self, block: Block, settings: Settings, statistics: Statistics) -> np.ndarray:
+        """float32 [n], the method's result."""
+        if self.device == "cpu":
+            return self.method.fused(block, settings, statistics)
+        return self.method.combine(block, settings, statistics).cpu().numpy()
 
 
 def run_tensors(
     tensors: Sequence[TensorPlan], method: Method, writer: ShardWriter, threads: int, progress: Progress | None = None, *,
-    seed: int = 0, tolerant: bool = False, on_tensor: Callable[[str, Tally], None] | None = None,
+    seed: int = 0, tolerant: bool = False, on_tensor: Callable[[str, Tally], None] | None = None, block: int = BLOCK,
+    device: str = "cpu",
 ) -> Tally:  # fmt: skip
     """Compute and write every tensor. The bytes depend neither on `threads` nor on the size of blocks. `on_tensor` is told of
     each that is written, on the thread that wrote it. Raises MergeError for NaN and infinities in the inputs, unless
@@ -77,7 +88,9 @@ def run_tensors(
         with lock:
             done += count
 
-    run = _Run(method, writer, Buffers(), written, seed, tolerant)
+    run = _Run(method, writer, Buffers(), written, seed, tolerant, block, device)
+    if method.needs_torch or device != "cpu":
+        import torch  # noqa: F401  # before the threads start, each of which then has it compute with one
 
     def work(tensor: TensorPlan, stop: threading.Event) -> Tally:
         one = _copy_tensor(tensor, run, stop) if tensor.copy else _merge_tensor(tensor, run, stop)
@@ -98,8 +111,7 @@ def run_tensors(
 
 def _copy_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
     source, tally, digest = tensor.sources[0], Tally(), xxhash.xxh3_128()
-    dtype = tensor.info.torch_dtype
-    memory = torch.empty(min(BLOCK, tensor.info.numel), dtype=dtype)
+    memory = np.empty(min(BLOCK, tensor.info.numel), tensor.info.numpy_dtype)
     for start in range(0, tensor.info.numel, BLOCK):
         if stop.is_set():
             raise Stopped
@@ -107,7 +119,7 @@ def _copy_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
         block = memory[: min(BLOCK, tensor.info.numel - start)]
         source.model.checkpoint.read(source.tensor, start, start + len(block), block)
         read = time.perf_counter()
-        _write(tensor, run, start, block, digest)
+        _write(tensor, run, start, block.view(np.uint8), digest)
         tally.seconds["read"] += read - began
         tally.seconds["write"] += time.perf_counter() - read
     tally.digests[tensor.name] = digest.hexdigest()
@@ -115,22 +127,25 @@ def _copy_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
 
 
 def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
-    scan = TensorScan(tensor, run.buffers, stop, row_wise=run.method.row_wise, seed=run.seed)
+    scan = TensorScan(
+        tensor, run.buffers, stop, row_wise=run.method.row_wise, seed=run.seed, block=run.block, device=run.device
+    )
     began, tally, digest = time.perf_counter(), Tally(), xxhash.xxh3_128()
     statistics = run.method.statistics(scan, tensor.settings)
     tally.ties = statistics.trim_ties
     tally.seconds["statistics"] = time.perf_counter() - began - scan.read_seconds
+    round_to, kind, size = KINDS[tensor.round_to], KINDS[tensor.info.dtype], ITEM_SIZES[tensor.info.dtype]
     for block in scan.blocks():
         began = time.perf_counter()
-        merged = run.method.fused(block, tensor.settings, statistics)
-        low, high = (float(bound) for bound in torch.aminmax(merged))  # NaN, if there is one
-        if not (low > -torch.inf and high < torch.inf):
+        merged = run.compute(block, tensor.settings, statistics)
+        stored = run.buffers.out(len(merged) * size)
+        odd, largest = store(merged, round_to, kind, stored)
+        if odd:
             _count_not_finite(tensor, block, run, tally)
-        elif tensor.round_to == torch.float16 or tensor.info.dtype == "F16":
-            _check_float16(tensor, max(-low, high))
-        rounded = merged.to(tensor.round_to).to(tensor.info.torch_dtype)
+        elif "F16" in (tensor.round_to, tensor.info.dtype):
+            _check_float16(tensor, float(np.uint32(largest).view(np.float32)))
         combined = time.perf_counter()
-        _write(tensor, run, block.start, rounded, digest)
+        _write(tensor, run, block.start, stored, digest)
         tally.seconds["combine"] += combined - began
         tally.seconds["write"] += time.perf_counter() - combined
     tally.seconds["read"] = scan.read_seconds
@@ -138,18 +153,17 @@ def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally
     return tally
 
 
-def _write(tensor: TensorPlan, run: _Run, start: int, block: torch.Tensor, digest: xxhash.xxh3_128) -> None:
-    digest.update(memoryview(block.view(torch.uint8).numpy()))  # pyright: ignore[reportArgumentType]
-    run.writer.write(tensor.name, start, block)
-    run.written(block.nbytes)
+def _write(tensor: TensorPlan, run: _Run, start: int, stored: np.ndarray, digest: xxhash.xxh3_128) -> None:
+    digest.update(stored.data)
+    run.writer.write(tensor.name, start, stored)
+    run.written(len(stored))
 
 
 def _count_not_finite(tensor: TensorPlan, block: Block, run: _Run, tally: Tally) -> None:
-    """Which inputs a NaN or an infinity came from; the method has overwritten them, so they are read again."""
+    """Which inputs a NaN or an infinity came from."""
     found = []
-    for source, row in zip(tensor.sources, block.inputs, strict=True):
-        source.model.checkpoint.read(source.tensor, block.start, block.start + len(row), row)
-        nan, infinite = int(row.isnan().sum()), int(row.isinf().sum())
+    for source, row in zip(tensor.sources, block.inputs.numpy(), strict=True):
+        nan, infinite = int(np.isnan(row).sum()), int(np.isinf(row).sum())
         if nan or infinite:
             found.append(NotFinite(tensor.name, source.model.reference, nan, infinite))
     if not found:

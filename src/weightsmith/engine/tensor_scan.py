@@ -1,4 +1,4 @@
-"""The inputs of one output tensor as blocks of float32, read again at each pass into the same memory."""
+"""The inputs of one output tensor in blocks, read again at each pass into the same memory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Iterator
 
-import torch
+import numpy as np
 
+from weightsmith.checkpoint.conversion import KINDS
+from weightsmith.checkpoint.tensor import numpy_dtypes
 from weightsmith.methods.method import Block
 from weightsmith.methods.random_stream import stream_key
 from weightsmith.recipe.plan import TensorPlan
@@ -24,36 +26,41 @@ class Buffers(threading.local):
     """Memory that a thread uses for one tensor after the other."""
 
     def __init__(self) -> None:
-        self._memory = torch.empty(0)
+        self._rows, self._out = np.empty((0, 0), np.uint8), np.empty(0, np.float32)
+        self._stored = np.empty(0, np.uint8)
 
-    def take(self, rows: int, elements: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(float32 [rows, elements], float32 [elements]); what was taken before is overwritten."""
-        needed = (rows + 1) * elements
-        if self._memory.numel() < needed:
-            self._memory = torch.empty(needed)
-        return self._memory[: rows * elements].view(rows, elements), self._memory[rows * elements : needed]
+    def take(self, rows: int, elements: int) -> tuple[np.ndarray, np.ndarray]:
+        """(uint8 [rows, room for float32], float32 [elements]); what was taken before is overwritten."""
+        if len(self._rows) < rows or len(self._out) < elements:
+            room = max(elements, len(self._out))
+            self._rows, self._out = np.empty((rows, room * 4), np.uint8), np.empty(room, np.float32)
+        return self._rows[:rows], self._out[:elements]
+
+    def out(self, count: int) -> np.ndarray:
+        """uint8 [count]: the bytes of a result as it is stored."""
+        if len(self._stored) < count:
+            self._stored = np.empty(count, np.uint8)
+        return self._stored[:count]
 
 
 class TensorScan:
-    """See `methods.method.Scan`. `read_seconds` is the time spent in reading and converting."""
+    """See `methods.method.Scan`. `read_seconds` is the time spent in reading."""
 
     def __init__(
-        self,
-        tensor: TensorPlan,
-        buffers: Buffers,
-        stop: threading.Event,
-        *,
-        row_wise: bool,
-        seed: int,
-        block: int = BLOCK,
-    ) -> None:
-        shape = tensor.sources[0].model.checkpoint.tensors[tensor.sources[0].tensor].shape
+        self, tensor: TensorPlan, buffers: Buffers, stop: threading.Event, *, row_wise: bool, seed: int, block: int = BLOCK,
+        device: str = "cpu",
+    ) -> None:  # fmt: skip
+        infos = [source.model.checkpoint.tensors[source.tensor] for source in tensor.sources]
         self.numel = tensor.info.numel
-        self.width = shape[-1] if shape else 1
+        self.width = infos[0].shape[-1] if infos[0].shape else 1
         self.streams = tuple(stream_key(seed, i, tensor.name) for i in range(len(tensor.sources)))
         self.read_seconds = 0.0
-        self._tensor, self._buffers, self._stop = tensor, buffers, stop
+        self._tensor, self._buffers, self._stop, self._device = tensor, buffers, stop, device
         self._step = max(1, block // self.width) * self.width if row_wise and self.width else block
+        # As stored, where kernels know the dtype, so that nothing is converted twice.
+        stored = [info.dtype if info.dtype in ("F16", "BF16") and not info.computed else "F32" for info in infos]
+        self._dtypes = [numpy_dtypes()[dtype] for dtype in stored]
+        self._kinds = np.array([KINDS[dtype] for dtype in stored])
 
     def blocks(self) -> Iterator[Block]:
         for start in range(0, self.numel, self._step):
@@ -61,25 +68,27 @@ class TensorScan:
                 raise Stopped
             began = time.perf_counter()
             count = min(self._step, self.numel - start)
-            inputs, out = self._buffers.take(len(self._tensor.sources), count)
-            self._read(start, inputs)
+            rows, out = self._buffers.take(len(self._dtypes), count)
+            for source, row, dtype in zip(self._tensor.sources, rows, self._dtypes, strict=True):
+                into = row[: count * dtype.itemsize].view(dtype)
+                source.model.checkpoint.read(source.tensor, start, start + count, into)
             self.read_seconds += time.perf_counter() - began
-            yield Block(start, inputs, out)
+            yield Block(start, rows, self._kinds, out, self._device)
 
-    def sample(self, count: int) -> torch.Tensor:
+    def sample(self, count: int) -> np.ndarray:
         began = time.perf_counter()
         if self.numel <= count:
-            found = torch.empty(len(self._tensor.sources), self.numel)
+            found = np.empty((len(self._dtypes), self.numel), np.float32)
             self._read(0, found)
         else:
             chunks = count // _CHUNK
-            found = torch.empty(len(self._tensor.sources), chunks * _CHUNK)
+            found = np.empty((len(self._dtypes), chunks * _CHUNK), np.float32)
             for i in range(chunks):
                 start = (self.numel - _CHUNK) * i // (chunks - 1)
                 self._read(start, found[:, i * _CHUNK : (i + 1) * _CHUNK])
         self.read_seconds += time.perf_counter() - began
         return found
 
-    def _read(self, start: int, rows: torch.Tensor) -> None:
+    def _read(self, start: int, rows: np.ndarray) -> None:
         for source, row in zip(self._tensor.sources, rows, strict=True):
             source.model.checkpoint.read(source.tensor, start, start + len(row), row)

@@ -66,7 +66,7 @@ def unify(
         opened = in_layout(opened, to)
     nothing = Settings({}, (), None)
     tensors = [
-        TensorPlan(name, info, (Source(opened, name),), nothing, info.torch_dtype, copy=True)
+        TensorPlan(name, info, (Source(opened, name),), nothing, info.dtype, copy=True)
         for name, info in opened.checkpoint.tensors.items()
     ]
     total = sum(tensor.info.nbytes for tensor in tensors)

@@ -134,11 +134,11 @@ def _sum_tensor(base: Model, others: Sequence[Model], name: str, stop: threading
             break
         end = min(start + _BLOCK, numel)
         blocks = [buffer[: end - start] for buffer in buffers]
-        base.checkpoint.read(name, start, end, blocks[0])
+        base.checkpoint.read(name, start, end, blocks[0].numpy())
         found.base += float(blocks[0].double().square().sum())
         found.count += end - start
         for i, other in enumerate(others, start=1):
-            other.checkpoint.read(_twin(other, name), start, end, blocks[i])
+            other.checkpoint.read(_twin(other, name), start, end, blocks[i].numpy())
             blocks[i] -= blocks[0]
             found.own[i - 1] += float(blocks[i].double().square().sum())
         for i, (a, b) in enumerate(combinations(blocks[1:], 2)):

@@ -1,4 +1,4 @@
-"""The family of task arithmetic in few sweeps over blocks that stay in the cache; the maths is that of `task_vectors.py`."""
+"""The family of task arithmetic in one sweep over the bytes as they are stored; the maths is that of `task_vectors.py`."""
 
 from __future__ import annotations
 
@@ -6,72 +6,99 @@ from collections.abc import Sequence
 
 import numba
 import numpy as np
-import torch
 
+from weightsmith.checkpoint.conversion import load
+from weightsmith.methods.fused_weighted_sum import TILE
 from weightsmith.methods.method import Block
-from weightsmith.methods.random_stream import below, fill_random
+from weightsmith.methods.random_stream import MORE, below, fill_halves
 from weightsmith.methods.sparsify import BY_CHANCE, Kept
 
 _INFINITE = np.float32(np.inf)
-_TILE = 1 << 12  # elements per sweep: a few arrays of them fit into the first-level cache
+_SORTED = 1 << 15  # elements whose rows are sorted together: they stay in the second-level cache
+_DRAWS = TILE // 2 + MORE  # memory for the random numbers of a tile
 
 
 def combine_fused(
     block: Block, base: int, others: Sequence[int], weights: Sequence[float], kept: dict[int, Kept], width: int, *,
     elect: bool, normalize: bool, scale: float,
-) -> torch.Tensor:  # fmt: skip
-    """What `TaskVectorMethod.combine` returns, into `block.out`. Overwrites the inputs with their weighted task vectors."""
-    rows, out = block.inputs.numpy(), block.out.numpy()
+) -> np.ndarray:  # fmt: skip
+    """What `TaskVectorMethod.combine` returns, into `block.out`."""
     plain = Kept("all")
     hows = [kept.get(i, plain) for i in others]
-    for i, how in zip(others, hows, strict=True):
+    by_chance = [how.kind in BY_CHANCE for how in hows]
+    chosen = np.empty((len(others), len(block.out) if any(by_chance) else 0), np.uint8)
+    for mine, i, how in zip(chosen, others, hows, strict=True):
         if how.kind in BY_CHANCE:
-            _subtract(rows[base], rows[i])
-            _thin(rows[i], how, block.start, width)
-    models = np.array(others)
-    done = np.array([how.kind in BY_CHANCE for how in hows])
-    low, high = np.array([how.low for how in hows]), np.array([how.high for how in hows])
-    factors, given = np.array([how.factor for how in hows], np.float32), np.array(weights, np.float32)
-    if elect:
-        _elect(rows, base, models, done, low, high, factors, given, normalize, np.float32(scale), out)
-    else:
-        total = float(given.sum(dtype=np.float32))
-        divisor = total if normalize and abs(total) >= 1e-8 else 1.0
-        _sum(rows, base, models, done, low, high, factors, given, np.float32(divisor), np.float32(scale), out)
+            if how.bits is not None and block.start in how.bits:
+                mine[:] = np.unpackbits(how.bits[block.start], count=len(mine))
+            else:
+                _choose(block, base, i, how, width, mine)
+    given = np.array(weights, np.float32)
+    total = float(given.sum(dtype=np.float32))
+    divisor = total if normalize and abs(total) >= 1e-8 else 1.0
+    _combine(
+        block.rows, block.kinds, base, np.array(others), np.array(by_chance), chosen, np.array([how.low for how in hows]),
+        np.array([how.high for how in hows]), np.array([how.factor for how in hows], np.float32), given, elect, normalize,
+        np.float32(divisor), np.float32(scale), block.out,
+    )  # fmt: skip
     return block.out
 
 
-def thinned_stretch(
-    block: Block, base: int, other: int, how: Kept, width: int
-) -> tuple[float, float, np.ndarray | None]:
-    """(l1 norm of a task vector's stretch, of what is kept of it, and where chance decided, a bit for each kept element)."""
-    rows = block.inputs.numpy()
-    delta = rows[other]
-    _subtract(rows[base], delta)
-    before = float(_l1(delta))
-    _thin(delta, how, block.start, width)
-    return before, float(_l1(delta)), np.packbits(delta != 0) if how.kind in BY_CHANCE else None
+def l1_norms(block: Block, base: int, other: int, how: Kept, width: int) -> tuple[float, float, np.ndarray | None]:
+    """(l1 norm of a task vector's stretch, of what is kept of it, and where chance decided, 1 for each kept element: uint8)."""
+    if how.kind in BY_CHANCE:
+        chosen = np.empty(len(block.out), np.uint8)
+        before, after = _choose(block, base, other, how, width, chosen)
+        return before, after, chosen
+    before, after = _norms_between(block.rows, block.kinds, base, other, how.low, how.high, len(block.out))
+    return before, after, None
 
 
-def _thin(delta: np.ndarray, how: Kept, start: int, width: int) -> None:
-    """Set to zero in place what is not kept."""
-    if how.bits is not None and start in how.bits:
-        return _keep_bits(delta, np.unpackbits(how.bits[start], count=len(delta)))
-    if how.kind == "between":
-        _keep_between(delta, how.low, how.high)
-    elif how.kind == "random":
-        numbers = np.empty(len(delta), np.uint32)
-        fill_random(how.key, start, numbers)
-        _keep_below(delta, numbers, np.uint32(below(how.density)))
-    elif how.kind == "ranked":
-        numbers = np.empty(len(delta), np.uint32)
-        fill_random(how.key, start, numbers)
-        packed = (np.abs(delta).view(np.int32).astype(np.int64) << 32).reshape(-1, width)
-        packed += np.arange(width)  # the order of equal magnitudes is that of their columns
-        packed.sort(axis=1)
-        shares = (how.density - how.epsilon) + np.arange(width) / max(1, width - 1) * 2 * how.epsilon
-        bounds = np.minimum(np.rint(shares * 2**32), 2**32 - 1).astype(np.uint32)
-        _keep_ranked(delta.reshape(-1, width), numbers.reshape(-1, width), packed, bounds)
+def _choose(block: Block, base: int, other: int, how: Kept, width: int, chosen: np.ndarray) -> tuple[float, float]:
+    """Chance decides: 1 for what is kept into `chosen`. Returns l1 norms before and after."""
+    key = np.uint64(how.key)
+    if how.kind == "random":
+        return _choose_random(block.rows, block.kinds, base, other, key, block.start, below(how.density), chosen)
+    return _choose_in_rows(block, base, other, how, width, chosen)
+
+
+def _choose_in_rows(
+    block: Block, base: int, other: int, how: Kept, width: int, chosen: np.ndarray
+) -> tuple[float, float]:
+    step = max(1, _SORTED // width) * width if width else 1
+    memory = np.empty((2, min(step, len(chosen))), np.float32)
+    bounds, before, after = how.bounds(width), 0.0, 0.0
+    for first in range(0, len(chosen), step):
+        mine = chosen[first : first + step]
+        delta, ordered = memory[0, : len(mine)], memory[1, : len(mine)]
+        _difference(block.rows, block.kinds, base, other, first, delta, ordered)
+        bits = ordered.view(np.int32).reshape(-1, width)
+        bits.sort(axis=1)  # magnitudes order like their bits
+        found = _choose_ranked(delta, bits, bounds, np.uint64(how.key), block.start + first, mine)
+        before, after = before + found[0], after + found[1]
+    return before, after
+
+
+@numba.njit(nogil=True, cache=True)
+def _subtract(start: np.ndarray, other: np.ndarray) -> None:
+    for i in range(start.size):
+        other[i] -= start[i]
+
+
+@numba.njit(nogil=True, cache=True)
+def _difference(
+    rows: np.ndarray, kinds: np.ndarray, base: int, other: int, place: int, out: np.ndarray, sizes: np.ndarray
+) -> None:
+    """The task vector from element `place` on into `out`, its magnitudes into `sizes`."""
+    tile = np.empty(TILE, np.float32)
+    for first in range(0, out.size, TILE):
+        part, size = out[first : min(first + TILE, out.size)], sizes[first : min(first + TILE, out.size)]
+        start = tile[: part.size]
+        load(kinds[base], rows[base], place + first, start)
+        load(kinds[other], rows[other], place + first, part)
+        _subtract(start, part)
+        for i in range(part.size):
+            size[i] = abs(part[i])
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
@@ -82,102 +109,192 @@ def _l1(delta: np.ndarray) -> float:
     return total
 
 
-@numba.njit(nogil=True, cache=True)
-def _keep_bits(delta: np.ndarray, bits: np.ndarray) -> None:
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+def _l1_chosen(delta: np.ndarray, chosen: np.ndarray) -> float:
+    total = np.float64(0)
     for i in range(delta.size):
-        delta[i] = delta[i] * np.float32(bits[i])
+        total += np.float64(abs(delta[i]) * np.float32(chosen[i]))
+    return total
 
 
 @numba.njit(nogil=True, cache=True)
-def _subtract(base: np.ndarray, other: np.ndarray) -> None:
-    for i in range(base.size):
-        other[i] -= base[i]
-
-
-@numba.njit(nogil=True, cache=True)
-def _keep_between(delta: np.ndarray, low: np.float32, high: np.float32) -> None:
+def _thin_between(delta: np.ndarray, low: np.float32, high: np.float32) -> None:
+    """A product instead of a choice: it goes through vector registers, and NaN and infinities stay, to be seen."""
     for i in range(delta.size):
         size = abs(delta[i])
-        if size < low or (size >= high and size < _INFINITE):
-            delta[i] = np.float32(0)
+        delta[i] = delta[i] * np.float32((size >= low) & ((size < high) | (size == _INFINITE)))
 
 
 @numba.njit(nogil=True, cache=True)
-def _keep_below(delta: np.ndarray, numbers: np.ndarray, bound: np.uint32) -> None:
-    for i in range(delta.size):
-        delta[i] = delta[i] * np.float32(numbers[i] < bound)  # a product, so that NaN stays to be seen
+def _norms_between(
+    rows: np.ndarray, kinds: np.ndarray, base: int, other: int, low: np.float32, high: np.float32, count: int
+) -> tuple[float, float]:
+    start, delta, before, after = np.empty(TILE, np.float32), np.empty(TILE, np.float32), 0.0, 0.0
+    for first in range(0, count, TILE):
+        size = min(TILE, count - first)
+        load(kinds[base], rows[base], first, start[:size])
+        load(kinds[other], rows[other], first, delta[:size])
+        _subtract(start[:size], delta[:size])
+        before += _l1(delta[:size])
+        _thin_between(delta[:size], low, high)
+        after += _l1(delta[:size])
+    return before, after
 
 
 @numba.njit(nogil=True, cache=True)
-def _keep_ranked(delta: np.ndarray, numbers: np.ndarray, packed: np.ndarray, bounds: np.ndarray) -> None:
-    own = np.empty(delta.shape[1], np.uint32)
-    for row in range(delta.shape[0]):
-        order, values, drawn = packed[row], delta[row], numbers[row]
-        for rank in range(values.size):
-            own[order[rank] & 0xFFFFFFFF] = bounds[rank]
-        for i in range(values.size):
-            values[i] = values[i] * np.float32(drawn[i] < own[i])
+def _choose_random(
+    rows: np.ndarray, kinds: np.ndarray, base: int, other: int, key: np.uint64, place: int, bound: int, chosen: np.ndarray
+) -> tuple[float, float]:  # fmt: skip
+    start, delta, before, after = np.empty(TILE, np.float32), np.empty(TILE, np.float32), 0.0, 0.0
+    memory, more = np.empty(_DRAWS, np.uint32), np.empty(_DRAWS, np.uint32)
+    upper, lower = np.uint16(bound >> 16), np.uint16(bound & 0xFFFF)
+    for first in range(0, chosen.size, TILE):
+        mine = chosen[first : min(first + TILE, chosen.size)]
+        size = mine.size
+        load(kinds[base], rows[base], first, start[:size])
+        load(kinds[other], rows[other], first, delta[:size])
+        _subtract(start[:size], delta[:size])
+        drawn = fill_halves(key, place + first, 0, memory, size)
+        undecided = np.int32(0)
+        for i in range(size):
+            mine[i] = np.uint8(drawn[i] < upper)
+        for i in range(size):
+            undecided += np.int32(drawn[i] == upper)
+        if undecided and lower:
+            rest = fill_halves(key, place + first, 1, more, size)
+            for i in range(size):
+                if drawn[i] == upper and rest[i] < lower:
+                    mine[i] = np.uint8(1)
+        before += _l1(delta[:size])
+        after += _l1_chosen(delta[:size], mine)
+    return before, after
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _weigh(
-    delta: np.ndarray, base: np.ndarray, done: bool, low: np.float32, high: np.float32, factor: np.float32,
-    weight: np.float32, total: np.ndarray,
+@numba.njit(nogil=True, cache=True)
+def _choose_ranked(
+    delta: np.ndarray, ordered: np.ndarray, bounds: np.ndarray, key: np.uint64, place: int, chosen: np.ndarray
+) -> tuple[float, float]:  # fmt: skip
+    """Kept is what draws a number below the bound of its rank. Most numbers are below or above all bounds; for the others the
+    rank is only held against the one that the number asks for."""
+    memory, more = np.empty(_DRAWS, np.uint32), np.empty(_DRAWS, np.uint32)
+    numbers, places = np.empty(TILE, np.uint32), np.empty(TILE, np.int32)
+    bits, width, before, after = delta.view(np.int32), ordered.shape[1], 0.0, 0.0
+    for row in range(ordered.shape[0]):
+        for first in range(row * width, (row + 1) * width, TILE):
+            last = min(first + TILE, (row + 1) * width)
+            mine, drawn = chosen[first:last], numbers[: last - first]
+            upper = fill_halves(key, place + first, 0, memory, drawn.size)
+            lower = fill_halves(key, place + first, 1, more, drawn.size)
+            for i in range(drawn.size):
+                drawn[i] = np.uint32(upper[i]) << np.uint32(16) | np.uint32(lower[i])
+            for i in range(drawn.size):
+                mine[i] = np.uint8(drawn[i] < bounds[0])
+            span, undecided = np.uint32(bounds[bounds.size - 1] - bounds[0]), 0
+            for i in range(drawn.size):
+                places[undecided] = i
+                undecided += np.int64(np.uint32(drawn[i] - bounds[0]) < span)
+            equal = _choose_by_rank(drawn, bits[first:last], ordered[row], bounds, places[:undecided], mine)
+            for j in range(equal):
+                _choose_equal(drawn[places[j]], bits[first:last], ordered[row], bounds, places[j], mine)
+            before += _l1(delta[first:last])
+            after += _l1_chosen(delta[first:last], mine)
+    return before, after
+
+
+@numba.njit(nogil=True, cache=True)
+def _first_above(number: np.uint32, bounds: np.ndarray, slope: float) -> int:
+    """The first rank, doubled, with a bound above `number`; there is one, and it is not the first of all."""
+    needed = np.int64((np.int64(number) - np.int64(bounds[0])) * slope) + 1
+    while bounds[needed] <= number:
+        needed += 1
+    while bounds[needed - 1] > number:
+        needed -= 1
+    return needed
+
+
+@numba.njit(nogil=True, cache=True)
+def _choose_by_rank(
+    drawn: np.ndarray, bits: np.ndarray, sizes: np.ndarray, bounds: np.ndarray, places: np.ndarray, chosen: np.ndarray
+) -> int:
+    """At `places`, where the number drawn lies between the bounds. Returns how many are left, moved to the front of `places`:
+    those as large as the one whose rank decides."""
+    slope, equal = (bounds.size - 1) / max(1, np.int64(bounds[bounds.size - 1]) - np.int64(bounds[0])), 0
+    for j in range(places.size):
+        i = places[j]
+        needed = _first_above(drawn[i], bounds, slope)
+        own, ceiling = np.int32(bits[i] & np.int32(0x7FFFFFFF)), sizes[(needed + 1) >> 1]
+        chosen[i] = np.uint8(own > ceiling)
+        places[equal] = i
+        equal += np.int64(own <= ceiling) & np.int64(own >= sizes[needed >> 1])
+    return equal
+
+
+@numba.njit(nogil=True, cache=True)
+def _choose_equal(
+    number: np.uint32, bits: np.ndarray, sizes: np.ndarray, bounds: np.ndarray, place: int, chosen: np.ndarray
+) -> None:
+    """Equal magnitudes share the mean of their ranks."""
+    own = np.int32(bits[place] & np.int32(0x7FFFFFFF))
+    doubled = np.searchsorted(sizes, own) + np.searchsorted(sizes, own, side="right") - 1
+    chosen[place] = np.uint8(number < bounds[doubled])
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _combine(
+    rows: np.ndarray, kinds: np.ndarray, base: int, models: np.ndarray, by_chance: np.ndarray, chosen: np.ndarray,
+    low: np.ndarray, high: np.ndarray, factors: np.ndarray, weights: np.ndarray, elect: bool, normalize: bool,
+    divisor: np.float32, scale: np.float32, out: np.ndarray,
 ) -> None:  # fmt: skip
-    """Fine-tune to weighted, thinned task vector, in place, and onto `total`. `done`: it is a thinned task vector already."""
-    if not done:
-        for i in range(delta.size):
-            value = delta[i] - base[i]
-            size = abs(value)
-            delta[i] = np.float32(0) if (size < low) | ((size >= high) & (size < _INFINITE)) else value
-    for i in range(delta.size):
-        value = delta[i] * factor * weight
-        delta[i] = value
-        total[i] += value
-
-
-@numba.njit(nogil=True, cache=True)
-def _sum(
-    rows: np.ndarray, base: int, models: np.ndarray, done: np.ndarray, low: np.ndarray, high: np.ndarray,
-    factors: np.ndarray, weights: np.ndarray, divisor: np.float32, scale: np.float32, out: np.ndarray,
-) -> None:  # fmt: skip
-    for first in range(0, out.size, _TILE):
-        last = min(first + _TILE, out.size)
-        total, start = out[first:last], rows[base, first:last]
-        total[:] = np.float32(0)
+    start_tile, deltas = np.empty(TILE, np.float32), np.empty((models.size, TILE), np.float32)
+    sign_tile, divisor_tile = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    for first in range(0, out.size, TILE):
+        mixed = out[first : min(first + TILE, out.size)]
+        size = mixed.size
+        start = start_tile[:size]
+        load(kinds[base], rows[base], first, start)
+        mixed[:] = np.float32(0)
         for m in range(models.size):
-            _weigh(rows[models[m], first:last], start, done[m], low[m], high[m], factors[m], weights[m], total)
-        for i in range(total.size):
-            total[i] = start[i] + total[i] / divisor * scale
+            delta, factor, weight = deltas[m, :size], factors[m], weights[m]
+            load(kinds[models[m]], rows[models[m]], first, delta)
+            _subtract(start, delta)
+            if by_chance[m]:
+                mine = chosen[m, first : first + size]
+                for i in range(size):
+                    delta[i] = delta[i] * np.float32(mine[i])  # a product, so that NaN stays to be seen
+            elif low[m] > np.float32(0) or high[m] < _INFINITE:
+                _thin_between(delta, low[m], high[m])
+            for i in range(size):
+                value = delta[i] * factor * weight
+                delta[i] = value
+                mixed[i] += value
+        if elect:
+            _elect(deltas, weights, normalize, sign_tile[:size], divisor_tile[:size], mixed)
+            for i in range(size):
+                mixed[i] = start[i] + mixed[i] * scale
+        else:
+            for i in range(size):
+                mixed[i] = start[i] + mixed[i] / divisor * scale
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _elect(
-    rows: np.ndarray, base: int, models: np.ndarray, done: np.ndarray, low: np.ndarray, high: np.ndarray,
-    factors: np.ndarray, weights: np.ndarray, normalize: bool, scale: np.float32, out: np.ndarray,
-) -> None:  # fmt: skip
+    deltas: np.ndarray, weights: np.ndarray, normalize: bool, sign: np.ndarray, divisor: np.ndarray, mixed: np.ndarray
+) -> None:
+    """The sum of weighted task vectors in `mixed` to that of those which have its sign, divided by their weights."""
     one, zero = np.float32(1), np.float32(0)
-    all_signs, all_divisors = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
-    for first in range(0, out.size, _TILE):
-        last = min(first + _TILE, out.size)
-        mixed, start = out[first:last], rows[base, first:last]
-        sign, divisor = all_signs[: last - first], all_divisors[: last - first]
-        mixed[:] = zero
-        for m in range(models.size):
-            _weigh(rows[models[m], first:last], start, done[m], low[m], high[m], factors[m], weights[m], mixed)
+    for i in range(mixed.size):
+        sign[i] = -one if mixed[i] < zero else one
+        mixed[i] = mixed[i] * zero  # zero, and NaN where the sum is none
+        divisor[i] = zero
+    for m in range(weights.size):
+        delta, weight = deltas[m], weights[m]
         for i in range(mixed.size):
-            sign[i] = -one if mixed[i] < zero else one
-            mixed[i] = mixed[i] * zero  # zero, and NaN where the sum is none
-            divisor[i] = zero
-        for m in range(models.size):
-            delta, weight = rows[models[m], first:last], weights[m]
-            for i in range(mixed.size):
-                toward = delta[i] * sign[i]  # positive where it has the elected sign
-                agrees = one if toward > zero else zero
-                mixed[i] += toward * agrees
-                divisor[i] += weight * agrees
-        if normalize:
-            for i in range(mixed.size):
-                mixed[i] = mixed[i] / (one if divisor[i] == zero else divisor[i])
+            toward = delta[i] * sign[i]  # positive where it has the elected sign
+            agrees = one if toward > zero else zero
+            mixed[i] += toward * agrees
+            divisor[i] += weight * agrees
+    if normalize:
         for i in range(mixed.size):
-            mixed[i] = start[i] + mixed[i] * sign[i] * scale
+            mixed[i] = mixed[i] / (one if divisor[i] == zero else divisor[i])
+    for i in range(mixed.size):
+        mixed[i] = mixed[i] * sign[i]

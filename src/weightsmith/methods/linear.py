@@ -1,5 +1,6 @@
 """Weighted average of the models."""
 
+from weightsmith.methods.fused_weighted_sum import weighted_sum
 from weightsmith.methods.method import Method, Parameter
 
 
@@ -16,7 +17,12 @@ class Linear(Method):
 
     def combine(self, block, settings, statistics):
         weights = [given["weight"] for given in settings.per_input]
-        out = block.inputs[0].mul_(weights[0])
-        for row, weight in zip(block.inputs[1:], weights[1:], strict=True):
+        inputs = block.inputs
+        out = inputs[0].mul_(weights[0])
+        for row, weight in zip(inputs[1:], weights[1:], strict=True):
             out.add_(row, alpha=weight)
         return out.div_(sum(weights)) if settings.shared["normalize"] else out
+
+    def fused(self, block, settings, statistics):
+        weights = [given["weight"] for given in settings.per_input]
+        return weighted_sum(block, weights, sum(weights) if settings.shared["normalize"] else 1.0)

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from weightsmith.checkpoint.conversion import load
 from weightsmith.methods.method import Scan
 
 _SAMPLE = 1 << 16
 _WIDEST = 1 << 22  # integers in a bracket; float32 has 2**23 in one power of two
 _SIGMAS = 5.0
 _TOP = 1 << 31
-_TILE = 1 << 12  # elements that stay in the first-level cache from one loop to the next
+_TILE = 1 << 10  # elements that stay in the first-level cache from one loop to the next
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Threshold:
 
 def kth_largest(scan: Scan, base: int, wanted: Sequence[tuple[int, int]]) -> list[Threshold]:
     """For each (input, k), the bound that keeps the k largest magnitudes of input minus base; 1 <= k <= `scan.numel`."""
-    sample = scan.sample(_SAMPLE).numpy()
+    sample = scan.sample(_SAMPLE)
     if sample.shape[1] == scan.numel:
         return [_exact(sample[i] - sample[base], k) for i, k in wanted]
     ranges = [_bracket(sample[i] - sample[base], k / scan.numel) for i, k in wanted]
@@ -88,37 +89,53 @@ def _bracket(delta: np.ndarray, share: float) -> tuple[int, int, int]:
 def _count(
     scan: Scan, base: int, inputs: Sequence[int], ranges: Sequence[tuple[int, int, int]]
 ) -> list[tuple[int, np.ndarray]]:
-    """For each input: how many magnitudes lie above its range, and how many on each step within it."""
-    counts = [np.zeros(count, np.int64) for _, _, count in ranges]
-    above = [0] * len(ranges)
+    """For each input: how many magnitudes lie above its range, and how many on each step within it. Ranges of one input follow
+    each other."""
+    sizes = np.array([count for _, _, count in ranges])
+    ends = np.cumsum(sizes)
+    counts, above = np.zeros(ends[-1], np.int64), np.zeros(len(ranges), np.int64)
+    lows, shifts = (np.array([given[part] for given in ranges]) for part in (0, 1))
+    models = np.array(inputs)
     for block in scan.blocks():
-        rows = block.inputs.numpy()
-        for j, (low, shift, _) in enumerate(ranges):
-            above[j] += _count_block(rows[base], rows[inputs[j]], low, shift, counts[j])
-    return list(zip(above, counts, strict=True))
+        _count_block(block.rows, block.kinds, base, models, lows, sizes, shifts, len(block.out), counts, above)
+    return [(int(above[j]), counts[ends[j] - sizes[j] : ends[j]]) for j in range(len(ranges))]
 
 
 @numba.njit(nogil=True, cache=True)
-def _count_block(base: np.ndarray, other: np.ndarray, low: int, shift: int, counts: np.ndarray) -> int:
-    top, bottom, steps = np.int32(low + (counts.size << shift) - 1), np.int32(low), np.uint32(counts.size)
-    sizes = np.empty(_TILE, np.float32)
-    all_bits = sizes.view(np.int32)
-    above = 0
-    for first in range(0, base.size, _TILE):
-        count = min(_TILE, base.size - first)
-        a, b, bits, higher, within = base[first : first + count], other[first : first + count], all_bits[:count], 0, 0
-        for i in range(count):
-            sizes[i] = abs(b[i] - a[i])
-        for i in range(count):
-            higher += np.int32(bits[i] > top)
-            within += np.int32(bits[i] >= bottom)
-        above += higher
-        if within > higher:
-            for i in range(count):
-                step = np.uint32(bits[i] - bottom) >> np.uint32(shift)
-                if step < steps:  # what lies below has wrapped around
-                    counts[step] += 1
-    return int(above)
+def _count_block(
+    rows: np.ndarray, kinds: np.ndarray, base: int, models: np.ndarray, lows: np.ndarray, steps: np.ndarray, shifts: np.ndarray,
+    size: int, counts: np.ndarray, above: np.ndarray,
+) -> None:  # fmt: skip
+    start_tile, tile, flags = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32), np.empty(_TILE, np.uint8)
+    for first in range(0, size, _TILE):
+        part = tile[: min(_TILE, size - first)]
+        start, bits, offset = start_tile[: part.size], part.view(np.int32), 0
+        load(kinds[base], rows[base], first, start)
+        for j in range(models.size):
+            if j == 0 or models[j] != models[j - 1]:
+                load(kinds[models[j]], rows[models[j]], first, part)
+                for i in range(part.size):
+                    part[i] = abs(part[i] - start[i])
+            mine = counts[offset : offset + steps[j]]
+            offset += steps[j]
+            above[j] += _count_tile(bits, np.int32(lows[j]), shifts[j], mine, flags)
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_tile(bits: np.ndarray, bottom: np.int32, shift: int, counts: np.ndarray, flags: np.ndarray) -> int:
+    """`flags`: uint8, a multiple of eight of them, as memory. Few elements lie within, so eight are passed over at a time."""
+    top, span, higher = np.int32(bottom + (counts.size << shift) - 1), np.uint32(counts.size << shift), 0
+    for i in range(bits.size):
+        higher += np.int32(bits[i] > top)
+    for i in range(bits.size):
+        flags[i] = np.uint8(np.uint32(bits[i] - bottom) < span)  # what lies below has wrapped around
+    words = flags.view(np.uint64)
+    for word in range((bits.size + 7) // 8):
+        if words[word]:
+            for i in range(8 * word, min(8 * word + 8, bits.size)):
+                if flags[i]:
+                    counts[np.uint32(bits[i] - bottom) >> np.uint32(shift)] += 1
+    return int(higher)
 
 
 def _pick(low: int, shift: int, above: int, counts: np.ndarray, k: int) -> Threshold | None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-import torch
+import numpy as np
+
+from weightsmith.checkpoint.conversion import BF16, F16, F32
+
+if TYPE_CHECKING:
+    import torch
 
 REQUIRED = object()
 
@@ -53,12 +58,37 @@ class Statistics:
 
 @dataclass
 class Block:
-    """One stretch of all inputs: elements `start` onwards, whole rows where the method is row-wise. `inputs`: float32
-    [models, n], to be read and overwritten as one likes; `out`: float32 [n], for the result."""
+    """One stretch of all inputs: elements `start` onwards, whole rows where the method is row-wise.
+
+    `rows`: uint8 [models, room], each row the bytes of one input as it is stored; `kinds`: int64 [models], what those bytes are
+    (`checkpoint.conversion`); `out`: float32 [n], for the result. Kernels take these; `inputs` is for everyone else."""
 
     start: int
-    inputs: torch.Tensor
-    out: torch.Tensor
+    rows: np.ndarray
+    kinds: np.ndarray
+    out: np.ndarray
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, start: int, values: np.ndarray) -> Block:
+        """From float32 [models, n]."""
+        return cls(start, values.view(np.uint8), np.full(len(values), F32), np.empty(values.shape[1], np.float32))
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """float32 [models, n], a copy on `device`, to be overwritten as one likes. Bytes go there before they are converted."""
+        import torch
+
+        dtypes = {F32: torch.float32, F16: torch.float16, BF16: torch.bfloat16}
+        count, found = len(self.out), []
+        for row, kind in zip(self.rows, self.kinds.tolist(), strict=True):
+            dtype = dtypes[kind]
+            stored = torch.from_numpy(row[: count * dtype.itemsize])
+            if self.device != "cpu":
+                stored = stored.pin_memory() if self.device.startswith("cuda") else stored
+                stored = stored.to(self.device, non_blocking=True)
+            found.append(stored.view(dtype).to(torch.float32))
+        return torch.stack(found)
 
 
 class Scan(Protocol):
@@ -72,7 +102,7 @@ class Scan(Protocol):
         """All of it; the buffers are used again for the next block."""
         ...
 
-    def sample(self, count: int) -> torch.Tensor:
+    def sample(self, count: int) -> np.ndarray:
         """About `count` elements from all over the tensor, float32 [models, n]; all of them where there are no more."""
         ...
 
@@ -80,8 +110,8 @@ class Scan(Protocol):
 class Method:
     """Subclass, set the class variables, write `combine`, and `statistics` if whole tensors matter.
 
-    `combine` is the maths as one reads it. Where a method has a faster form, `fused` is that, held against `combine` by tests,
-    and the engine runs it."""
+    `combine` is the maths as one reads it, in torch, and runs on any device. Where a method has a faster form, `fused` is that,
+    held against `combine` by tests; the engine runs it on the processor, and then does not import torch."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -100,9 +130,15 @@ class Method:
         return Statistics()
 
     def combine(self, block: Block, settings: Settings, statistics: Statistics) -> torch.Tensor:
-        """The result for one block, float32 [n]; it may be `block.out`, or any of the inputs overwritten."""
+        """The result for one block, float32 [n], from `block.inputs`."""
         raise NotImplementedError
 
-    def fused(self, block: Block, settings: Settings, statistics: Statistics) -> torch.Tensor:
-        """The same numbers as `combine`, faster."""
-        return self.combine(block, settings, statistics)
+    def fused(self, block: Block, settings: Settings, statistics: Statistics) -> np.ndarray:
+        """The same numbers as `combine`, in `block.out`."""
+        block.out[:] = self.combine(block, settings, statistics).cpu().numpy()
+        return block.out
+
+    @property
+    def needs_torch(self) -> bool:
+        """Whether its fastest form is in torch."""
+        return type(self).fused is Method.fused

@@ -3,12 +3,15 @@
 import math
 from itertools import combinations
 
-import torch
+import numba
+import numpy as np
 
+from weightsmith.checkpoint.conversion import load
+from weightsmith.methods.fused_weighted_sum import dot_products, weighted_sum
 from weightsmith.methods.method import Method, Parameter, Statistics
 
-_SMALLEST_PRODUCT = 1e-6  # mergekit's bounds for a product of norms and for a denominator
-_SINGULAR = 1e-6
+SMALLEST_PRODUCT = 1e-6  # mergekit's bounds for a product of norms and for a denominator
+SINGULAR = 1e-6
 
 
 class ModelStock(Method):
@@ -29,44 +32,78 @@ class ModelStock(Method):
         if settings.shared["filter_wise"]:
             return Statistics({"width": scan.width})
         others = settings.others
-        squares = dict.fromkeys(others, 0.0)
-        dots = dict.fromkeys(combinations(others, 2), 0.0)
-        for block in scan.blocks():
-            for i in others:
-                delta = block.inputs[i].sub_(block.inputs[settings.base_index])
-                squares[i] += torch.dot(delta, delta).item()
-            for a, b in dots:
-                dots[a, b] += torch.dot(block.inputs[a], block.inputs[b]).item()
+        products = dot_products(scan, settings.base_index)
         cosines = [
-            max(-1.0, min(1.0, dot / max(math.sqrt(squares[a] * squares[b]), _SMALLEST_PRODUCT)))
-            for (a, b), dot in dots.items()
+            max(-1.0, min(1.0, products[a, b] / max(math.sqrt(products[a, a] * products[b, b]), SMALLEST_PRODUCT)))
+            for a, b in combinations(others, 2)
         ]
         return Statistics({"t": _share(sum(cosines) / len(cosines), len(others))})
 
     def combine(self, block, settings, statistics):
-        others, base = settings.others, block.inputs[settings.base_index]
-        mean = block.out.copy_(block.inputs[others[0]])
-        for i in others[1:]:
-            mean.add_(block.inputs[i])
-        mean.div_(len(others))
+        inputs, others = block.inputs, settings.others
+        base, mean = inputs[settings.base_index], inputs[others].mean(0)
         if "t" in statistics.values:
             t = statistics.values["t"]
-            return mean.mul_(t).add_(base, alpha=1 - t)
+            return mean * t + base * (1 - t)
         width = statistics.values["width"]
-        deltas = {i: (block.inputs[i] - base).view(-1, width) for i in others}
-        norms = {i: delta.norm(dim=1) for i, delta in deltas.items()}
+        deltas = {i: (inputs[i] - base).view(-1, width) for i in others}
         pairs = list(combinations(others, 2))
-        cosine = torch.zeros(len(base) // width)
+        cosine = base.new_zeros(len(base) // width)
         for a, b in pairs:
-            product = (norms[a] * norms[b]).clamp(min=_SMALLEST_PRODUCT)
+            product = (deltas[a].norm(dim=1) * deltas[b].norm(dim=1)).clamp(min=SMALLEST_PRODUCT)
             cosine += ((deltas[a] * deltas[b]).sum(1) / product).clamp(-1, 1)
         cosine /= len(pairs)
         denominator = 1 + (len(others) - 1) * cosine
-        singular = denominator.abs() < _SINGULAR
-        t = torch.where(singular, 0.0, len(others) * cosine / torch.where(singular, 1.0, denominator)).unsqueeze(1)
+        singular = denominator.abs() < SINGULAR
+        t = (len(others) * cosine / denominator.masked_fill(singular, 1.0)).masked_fill(singular, 0.0).unsqueeze(1)
         return (t * mean.view(-1, width) + (1 - t) * base.view(-1, width)).view(-1)
+
+    def fused(self, block, settings, statistics):
+        others = settings.others
+        if "t" not in statistics.values:
+            _combine_rows(
+                block.rows, block.kinds, settings.base_index, np.array(others), statistics.values["width"], block.out
+            )
+            return block.out
+        t = statistics.values["t"]
+        return weighted_sum(block, [1 - t if i == settings.base else t / len(others) for i in range(len(others) + 1)])
 
 
 def _share(cosine: float, count: int) -> float:
     denominator = 1 + (count - 1) * cosine
-    return 0.0 if abs(denominator) < _SINGULAR else count * cosine / denominator
+    return 0.0 if abs(denominator) < SINGULAR else count * cosine / denominator
+
+
+@numba.njit(nogil=True, cache=True)
+def _combine_rows(
+    rows: np.ndarray, kinds: np.ndarray, base: int, others: np.ndarray, width: int, out: np.ndarray
+) -> None:
+    """`combine` with an angle for each row."""
+    count = others.size
+    tiles = np.empty((kinds.size, width), np.float32)
+    products = np.empty((count, count), np.float64)
+    for first in range(0, out.size, width):
+        for m in range(kinds.size):
+            load(kinds[m], rows[m], first, tiles[m])
+        start, into = tiles[base], out[first : first + width]
+        for i in range(width):
+            mean = np.float32(0)
+            for m in others:
+                mean += tiles[m, i]
+            into[i] = mean / np.float32(count)
+        for a in range(count):
+            for b in range(a + 1):
+                total = np.float64(0)
+                for i in range(width):
+                    total += np.float64(tiles[others[a], i] - start[i]) * np.float64(tiles[others[b], i] - start[i])
+                products[a, b] = total
+        cosine = 0.0
+        for a in range(count):
+            for b in range(a):
+                norms = max(math.sqrt(products[a, a]) * math.sqrt(products[b, b]), SMALLEST_PRODUCT)
+                cosine += max(-1.0, min(1.0, products[a, b] / norms))
+        cosine /= count * (count - 1) // 2
+        denominator = 1 + (count - 1) * cosine
+        t = np.float32(0.0 if abs(denominator) < SINGULAR else count * cosine / denominator)
+        for i in range(width):
+            into[i] = t * into[i] + (np.float32(1) - t) * start[i]

@@ -1,5 +1,6 @@
 """One model's tensors as they are, or scaled: for stacking slices."""
 
+from weightsmith.methods.fused_weighted_sum import weighted_sum
 from weightsmith.methods.method import Method, Parameter
 
 
@@ -15,3 +16,7 @@ class Passthrough(Method):
     def combine(self, block, settings, statistics):
         scale = settings.per_input[0]["scale"]
         return block.inputs[0] if scale is None else block.inputs[0].mul_(scale)
+
+    def fused(self, block, settings, statistics):
+        scale = settings.per_input[0]["scale"]
+        return weighted_sum(block, [1.0 if scale is None else scale])

@@ -1,6 +1,9 @@
 """Random numbers that depend on a key and a position alone: Philox4x32-10 (Salmon et al. 2011, doi 10.1145/2063384.2063405).
 
-Element e of a stream is lane e % 4 of counter e // 4, so that blocks, threads and their order change nothing.
+Counters go in eights, which are one vector register: counters 8p to 8p + 7 give page p, 32 words of 32 bits, first the lowest word
+of each counter, then the second of each, and so on. Element e of a stream is a number of 32 bits. Its upper half is the 16-bit word
+e % 64 of page e // 64 with counters (n, 0, 0, 0), its lower half the same word with counters (n, 0, 1, 0). Blocks, threads and their
+order change nothing, and the lower half need only be computed where the upper one does not decide a comparison.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ _M0, _M1 = (
 )  # multipliers and Weyl constants of the reference implementation
 _W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 _SHIFT, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
-_TILE = 1 << 10  # counters that go through the rounds together, in vector registers and the first-level cache
+MORE = 64  # words of memory beyond those asked for: the first and the last page may be cut
 
 
 def stream_key(seed: int, model: int, tensor: str) -> int:
@@ -26,53 +29,40 @@ def stream_key(seed: int, model: int, tensor: str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-def fill_random(key: int, start: int, out: np.ndarray) -> None:
-    """Elements `start` to `start + len(out)` of a stream into `out`, uint32."""
-    if start % 4 == 0 and len(out) % 4 == 0:
-        return _fill(np.uint64(key), np.uint64(start // 4), out)
-    first = start // 4
-    whole = np.empty(4 * (-(-(start + len(out)) // 4) - first), np.uint32)
-    _fill(np.uint64(key), np.uint64(first), whole)
-    out[:] = whole[start - 4 * first :][: len(out)]
+@numba.njit(nogil=True, cache=True)
+def fill_pages(key: np.uint64, page: int, third: int, out: np.ndarray) -> None:
+    """uint32 [32 n]: pages `page` on. `third` is the third word of the counters."""
+    k0, k1 = np.uint32(key & _LOW), np.uint32(key >> _SHIFT)
+    for number in range(out.size // 32):
+        words, first = out[32 * number : 32 * number + 32], np.uint64(8 * (page + number))
+        for g in range(8):
+            counter = first + np.uint64(g)
+            c0, c1, c2, c3 = np.uint32(counter & _LOW), np.uint32(counter >> _SHIFT), np.uint32(third), np.uint32(0)
+            a, b = k0, k1
+            for _ in range(_ROUNDS):
+                p0, p1 = np.uint64(c0) * _M0, np.uint64(c2) * _M1
+                c0, c2 = np.uint32(p1 >> _SHIFT) ^ c1 ^ a, np.uint32(p0 >> _SHIFT) ^ c3 ^ b
+                c1, c3 = np.uint32(p1 & _LOW), np.uint32(p0 & _LOW)
+                a, b = np.uint32(a + _W0), np.uint32(b + _W1)
+            words[g], words[8 + g], words[16 + g], words[24 + g] = c0, c1, c2, c3
 
 
 @numba.njit(nogil=True, cache=True)
-def _fill(key: np.uint64, first: np.uint64, out: np.ndarray) -> None:
-    """Four numbers from each counter, from `first` on."""
-    k0, k1 = np.uint32(key & _LOW), np.uint32(key >> _SHIFT)
-    lanes = np.empty((4, _TILE), np.uint32)
-    groups = out.size // 4
-    for begin in range(0, groups, _TILE):
-        count = min(_TILE, groups - begin)
-        c0, c1, c2, c3 = lanes[0, :count], lanes[1, :count], lanes[2, :count], lanes[3, :count]
-        for g in range(count):
-            counter = first + np.uint64(begin + g)
-            c0[g], c1[g], c2[g], c3[g] = (
-                np.uint32(counter & _LOW),
-                np.uint32(counter >> _SHIFT),
-                np.uint32(0),
-                np.uint32(0),
-            )
-        a, b = k0, k1
-        for _ in range(_ROUNDS):
-            for g in range(count):
-                p0, p1 = np.uint64(c0[g]) * _M0, np.uint64(c2[g]) * _M1
-                old1, old3 = c1[g], c3[g]
-                c0[g] = np.uint32(p1 >> _SHIFT) ^ old1 ^ a
-                c1[g] = np.uint32(p1 & _LOW)
-                c2[g] = np.uint32(p0 >> _SHIFT) ^ old3 ^ b
-                c3[g] = np.uint32(p0 & _LOW)
-            a, b = np.uint32(a + _W0), np.uint32(b + _W1)
-        part = out[4 * begin : 4 * (begin + count)]
-        for g in range(count):
-            part[4 * g], part[4 * g + 1], part[4 * g + 2], part[4 * g + 3] = c0[g], c1[g], c2[g], c3[g]
+def fill_halves(key: np.uint64, start: int, lower: int, memory: np.ndarray, count: int) -> np.ndarray:
+    """uint16 [count]: the upper (`lower` 0) or lower (1) halves of elements `start` on. `memory`: uint32, at least
+    `count` / 2 + MORE; the result is a part of it."""
+    page = start // 64
+    words = memory[: 32 * ((start + count + 63) // 64 - page)]
+    fill_pages(key, page, lower, words)
+    return words.view(np.uint16)[start - 64 * page : start - 64 * page + count]
 
 
 def random_numbers(key: int, start: int, count: int) -> np.ndarray:
-    """uint32 [count]."""
-    out = np.empty(count, np.uint32)
-    fill_random(key, start, out)
-    return out
+    """uint32 [count]: elements `start` on of a stream."""
+    upper, lower = (
+        fill_halves(np.uint64(key), start, half, np.empty(count // 2 + MORE, np.uint32), count) for half in (0, 1)
+    )
+    return upper.astype(np.uint32) << 16 | lower
 
 
 def below(probability: float) -> int:

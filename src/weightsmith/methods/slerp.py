@@ -2,8 +2,9 @@
 
 import math
 
-import torch
+import numpy as np
 
+from weightsmith.methods.fused_weighted_sum import dot_products, weighted_sum
 from weightsmith.methods.method import Method, Parameter, Statistics
 
 NORM_EPSILON = 1e-8
@@ -24,21 +25,23 @@ class Slerp(Method):
     inputs = (2, 2)
 
     def statistics(self, scan, settings):
-        squares, product = [0.0, 0.0], 0.0
-        for block in scan.blocks():
-            a, b = block.inputs
-            squares[0] += torch.dot(a, a).item()
-            squares[1] += torch.dot(b, b).item()
-            product += torch.dot(a, b).item()
-        norms = [n if (n := math.sqrt(square)) > NORM_EPSILON else 1.0 for square in squares]
-        return Statistics({"cosine": max(-1.0, min(1.0, product / (norms[0] * norms[1])))})
+        products = dot_products(scan) if scan.numel else np.zeros((2, 2))
+        norms = [n if (n := math.sqrt(products[i, i])) > NORM_EPSILON else 1.0 for i in range(2)]
+        return Statistics({"cosine": max(-1.0, min(1.0, products[0, 1] / (norms[0] * norms[1])))})
 
     def combine(self, block, settings, statistics):
+        of_base, of_other = self._coefficients(settings, statistics)
+        inputs = block.inputs
+        base = inputs[settings.base_index].mul_(of_base)
+        return base.add_(inputs[1 - settings.base_index], alpha=of_other)
+
+    def fused(self, block, settings, statistics):
+        of_base, of_other = self._coefficients(settings, statistics)
+        return weighted_sum(block, [of_base, of_other] if settings.base_index == 0 else [of_other, of_base])
+
+    def _coefficients(self, settings, statistics) -> tuple[float, float]:
         t, cosine = settings.shared["t"], statistics.values["cosine"]
         if abs(cosine) > COLLINEAR:
-            of_base, of_other = 1 - t, t
-        else:
-            angle = math.acos(cosine)
-            of_base, of_other = (math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle))
-        base = block.inputs[settings.base_index].mul_(of_base)
-        return base.add_(block.inputs[1 - settings.base_index], alpha=of_other)
+            return 1 - t, t
+        angle = math.acos(cosine)
+        return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)

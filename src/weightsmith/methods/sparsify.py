@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from weightsmith.methods.magnitude_threshold import Threshold, kth_largest
 from weightsmith.methods.method import Scan
@@ -14,6 +13,9 @@ from weightsmith.methods.random_stream import below, random_numbers
 
 _NOTHING, _EVERYTHING = np.float32(0), np.float32(np.inf)
 BY_CHANCE = ("random", "ranked")
+if TYPE_CHECKING:
+    import torch
+
 Given = dict[str, Any]  # one model's parameters
 
 
@@ -33,6 +35,8 @@ class Kept:
 
     def mask(self, delta: torch.Tensor, start: int, width: int) -> torch.Tensor:
         """Which elements of `delta`, the stretch from `start` on of a tensor with rows of `width`, are kept: bool."""
+        import torch
+
         size = delta.abs()
         if self.kind == "between":
             # NaN and infinities are kept, to be seen
@@ -40,17 +44,27 @@ class Kept:
         if self.kind == "random":
             return self._random(delta, start) < below(self.density)
         if self.kind == "ranked":
-            order = np.lexsort(
-                (np.tile(np.arange(width), delta.numel() // width), size.numpy(), np.arange(delta.numel()) // width)
+            ranks = np.concatenate([_doubled_ranks(row) for row in size.cpu().numpy().reshape(-1, width)])
+            return self._random(delta, start) < torch.from_numpy(self.bounds(width)[ranks].astype(np.int64)).to(
+                delta.device
             )
-            ranks = np.empty(delta.numel(), np.int64)
-            ranks[order] = np.arange(delta.numel()) % width
-            shares = (self.density - self.epsilon) + ranks / max(1, width - 1) * 2 * self.epsilon
-            return self._random(delta, start) < torch.from_numpy(np.rint(shares * 2**32).astype(np.int64))
         return torch.ones_like(delta, dtype=torch.bool)
 
     def _random(self, delta: torch.Tensor, start: int) -> torch.Tensor:
-        return torch.from_numpy(random_numbers(self.key, start, delta.numel()).astype(np.int64))
+        import torch
+
+        return torch.from_numpy(random_numbers(self.key, start, delta.numel()).astype(np.int64)).to(delta.device)
+
+    def bounds(self, width: int) -> np.ndarray:
+        """uint32 [2 width - 1]: for each rank, doubled, the number that a random one must be below."""
+        shares = (self.density - self.epsilon) + np.arange(2 * width - 1) / max(1, width - 1) * self.epsilon
+        return np.minimum(np.rint(shares * 2**32), 2**32 - 1).astype(np.uint32)
+
+
+def _doubled_ranks(row: np.ndarray) -> np.ndarray:
+    """Rank of each element from 0, twice it, so that equal ones can share the mean of theirs."""
+    ordered = np.sort(row)
+    return np.searchsorted(ordered, row, "left") + np.searchsorted(ordered, row, "right") - 1
 
 
 class Sparsifier(Protocol):
@@ -127,7 +141,7 @@ class AtRandom:
 
 class ByRankAtRandom:
     """DELLA: the smallest element of a row is kept with the probability density - epsilon, the largest with density + epsilon,
-    those between by their rank. A tensor of one dimension is one row."""
+    those between by their rank; equal ones share the mean of their ranks. A tensor of one dimension is one row."""
 
     row_wise = True
 

@@ -7,13 +7,16 @@ mergekit's `GeneralizedTaskArithmeticMerge`, with its parameters and defaults.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 
+from weightsmith.methods.fused_task_vectors import combine_fused, l1_norms
 from weightsmith.methods.method import Block, Method, Parameter, Scan, Settings, Statistics
 from weightsmith.methods.sparsify import Kept, Sparsifier
+
+if TYPE_CHECKING:
+    import torch
 
 _NEARLY_ZERO = 1e-8  # mergekit's bound for a sum of weights that cannot be divided by
 _NOTED_ELEMENTS = 1 << 30  # of a tensor whose random choices are noted: 128 MB of bits for each model
@@ -56,10 +59,13 @@ class TaskVectorMethod(Method):
         return Statistics({"width": scan.width, "kept": kept}, ties)
 
     def combine(self, block: Block, settings: Settings, statistics: Statistics) -> torch.Tensor:
-        base = block.inputs[settings.base_index]
+        import torch
+
+        inputs = block.inputs
+        base = inputs[settings.base_index]
         deltas, weights = [], []
         for i in settings.others:
-            delta = block.inputs[i] - base
+            delta = inputs[i] - base
             if kept := statistics.values.get("kept", {}).get(i):
                 delta = delta * kept.mask(delta, block.start, statistics.values["width"]) * kept.factor
             weights.append(settings.per_input[i]["weight"])
@@ -77,9 +83,7 @@ class TaskVectorMethod(Method):
             mixed = mixed / divisor
         return base + mixed * settings.shared["lambda"]
 
-    def fused(self, block: Block, settings: Settings, statistics: Statistics) -> torch.Tensor:
-        from weightsmith.methods.fused_task_vectors import combine_fused
-
+    def fused(self, block: Block, settings: Settings, statistics: Statistics) -> np.ndarray:
         others = settings.others
         return combine_fused(
             block, settings.base_index, others, [settings.per_input[i]["weight"] for i in others],
@@ -91,17 +95,15 @@ class TaskVectorMethod(Method):
 def _with_factors(scan: Scan, base: int, kept: dict[int, Kept]) -> dict[int, Kept]:
     """Each with the factor by which thinning shortened it in l1; what chance decided is noted, if that takes no more memory
     than a few blocks."""
-    from weightsmith.methods.fused_task_vectors import thinned_stretch
-
     sums = {i: [0.0, 0.0] for i in kept}
     noted: dict[int, dict[int, np.ndarray]] = {i: {} for i in kept}
     for block in scan.blocks():
         for i, how in kept.items():
-            before, after, bits = thinned_stretch(block, base, i, how, scan.width)
+            before, after, chosen = l1_norms(block, base, i, how, scan.width)
             sums[i][0] += before
             sums[i][1] += after
-            if bits is not None and scan.numel <= _NOTED_ELEMENTS:
-                noted[i][block.start] = bits
+            if chosen is not None and scan.numel <= _NOTED_ELEMENTS:
+                noted[i][block.start] = np.packbits(chosen)
     return {
         i: replace(how, factor=sums[i][0] / sums[i][1] if min(sums[i]) >= _L1_EPSILON else 1.0, bits=noted[i] or None)
         for i, how in kept.items()

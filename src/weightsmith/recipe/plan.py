@@ -9,18 +9,15 @@ import copy
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from weightsmith.architecture import Model, open_model
 from weightsmith.architecture.canonical_config import published
 from weightsmith.architecture.fit import fit_text_parts, fit_to
 from weightsmith.architecture.layer_numbers import LAYER, count_layers
 from weightsmith.architecture.tied import EMBEDDINGS, OUTPUTS, embedding_name, is_tied
-from weightsmith.checkpoint.tensor import TensorInfo, dtype_name, natural_key
+from weightsmith.checkpoint.tensor import FLOATS, TensorInfo, dtype_named, natural_key, promoted
 from weightsmith.errors import CheckpointError, PlanError
 from weightsmith.methods.method import REQUIRED, Method, Settings
 from weightsmith.recipe.load import LoadedRecipe
@@ -52,7 +49,7 @@ class TensorPlan:
     info: TensorInfo  # output shape and dtype
     sources: tuple[Source, ...]
     settings: Settings
-    round_to: torch.dtype  # the recipe's `dtype`, through which results pass before `out_dtype`
+    round_to: str  # the recipe's `dtype`, through which results pass before `out_dtype`
     copy: bool = False
 
     @property
@@ -262,15 +259,15 @@ def _plan_tensor(
                     f"the parameter {parameter.name!r} of {method.name} has no value for {source.model} (tensor {inputs[i]})",
                 )
             per_input[i][parameter.name] = value
-    promoted = reduce(torch.promote_types, (info.torch_dtype for info in infos))
+    widest = promoted(info.dtype for info in infos)
     settings = Settings(shared, tuple(per_input), base)
     if objection := method.objection(settings):
         raise loaded.file.error(["parameters"], f"{method.name}: {objection} (tensor {name})")
-    if not promoted.is_floating_point:
-        return TensorPlan(name, infos[lead], (sources[lead],), settings, infos[lead].torch_dtype, copy=True)
-    round_to = getattr(torch, recipe.dtype) if recipe.dtype else promoted
-    out = getattr(torch, recipe.out_dtype) if recipe.out_dtype else round_to
-    return TensorPlan(name, TensorInfo(infos[0].shape, dtype_name(out)), sources, settings, round_to)
+    if widest not in FLOATS:
+        return TensorPlan(name, infos[lead], (sources[lead],), settings, infos[lead].dtype, copy=True)
+    round_to = dtype_named(recipe.dtype) if recipe.dtype else widest
+    out = dtype_named(recipe.out_dtype) if recipe.out_dtype else round_to
+    return TensorPlan(name, TensorInfo(infos[0].shape, out), sources, settings, round_to)
 
 
 def _entry_keys(loaded: LoadedRecipe, reference: str) -> list[str | int]:

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from weightsmith.architecture import Model
 from weightsmith.architecture.tied import EMBEDDINGS, OUTPUTS
-from weightsmith.checkpoint.tensor import Checkpoint, TensorInfo
+from weightsmith.checkpoint.tensor import Checkpoint, TensorInfo, convert
 from weightsmith.errors import PlanError
 from weightsmith.tokenizer.vocabulary import Vocabulary
 
@@ -124,10 +126,10 @@ class _AlignedCheckpoint:
         self.tensors = dict(self.sources[self.number].tensors)
         for name, info in self.tensors.items():
             if _over_vocabulary(name):
-                self.tensors[name] = TensorInfo((len(self.own), *info.shape[1:]), info.dtype)
+                self.tensors[name] = TensorInfo((len(self.own), *info.shape[1:]), info.dtype, computed=True)
         self._mean: dict[str, torch.Tensor] = {}
 
-    def read(self, name: str, start: int, stop: int, out: torch.Tensor) -> None:
+    def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         import torch
 
         source = self.sources[self.number]
@@ -138,9 +140,7 @@ class _AlignedCheckpoint:
         info = self.tensors[name]
         width = info.numel // info.shape[0]
         first, last = start // width, -(-stop // width)
-        rows = torch.zeros(
-            last - first, width, dtype=torch.float32 if info.torch_dtype.itemsize <= 4 else info.torch_dtype
-        )
+        rows = torch.zeros(last - first, width, dtype=torch.float64 if info.dtype == "F64" else torch.float32)
         wanted = self.own[first:last].tolist()
         begin = 0
         while begin < len(wanted):  # runs of rows that follow each other are read at once
@@ -149,11 +149,11 @@ class _AlignedCheckpoint:
                 end += 1
             if wanted[begin] >= 0:
                 row = wanted[begin]
-                source.read(name, row * width, (row + end - begin) * width, rows[begin:end].view(-1))
+                source.read(name, row * width, (row + end - begin) * width, rows[begin:end].view(-1).numpy())
             else:
                 rows[begin] = self._elsewhere(name, first + begin, width)
             begin = end
-        out.copy_(rows.view(-1)[start - first * width : stop - first * width])
+        convert(rows.view(-1)[start - first * width : stop - first * width].numpy(), out)
 
     def _elsewhere(self, name: str, row: int, width: int) -> torch.Tensor:
         """The embedding of a token that this model does not have: a mean of rows of models that do."""
@@ -167,7 +167,7 @@ class _AlignedCheckpoint:
         given = self.fallback.get(row, ())
         for number, other in given:
             block = torch.empty(width)
-            self.sources[number].read(self._name_in(number, name), other * width, (other + 1) * width, block)
+            self.sources[number].read(self._name_in(number, name), other * width, (other + 1) * width, block.numpy())
             total += block
         return total / len(given) if given else total
 
@@ -180,7 +180,7 @@ class _AlignedCheckpoint:
         for first in range(0, self.padding.start, step):
             last = min(first + step, self.padding.start)
             block = torch.empty((last - first) * width)
-            self.read(name, first * width, last * width, block)
+            self.read(name, first * width, last * width, block.numpy())
             total += block.view(-1, width).sum(0, dtype=torch.float64)
         return (total / max(1, self.padding.start)).float()
 

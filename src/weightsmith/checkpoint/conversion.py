@@ -1,0 +1,103 @@
+"""float16 and bfloat16 to float32 and back, by their bits (IEEE 754-2019; bfloat16 is the upper half of a float32).
+
+numpy converts float16 one element at a time and has no bfloat16; these loops go through vector registers. Rounding is to the
+nearest, ties to even, as everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from weightsmith.checkpoint.half_precision import narrow, widen
+
+# What kernels are told of a row of bytes: the dtype its elements have.
+F32, F16, BF16, F64 = 0, 1, 2, 3
+KINDS = {"F32": F32, "F16": F16, "BF16": BF16, "F64": F64}
+
+_SIZE, _INFINITY = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
+_ONE, _SIXTEEN, _BRAIN_ROUND = np.uint32(1), np.uint32(16), np.uint32(0x7FFF)
+
+
+@numba.njit(nogil=True, cache=True)
+def from_half(stored: np.ndarray, out: np.ndarray) -> None:
+    """uint16 [n], the bits of float16, to float32 [n]."""
+    for i in range(out.size):
+        out[i] = widen(stored[i])
+
+
+@numba.njit(nogil=True, cache=True)
+def from_brain(stored: np.ndarray, out: np.ndarray) -> None:
+    """uint16 [n], the bits of bfloat16, to float32 [n]."""
+    bits = out.view(np.uint32)
+    for i in range(out.size):
+        bits[i] = np.uint32(stored[i]) << _SIXTEEN
+
+
+@numba.njit(nogil=True, cache=True)
+def to_half(values: np.ndarray, out: np.ndarray) -> None:
+    """float32 [n] to uint16 [n], the bits of float16. What is 65520 or larger becomes infinite."""
+    for i in range(values.size):
+        out[i] = narrow(values[i])
+
+
+@numba.njit(nogil=True, cache=True)
+def to_brain(values: np.ndarray, out: np.ndarray) -> None:
+    """float32 [n] to uint16 [n], the bits of bfloat16."""
+    bits = values.view(np.uint32)
+    for i in range(values.size):
+        held = bits[i]
+        rounded = np.uint32(held + _BRAIN_ROUND + ((held >> _SIXTEEN) & _ONE)) >> _SIXTEEN
+        quiet = np.uint32((held >> _SIXTEEN) | np.uint32(0x40))
+        out[i] = np.uint16(quiet if np.uint32(held & _SIZE) > _INFINITY else rounded)
+
+
+@numba.njit(nogil=True, cache=True)
+def load(kind: Any, stored: np.ndarray, first: int, out: np.ndarray) -> None:
+    """Elements `first` on of a row of bytes (uint8), as float32 [n]. F64 is not for kernels."""
+    if kind == F16:
+        from_half(stored[2 * first : 2 * (first + out.size)].view(np.uint16), out)
+    elif kind == BF16:
+        from_brain(stored[2 * first : 2 * (first + out.size)].view(np.uint16), out)
+    else:
+        out[:] = stored[4 * first : 4 * (first + out.size)].view(np.float32)
+
+
+@numba.njit(nogil=True, cache=True)
+def store(values: np.ndarray, round_to: int, kind: int, out: np.ndarray) -> tuple[int, int]:
+    """float32 [n] into a row of bytes (uint8) of dtype `kind`, rounded to `round_to` first. Overwrites `values`. Returns how
+    many are NaN or infinite before that, and the bits of the largest magnitude among the others."""
+    tile = np.empty(1 << 11, np.uint16)
+    odd, largest = 0, np.int32(0)
+    for first in range(0, values.size, tile.size):
+        part = values[first : first + min(tile.size, values.size - first)]
+        bits, worst = part.view(np.int32), np.int32(0)
+        for i in range(part.size):  # magnitudes order like their bits
+            worst = max(worst, np.int32(bits[i] & np.int32(0x7FFFFFFF)))
+        if worst >= np.int32(0x7F800000):
+            worst = np.int32(0)
+            for i in range(part.size):
+                size = np.int32(bits[i] & np.int32(0x7FFFFFFF))
+                odd += size >= np.int32(0x7F800000)
+                worst = max(worst, size if size < np.int32(0x7F800000) else np.int32(0))
+        largest = max(largest, worst)
+        if round_to != kind:
+            half = tile[: part.size]
+            if round_to == F16:
+                to_half(part, half)
+                from_half(half, part)
+            elif round_to == BF16:
+                to_brain(part, half)
+                from_brain(half, part)
+        last = first + part.size
+        if kind == F16:
+            to_half(part, out[2 * first : 2 * last].view(np.uint16))
+        elif kind == BF16:
+            to_brain(part, out[2 * first : 2 * last].view(np.uint16))
+        elif kind == F64:
+            out[8 * first : 8 * last].view(np.float64)[:] = part
+        else:
+            out[4 * first : 4 * last].view(np.float32)[:] = part
+    return int(odd), int(largest)
