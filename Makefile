@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: demo test lint docs bench bench-merge bench-unify clean
+.PHONY: demo test lint docs bench bench-demo bench-unify clean
 
 demo: $(VENV)/demo
 	$(BIN)/weightsmith demo demo
@@ -25,11 +25,11 @@ docs: $(VENV)/docs
 	$(BIN)/mkdocs build --strict --site-dir build/site
 
 bench: $(VENV)/dev
-	$(BIN)/python benchmarks/merge_against_mergekit.py
-	$(BIN)/python benchmarks/demo_recipes.py
+	$(BIN)/python benchmarks/merge_synthetic.py everything
 
-bench-merge: $(VENV)/dev
-	$(BIN)/python benchmarks/merge_synthetic.py 4
+bench-demo: $(VENV)/dev
+	$(BIN)/python benchmarks/merge_demo_models.py
+	$(BIN)/python benchmarks/demo_recipes.py
 
 bench-unify: $(VENV)/dev
 	$(BIN)/python benchmarks/unify_full_size.py

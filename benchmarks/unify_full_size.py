@@ -18,10 +18,10 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from merge_against_mergekit import measure, processor
+from measured import measure, processor
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
-from weightsmith.checkpoint.tensor import TensorInfo
+from weightsmith.checkpoint.tensor import TensorInfo, as_array
 from weightsmith.report.facts import machine
 
 FOLDER = Path("build/bench-unify")
@@ -52,9 +52,9 @@ def main() -> None:
     for _ in range(ROUNDS):
         for name, command in commands.items():
             shutil.rmtree(out, ignore_errors=True)
-            elapsed, peak = measure(command)
-            seconds[name].append(elapsed)
-            memory[name].append(peak / 1e9)
+            found = measure(command)
+            seconds[name].append(found.wall)
+            memory[name].append(found.peak / 1e9)
     shutil.rmtree(out)
     print(f"{processor()}; {machine()}, safetensors {metadata.version('safetensors')}\n")
     size = sum(path.stat().st_size for path in source.iterdir())
@@ -71,7 +71,7 @@ def main() -> None:
     for what, folders in (("three of them", names), ("one of 70 B parameters", ("large",))):
         inspect = [sys.executable, "-m", "weightsmith", "inspect", *(str(FOLDER / name) for name in folders)]
         runs = [measure(inspect) for _ in range(ROUNDS)]
-        elapsed, peak = statistics.median(t for t, _ in runs), statistics.median(m for _, m in runs)
+        elapsed, peak = statistics.median(r.wall for r in runs), statistics.median(r.peak for r in runs)
         print(f"| weightsmith inspect, {what} | {elapsed:.2f} | {peak / 1e9:.2f} |")
 
 
@@ -125,7 +125,7 @@ def make(folder: Path, seed: int) -> None:
         count = torch.Size(shape).numel()
         for start in range(0, count, 1 << 24):
             block = torch.randn(min(1 << 24, count - start), generator=generator) * 0.02
-            writer.write(name, start, block.half())
+            writer.write(name, start, as_array(block.half()))
     writer.close(sync=False)
     (folder / "config.json").write_text(json.dumps(CONFIG))
 

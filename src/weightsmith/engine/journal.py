@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 JOURNAL = "journal.jsonl"
-SECONDS_BETWEEN_LINES = 0.3
+SECONDS_BETWEEN_LINES = 0.1
 
 Record = dict[str, Any]
 

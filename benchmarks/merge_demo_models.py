@@ -1,6 +1,6 @@
 """`weightsmith merge` and mergekit side by side on the demo's models (4 x 135 M parameters, float32).
 
-    make bench
+    make bench-demo
 
 The base and its three specialists are written once as safetensors folders, then both programs run the same recipe as
 processes of their own, in turn, ROUNDS times each. Time is wall clock of the whole process, memory its highest resident
@@ -10,21 +10,18 @@ set (mergekit maps its input files, so pages of theirs that it touched count; ou
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import sysconfig
-from importlib import metadata
 from pathlib import Path
 
 import torch
+from measured import measure, where
 from safetensors import safe_open
 
 import weightsmith
 from weightsmith.demo.demo_run import PACKAGE, base_model
-from weightsmith.report.facts import machine
 
 FOLDER = Path("build/bench")
 SKILLS = ("dates", "records", "commands")
@@ -35,7 +32,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     make_inputs()
-    print(f"{processor()}; {machine()}, mergekit {metadata.version('mergekit')}\n")
+    print(f"{where()}\n")
     print("| method | | time, s | peak memory, GB | largest relative difference |")
     print("| --- | --- | ---: | ---: | ---: |")
     for method, recipe in recipes().items():
@@ -79,9 +76,9 @@ def compare(method: str, recipe: Path) -> None:
     for _ in range(ROUNDS):
         for name, command in commands.items():
             shutil.rmtree(ours if name == "weightsmith" else theirs, ignore_errors=True)
-            elapsed, peak = measure(command)
-            seconds[name].append(elapsed)
-            memory[name].append(peak / 1e9)
+            found = measure(command)
+            seconds[name].append(found.wall)
+            memory[name].append(found.peak / 1e9)
     apart = difference(ours, theirs)
     for name in commands:
         spread = f"{statistics.median(seconds[name]):.1f} ({min(seconds[name]):.1f} to {max(seconds[name]):.1f})"
@@ -92,25 +89,6 @@ def compare(method: str, recipe: Path) -> None:
         f"| {peaks['mergekit'] / peaks['weightsmith']:.2f} | {apart} |",
         flush=True,
     )
-
-
-# A process inherits the highest resident set of the one that started it, so a small one stands between.
-_LAUNCH = """
-import os, subprocess, sys, time, resource
-started = time.monotonic()
-code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-print(code, time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
-"""
-
-
-def measure(command: list[str]) -> tuple[float, int]:
-    """(wall seconds, peak resident bytes) of a process."""
-    launched = [sys.executable, "-S", "-c", _LAUNCH, *command]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    told = subprocess.run(launched, env=environment, capture_output=True, text=True, check=True).stdout.split()
-    if told[0] != "0":
-        raise SystemExit(f"failed: {' '.join(command)}")
-    return float(told[1]), int(told[2])
 
 
 def difference(ours: Path, theirs: Path) -> str:
@@ -125,13 +103,6 @@ def difference(ours: Path, theirs: Path) -> str:
                     far += int((relative > 1e-6).sum())
                     worst = max(worst, float(torch.where(relative > 1e-6, 0, relative).max()))
     return f"{worst:.1e}" + (f"; {far} elements at a trimming threshold aside" if far else "")
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "processor of unknown name"
 
 
 if __name__ == "__main__":
