@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -131,4 +132,22 @@ def test_dry_run_writes_nothing(models: Path, tmp_path: Path) -> None:
     done = weightsmith_process("merge", tmp_path / "recipe.yml", tmp_path / "out", "--dry-run")
     assert done.returncode == 0
     assert done.stdout.startswith("linear: 2 models, 30 tensors")
+    told = re.search(r"about \d+ s on \d+ threads, .*; (\d+) MB of memory; \d+ MB of disk, .* are free", done.stdout)
+    assert told and 50 < int(told[1]) < 1000
     assert os.listdir(tmp_path) == ["recipe.yml"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    done = weightsmith_process("merge", tmp_path / "recipe.yml", tmp_path / "out", "--dry-run")
+    assert done.returncode == 2 and "not empty" in done.stderr
+
+
+def test_dry_run_refuses_a_disk_that_is_too_small(models: Path, tmp_path: Path) -> None:
+    entries = [{"model": str(models / n), "parameters": {"weight": 1}} for n in "ab"]
+    (tmp_path / "recipe.yml").write_text(json.dumps({"merge_method": "linear", "models": entries}))
+    script = (
+        "import shutil, weightsmith.cli.main as main; usage = shutil.disk_usage; "
+        "shutil.disk_usage = lambda path: usage(path)._replace(free=1 << 20); main.main()"
+    )
+    command = [sys.executable, "-c", script, "merge", str(tmp_path / "recipe.yml"), str(tmp_path / "out"), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "the disk is full" in done.stderr

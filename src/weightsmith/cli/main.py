@@ -61,9 +61,15 @@ def merge(
     out_shard_size: Annotated[str, typer.Option(help="Largest shard, such as 5GB or 500MB (decimal units).")] = "5GB",
     threads: Threads = None,
     force: Force = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and its models; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check recipe, models and disk; say what a merge will take.")
+    ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what an interrupted run has done.")] = False,
     on_nan: Annotated[OnNan, typer.Option(help="NaN and infinities in the inputs: stop, or count them.")] = OnNan.error,
+    device: Annotated[
+        str,
+        typer.Option(help="Where blocks are combined: cpu, or an accelerator that torch knows, such as cuda or mps."),
+    ] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the methods that draw random numbers.")] = 0,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     mapping: Annotated[
@@ -79,7 +85,7 @@ def merge(
     Example: weightsmith merge ties.yml merged
     """
     from weightsmith.cli.progress import progress_bar
-    from weightsmith.cli.sizes import parse_size, show_size
+    from weightsmith.cli.sizes import parse_size, show_size, show_time
     from weightsmith.engine.merge import default_threads
     from weightsmith.engine.merge import merge as run
     from weightsmith.recipe import load_recipe, make_plan
@@ -98,12 +104,24 @@ def merge(
             raise typer.BadParameter(f"{entry!r} is not MODEL=FILE", param_hint="--mapping")
         mappings[model] = Path(file)
     if dry_run:
+        from weightsmith.engine.device import check_device
+        from weightsmith.engine.estimate import estimate
+        from weightsmith.engine.output_folder import check_output, check_space
+
+        check_device(device)
+        check_output(out, force=force)
         plan = make_plan(load_recipe(recipe), mappings=mappings, accept_mapping=accept_mapping)
         converted(plan)
+        used = threads or default_threads()
+        told = estimate(plan, out, threads=used, device=device)
         typer.echo(
             f"{plan.method.name}: {len(plan.models)} models, {len(plan.tensors)} tensors, reads "
-            f"{show_size(plan.read_bytes)}, writes {show_size(plan.output_bytes)}"
+            f"{show_size(plan.read_bytes)}, writes {show_size(plan.output_bytes)}\n"
+            f"about {show_time(told.seconds)} on {used} threads, {'the disk' if told.disk_bound else 'reading and computing'} "
+            f"being what takes longest; {show_size(told.memory_bytes)} of memory; {show_size(told.disk_bytes)} of disk, "
+            f"{show_size(told.disk_free_bytes)} are free"
         )
+        check_space(out, told.disk_bytes, told.disk_free_bytes)
         return
 
     try:
@@ -111,6 +129,7 @@ def merge(
             done = run(
                 recipe, out, threads=threads, out_shard_size=shard, force=force, progress=progress, on_plan=converted,
                 mappings=mappings, accept_mapping=accept_mapping, restart=restart, on_nan=on_nan.value, seed=seed,
+                device=device,
             )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("weightsmith: what was finished is kept; the same command goes on from there", err=True)

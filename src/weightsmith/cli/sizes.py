@@ -1,4 +1,4 @@
-"""Sizes in bytes, as people write them: 5GB, 500MB (decimal units, as mergekit and Hugging Face count)."""
+"""Sizes in bytes and times, as people write them: 5GB, 500MB (decimal units, as mergekit and Hugging Face count)."""
 
 import re
 
@@ -20,3 +20,9 @@ def show_size(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
+
+
+def show_time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

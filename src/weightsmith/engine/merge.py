@@ -12,8 +12,9 @@ from typing import Literal
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.checksums import write_checksums
+from weightsmith.engine.device import check_device
 from weightsmith.engine.journal import Journal, Record
-from weightsmith.engine.output_folder import check_output
+from weightsmith.engine.output_folder import FREE_FOR_SMALL_FILES, check_output
 from weightsmith.engine.resumable_folder import resumable_folder
 from weightsmith.engine.run_digest import run_digest
 from weightsmith.engine.run_plan import NotFinite, Progress, Tally, run_tensors
@@ -25,7 +26,6 @@ from weightsmith.tokenizer.files import write_tokenizer_files
 
 RECIPE_COPY = "merge_recipe.yml"
 DEFAULT_SHARD_BYTES = 5_000_000_000
-FREE_FOR_SMALL_FILES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def merge(
     restart: bool = False,
     on_nan: Literal["error", "warn"] = "error",
     seed: int = 0,
+    device: str = "cpu",
     progress: Progress | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     mappings: Mapping[str, Path] | None = None,
@@ -71,17 +72,19 @@ def merge(
     `out_shard_size` is in bytes; `progress` receives (bytes written, bytes in all). The bytes written do not depend on
     `threads`; `seed` is that of the methods that draw random numbers. A run that was interrupted or killed is continued by the
     same call, to the same bytes; `restart` discards it. `on_nan`: NaN and infinities in the inputs are an error, or counted.
-    `mappings` and `accept_mapping` are for models in a layout of their own (docs/naming-schemes.md). Raises RecipeError,
+    `device` is where blocks are combined: `cpu`, or one that torch knows, which gives the plain form of the method, and so bytes
+    of its own. `mappings` and `accept_mapping` are for models in a layout of their own (docs/naming-schemes.md). Raises RecipeError,
     CheckpointError, PlanError, MergeError or OutputError, and then leaves nothing behind.
     """
     started, out = time.monotonic(), Path(out)
+    check_device(device)
     loaded = load_recipe(recipe)
     check_output(out, force=force)
     plan = make_plan(loaded, mappings=mappings, accept_mapping=accept_mapping)
     if on_plan:
         on_plan(plan)
     inputs = tuple(path for model in plan.models.values() for path in model.files)
-    run = run_digest(plan, out_shard_size, seed)
+    run = run_digest(plan, out_shard_size, seed, device)
     with resumable_folder(
         out, run, force=force, restart=restart, needed_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES, inputs=inputs
     ) as scratch:
@@ -102,7 +105,7 @@ def merge(
         try:
             tally = run_tensors(
                 left, plan.method, writer, threads or default_threads(), shown, seed=seed, tolerant=on_nan == "warn",
-                on_tensor=on_tensor,
+                on_tensor=on_tensor, device=device,
             )  # fmt: skip
         except BaseException:
             journal.abandon()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from weightsmith.errors import OutputError
 
+FREE_FOR_SMALL_FILES = 32 << 20  # bytes: config, tokenizer, checksums
+
 
 @contextmanager
 def output_folder(out: Path, *, force: bool, needed_bytes: int = 0, inputs: tuple[Path, ...] = ()) -> Iterator[Path]:

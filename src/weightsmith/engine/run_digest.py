@@ -14,14 +14,15 @@ from weightsmith.recipe.plan import Plan
 _HEAD = 1 << 20  # bytes of a file of weights that are hashed: its header, with most files
 
 
-def run_digest(plan: Plan, shard_bytes: int, seed: int) -> dict[str, str]:
-    """`recipe`, `inputs` (names, sizes, times and first bytes of all files), `layout` of the output, `seed` and `version`."""
+def run_digest(plan: Plan, shard_bytes: int, seed: int, device: str) -> dict[str, str]:
+    """`recipe`, `inputs` (names, sizes, times and first bytes of all files), `layout` of the output, `seed`, `device` and `version`."""
     layout = [[t.name, t.info.shape, t.info.dtype, t.round_to] for t in plan.tensors]
     return {
         "recipe": _digest(plan.loaded.file.text),
         "inputs": _digest(list(_inputs(plan))),
         "layout": _digest([layout, plan.config, shard_bytes]),
         "seed": str(seed),
+        "device": device,
         "version": __version__,
     }
 

@@ -65,12 +65,6 @@ class _Run:
     block: int
     device: str
 
-    def compute(self, block: Block, settings: Settings, statistics: Statistics) -> np.ndarray:
-        """float32 [n], the method's result."""
-        if self.device == "cpu":
-            return self.method.fused(block, settings, statistics)
-        return self.method.combine(block, settings, statistics).cpu().numpy()
-
 
 def run_tensors(
     tensors: Sequence[TensorPlan], method: Method, writer: ShardWriter, threads: int, progress: Progress | None = None, *,
@@ -137,7 +131,7 @@ def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally
     round_to, kind, size = KINDS[tensor.round_to], KINDS[tensor.info.dtype], ITEM_SIZES[tensor.info.dtype]
     for block in scan.blocks():
         began = time.perf_counter()
-        merged = run.compute(block, tensor.settings, statistics)
+        merged = compute(run.method, block, tensor.settings, statistics)
         stored = run.buffers.out(len(merged) * size)
         odd, largest = store(merged, round_to, kind, stored)
         if odd:
@@ -151,6 +145,13 @@ def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally
     tally.seconds["read"] = scan.read_seconds
     tally.digests[tensor.name] = digest.hexdigest()
     return tally
+
+
+def compute(method: Method, block: Block, settings: Settings, statistics: Statistics) -> np.ndarray:
+    """float32 [n], the result of a method for one block, where the block says."""
+    if block.device == "cpu":
+        return method.fused(block, settings, statistics)
+    return method.combine(block, settings, statistics).cpu().numpy()
 
 
 def _write(tensor: TensorPlan, run: _Run, start: int, stored: np.ndarray, digest: xxhash.xxh3_128) -> None:

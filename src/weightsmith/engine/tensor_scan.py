@@ -36,6 +36,11 @@ class Buffers(threading.local):
             self._rows, self._out = np.empty((rows, room * 4), np.uint8), np.empty(room, np.float32)
         return self._rows[:rows], self._out[:elements]
 
+    @property
+    def nbytes(self) -> int:
+        """Of the calling thread's memory."""
+        return self._rows.nbytes + self._out.nbytes + self._stored.nbytes
+
     def out(self, count: int) -> np.ndarray:
         """uint8 [count]: the bytes of a result as it is stored."""
         if len(self._stored) < count:
@@ -61,6 +66,10 @@ class TensorScan:
         stored = [info.dtype if info.dtype in ("F16", "BF16") and not info.computed else "F32" for info in infos]
         self._dtypes = [numpy_dtypes()[dtype] for dtype in stored]
         self._kinds = np.array([KINDS[dtype] for dtype in stored])
+
+    def shorten(self, count: int) -> None:
+        """To about `count` elements, whole rows."""
+        self.numel = min(self.numel, max(1, count // max(1, self.width)) * self.width)
 
     def blocks(self) -> Iterator[Block]:
         for start in range(0, self.numel, self._step):

@@ -11,8 +11,8 @@ from weightsmith.architecture import in_layout, open_model
 from weightsmith.architecture.canonical_config import published
 from weightsmith.architecture.fit import fit_to
 from weightsmith.checkpoint.shard_writer import ShardWriter
-from weightsmith.engine.merge import DEFAULT_SHARD_BYTES, FREE_FOR_SMALL_FILES, default_threads
-from weightsmith.engine.output_folder import check_output, output_folder
+from weightsmith.engine.merge import DEFAULT_SHARD_BYTES, default_threads
+from weightsmith.engine.output_folder import FREE_FOR_SMALL_FILES, check_output, output_folder
 from weightsmith.engine.run_plan import Progress, run_tensors
 from weightsmith.errors import CheckpointError
 from weightsmith.methods.method import Settings

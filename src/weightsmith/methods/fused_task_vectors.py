@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numba
 import numpy as np
@@ -202,14 +203,14 @@ def _choose_ranked(
 
 
 @numba.njit(nogil=True, cache=True)
-def _first_above(number: np.uint32, bounds: np.ndarray, slope: float) -> int:
+def _first_above(number: Any, bounds: np.ndarray, slope: float) -> int:
     """The first rank, doubled, with a bound above `number`; there is one, and it is not the first of all."""
     needed = np.int64((np.int64(number) - np.int64(bounds[0])) * slope) + 1
     while bounds[needed] <= number:
         needed += 1
     while bounds[needed - 1] > number:
         needed -= 1
-    return needed
+    return int(needed)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -226,12 +227,12 @@ def _choose_by_rank(
         chosen[i] = np.uint8(own > ceiling)
         places[equal] = i
         equal += np.int64(own <= ceiling) & np.int64(own >= sizes[needed >> 1])
-    return equal
+    return int(equal)
 
 
 @numba.njit(nogil=True, cache=True)
 def _choose_equal(
-    number: np.uint32, bits: np.ndarray, sizes: np.ndarray, bounds: np.ndarray, place: int, chosen: np.ndarray
+    number: Any, bits: np.ndarray, sizes: np.ndarray, bounds: np.ndarray, place: int, chosen: np.ndarray
 ) -> None:
     """Equal magnitudes share the mean of their ranks."""
     own = np.int32(bits[place] & np.int32(0x7FFFFFFF))

@@ -1,0 +1,105 @@
+"""What a merge will take, before it is run: a little of its real work is done and timed, on the machine and the files at hand."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from weightsmith.checkpoint.conversion import KINDS, store
+from weightsmith.checkpoint.tensor import ITEM_SIZES
+from weightsmith.engine.output_folder import FREE_FOR_SMALL_FILES
+from weightsmith.engine.run_plan import compute
+from weightsmith.engine.tensor_scan import BLOCK, Buffers, TensorScan
+from weightsmith.recipe.plan import Plan, TensorPlan
+
+_KINDS_TRIED = 16  # kinds of tensors, such as all mlp.fc1, that are tried: those with most elements
+_SHORT, _LONG = BLOCK, 4 * BLOCK  # elements of a tensor that are tried
+_PROBE = 64  # MB written to learn how fast the disk is
+_STARTED = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of wall clock, bytes. `disk_bound`: writing takes longer than reading and computing."""
+
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int
+    disk_bound: bool
+
+
+def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Estimate:
+    """For the merge of `plan` into `out`. Reads some elements of each kind of tensor, and writes a file of 64 MB without a name beside
+    `out`. Raises CheckpointError for weights that cannot be read."""
+    started = time.monotonic()
+    kinds: dict[str, list[TensorPlan]] = defaultdict(list)
+    for tensor in plan.tensors:
+        if not tensor.copy and tensor.info.numel:
+            kinds[re.sub(r"\d+", "", tensor.name)].append(tensor)
+    elements = {kind: sum(tensor.info.numel for tensor in tensors) for kind, tensors in kinds.items()}
+    largest = sorted(kinds, key=lambda kind: -elements[kind])[:_KINDS_TRIED]
+    buffers, spent, tried = Buffers(), 0.0, 0
+    for number, kind in enumerate(largest):
+        if number == 0:
+            _seconds(plan, kinds[kind][0], _SHORT, buffers, device)  # kernels are compiled or loaded
+        spent += _seconds_of_kind(plan, kinds[kind], buffers, device)
+        tried += elements[kind]
+    work = spent * sum(elements.values()) / max(1, tried) / threads
+    parent = next(folder for folder in out.absolute().parents if folder.is_dir())
+    writing = plan.output_bytes / _write_rate(parent)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Estimate(
+        seconds=max(work, writing) + started - _STARTED,
+        memory_bytes=peak + (threads - 1) * buffers.nbytes,
+        disk_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES,
+        disk_free_bytes=shutil.disk_usage(parent).free,
+        disk_bound=writing > work,
+    )
+
+
+def _seconds_of_kind(plan: Plan, tensors: list[TensorPlan], buffers: Buffers, device: str) -> float:
+    """For all tensors of a kind on one thread: each takes some time, and each of its elements some."""
+    numel = tensors[0].info.numel
+    short = _seconds(plan, tensors[0], _SHORT, buffers, device)
+    if numel <= _SHORT:
+        return short * len(tensors)
+    count = min(numel, _LONG)
+    each = max(0.0, _seconds(plan, tensors[0], _LONG, buffers, device) - short) / (count - _SHORT)
+    return sum(short + each * (tensor.info.numel - _SHORT) for tensor in tensors)
+
+
+def _seconds(plan: Plan, tensor: TensorPlan, count: int, buffers: Buffers, device: str) -> float:
+    """To read, survey, combine and round about `count` elements of a tensor."""
+    scan = TensorScan(tensor, buffers, threading.Event(), row_wise=plan.method.row_wise, seed=0, device=device)
+    scan.shorten(count)
+    began = time.perf_counter()
+    statistics = plan.method.statistics(scan, tensor.settings)
+    for block in scan.blocks():
+        merged = compute(plan.method, block, tensor.settings, statistics)
+        stored = buffers.out(len(merged) * ITEM_SIZES[tensor.info.dtype])
+        store(merged, KINDS[tensor.round_to], KINDS[tensor.info.dtype], stored)
+    return time.perf_counter() - began
+
+
+def _write_rate(folder: Path) -> float:
+    """Bytes per second that reach the disk."""
+    megabyte = np.random.default_rng(0).bytes(1 << 20)
+    began = time.perf_counter()
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(_PROBE):
+            file.write(megabyte)
+        file.flush()
+        os.fsync(file.fileno())
+    return (_PROBE << 20) / (time.perf_counter() - began)

@@ -1,0 +1,50 @@
+"""The path that accelerators take, on the one device that is always there: `cpu:0` is torch's processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import weightsmith
+from tests.conftest import weightsmith_process
+from weightsmith.methods.registry import METHODS
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_same_numbers_as_the_kernels(method: str, models: Path, tmp_path: Path) -> None:
+    names = {"slerp": ["base", "a"], "passthrough": ["a"]}.get(method, ["a", "b"])
+    own = {p.name for p in METHODS[method].parameters if p.scope != "shared"}
+    entries = [
+        {"model": str(models / name), "parameters": {k: v for k, v in (("weight", 0.7), ("density", 0.6), ("scale", 0.5)) if k in own}}
+        for name in names
+    ]  # fmt: skip
+    recipe = {"merge_method": method, "models": entries, "dtype": "float32", "parameters": {"t": 0.3, "epsilon": 0.1}}
+    if METHODS[method].needs_base:
+        recipe["base_model"] = str(models / "base")
+    known = {p.name for p in METHODS[method].parameters}
+    recipe["parameters"] = {key: value for key, value in recipe["parameters"].items() if key in known}
+    (tmp_path / "recipe.yml").write_text(yaml.safe_dump(recipe))
+    merged = []
+    for device in ("cpu", "cpu:0"):
+        weightsmith.merge(tmp_path / "recipe.yml", tmp_path / device, device=device)
+        merged.append(load_file(tmp_path / device / "model.safetensors"))
+    for name, kernel in merged[0].items():
+        apart = (kernel - merged[1][name]).abs() > 1e-6 * kernel.abs().max()
+        assert apart.float().mean() < 1e-3, name  # where a weighted sum cancels to a rounding, a sign is anyone's
+        assert torch.isfinite(kernel).all()
+
+
+def test_a_device_that_is_not_there(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yml").write_text(
+        yaml.safe_dump(
+            {"merge_method": "linear", "models": [{"model": str(models / "a"), "parameters": {"weight": 1}}]}
+        )
+    )
+    for device in ("nonsense", "meta"):
+        done = weightsmith_process("merge", tmp_path / "recipe.yml", tmp_path / "out", "--device", device)
+        assert done.returncode == 2 and f"--device {device}: torch cannot use it here" in done.stderr
+        assert not (tmp_path / "out").exists()
