@@ -41,6 +41,11 @@ class ShardWriter:
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
             (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
+    @property
+    def file_of(self) -> dict[str, str]:
+        """The name of the shard that holds each tensor."""
+        return {name: self.files[number] for name, (number, _) in self._where.items()}
+
     def _create(self, path: Path, tensors: dict[str, TensorInfo]) -> None:
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         offset = 0

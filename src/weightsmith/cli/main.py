@@ -70,6 +70,12 @@ def merge(
         str,
         typer.Option(help="Where blocks are combined: cpu, or an accelerator that torch knows, such as cuda or mps."),
     ] = "cpu",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="A Ray cluster whose workers make the shards, --threads cores each: its address, auto, or local."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the methods that draw random numbers.")] = 0,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     mapping: Annotated[
@@ -129,7 +135,7 @@ def merge(
             done = run(
                 recipe, out, threads=threads, out_shard_size=shard, force=force, progress=progress, on_plan=converted,
                 mappings=mappings, accept_mapping=accept_mapping, restart=restart, on_nan=on_nan.value, seed=seed,
-                device=device,
+                device=device, ray=ray,
             )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("weightsmith: what was finished is kept; the same command goes on from there", err=True)

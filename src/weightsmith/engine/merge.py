@@ -14,6 +14,7 @@ from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.checksums import write_checksums
 from weightsmith.engine.device import check_device
 from weightsmith.engine.journal import Journal, Record
+from weightsmith.engine.on_ray import Order, run_on_ray
 from weightsmith.engine.output_folder import FREE_FOR_SMALL_FILES, check_output
 from weightsmith.engine.resumable_folder import resumable_folder
 from weightsmith.engine.run_digest import run_digest
@@ -62,6 +63,7 @@ def merge(
     on_nan: Literal["error", "warn"] = "error",
     seed: int = 0,
     device: str = "cpu",
+    ray: str | None = None,
     progress: Progress | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     mappings: Mapping[str, Path] | None = None,
@@ -73,7 +75,8 @@ def merge(
     `threads`; `seed` is that of the methods that draw random numbers. A run that was interrupted or killed is continued by the
     same call, to the same bytes; `restart` discards it. `on_nan`: NaN and infinities in the inputs are an error, or counted.
     `device` is where blocks are combined: `cpu`, or one that torch knows, which gives the plain form of the method, and so bytes
-    of its own. `mappings` and `accept_mapping` are for models in a layout of their own (docs/naming-schemes.md). Raises RecipeError,
+    of its own. `ray` is the address of a Ray cluster whose workers make the shards, or `auto`, or `local` (`on_ray.py`).
+    `mappings` and `accept_mapping` are for models in a layout of their own (docs/naming-schemes.md). Raises RecipeError,
     CheckpointError, PlanError, MergeError or OutputError, and then leaves nothing behind.
     """
     started, out = time.monotonic(), Path(out)
@@ -103,10 +106,17 @@ def merge(
             journal.finished(_record(name, one))
 
         try:
-            tally = run_tensors(
-                left, plan.method, writer, threads or default_threads(), shown, seed=seed, tolerant=on_nan == "warn",
-                on_tensor=on_tensor, device=device,
-            )  # fmt: skip
+            if ray is None:
+                tally = run_tensors(
+                    left, plan.method, writer, threads or default_threads(), shown, seed=seed, tolerant=on_nan == "warn",
+                    on_tensor=on_tensor, device=device,
+                )  # fmt: skip
+            else:
+                order = Order(
+                    loaded.file.path.absolute(), loaded.file.text, Path.cwd(), folder, run, out_shard_size,
+                    threads or default_threads(), seed, on_nan == "warn", device, dict(mappings or {}), accept_mapping,
+                )  # fmt: skip
+                tally = run_on_ray(order, left, writer.file_of, ray, shown, on_tensor)
         except BaseException:
             journal.abandon()
             writer.close(sync=False)

@@ -163,7 +163,7 @@ def _write(tensor: TensorPlan, run: _Run, start: int, stored: np.ndarray, digest
 def _count_not_finite(tensor: TensorPlan, block: Block, run: _Run, tally: Tally) -> None:
     """Which inputs a NaN or an infinity came from."""
     found = []
-    for source, row in zip(tensor.sources, block.inputs.numpy(), strict=True):
+    for source, row in zip(tensor.sources, block.floats(), strict=True):
         nan, infinite = int(np.isnan(row).sum()), int(np.isinf(row).sum())
         if nan or infinite:
             found.append(NotFinite(tensor.name, source.model.reference, nan, infinite))

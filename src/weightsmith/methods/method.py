@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from weightsmith.checkpoint.conversion import BF16, F16, F32
+from weightsmith.checkpoint.conversion import BF16, F16, F32, load
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +73,13 @@ class Block:
     def of(cls, start: int, values: np.ndarray) -> Block:
         """From float32 [models, n]."""
         return cls(start, values.view(np.uint8), np.full(len(values), F32), np.empty(values.shape[1], np.float32))
+
+    def floats(self) -> np.ndarray:
+        """float32 [models, n], a copy."""
+        found = np.empty((len(self.rows), len(self.out)), np.float32)
+        for row, kind, values in zip(self.rows, self.kinds, found, strict=True):
+            load(kind, row, 0, values)
+        return found
 
     @property
     def inputs(self) -> torch.Tensor:

@@ -99,6 +99,11 @@ def read_yaml(path: Path) -> YamlFile:
         raise RecipeError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as text: {error}") from error
+    return parse_yaml(path, text)
+
+
+def parse_yaml(path: Path, text: str) -> YamlFile:
+    """What `path` holds, or held. Raises RecipeError for what is not YAML, or is not a mapping."""
     try:
         marked = YAML(typ="rt").load(text)
     except (YAMLError, ValueError) as error:

@@ -1,0 +1,123 @@
+"""Shards made by the workers of a real Ray cluster on this machine, one of them killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+import weightsmith
+from tests.conftest import weightsmith_process
+from weightsmith.engine.on_ray import Order, _make_shard
+from weightsmith.engine.resumable_folder import scratch_of
+from weightsmith.errors import MergeError
+
+SHARDS = ("--threads", "1", "--out-shard-size", "4MB")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A merge of 40 tensors of 1 MB; the models are named from the folder that the merge is started in."""
+    root = tmp_path_factory.mktemp("ray")
+    for seed, name in enumerate(("base", "a", "b")):
+        generator = torch.Generator().manual_seed(seed)
+        (root / name).mkdir()
+        weights = {f"net.{n}.w": torch.randn(512, 1024, generator=generator).half() for n in range(40)}
+        if name == "a":
+            weights["net.39.w"][3, 4] = torch.nan
+        save_file(weights, root / name / "model.safetensors", {"format": "pt"})
+        (root / name / "config.json").write_text('{"model_type": "tomorrow"}')
+    entries = [{"model": name, "parameters": {"weight": 0.5, "density": 0.6}} for name in "ab"]
+    content = {"merge_method": "dare_ties", "base_model": "base", "models": entries, "dtype": "float16"}
+    (root / "recipe.yml").write_text(yaml.safe_dump(content | {"parameters": {"rescale": False}}))
+    (root / "whole").mkdir()
+    done = weightsmith_process(
+        "merge", root / "recipe.yml", root / "whole", *SHARDS, "--on-nan", "warn", "--force", cwd=root
+    )
+    assert done.returncode == 0, done.stderr
+    return root / "recipe.yml"
+
+
+def same(a: Path, b: Path) -> bool:
+    names = sorted(os.listdir(a))
+    assert len([name for name in names if name.endswith(".safetensors")]) == 14
+    return names == sorted(os.listdir(b)) and all((a / n).read_bytes() == (b / n).read_bytes() for n in names)
+
+
+def started(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "weightsmith", "merge", str(recipe), str(out), *SHARDS, "--on-nan", "warn"]
+    return subprocess.Popen([*command, "--ray", "local"], cwd=recipe.parent)
+
+
+def at_work(parent: subprocess.Popen[bytes]) -> list[int]:
+    """Ray's processes that make a shard at this moment."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and (folder / "cmdline").read_bytes().startswith(b"ray::_make_shard"):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    assert parent.poll() is None, "the merge ended before a worker could be killed"
+    return found
+
+
+def test_workers_make_the_same_bytes_though_one_is_killed(recipe: Path, tmp_path: Path) -> None:
+    merge = started(recipe, tmp_path / "out")
+    while not (workers := at_work(merge)):
+        time.sleep(0.005)
+    os.kill(workers[0], signal.SIGKILL)
+    assert merge.wait(timeout=120) == 0
+    assert same(tmp_path / "out", recipe.parent / "whole")
+    assert weightsmith_process("verify", tmp_path / "out").returncode == 0
+
+
+def test_a_killed_merge_goes_on_without_ray(recipe: Path, tmp_path: Path) -> None:
+    merge = started(recipe, tmp_path / "out")
+    journal = scratch_of(tmp_path / "out") / "journal.jsonl"
+    while not (journal.exists() and len(journal.read_text().splitlines()) > 4):
+        assert merge.poll() is None
+        time.sleep(0.005)
+    merge.kill()
+    merge.wait()
+    done = weightsmith_process("merge", recipe, tmp_path / "out", *SHARDS, "--on-nan", "warn", cwd=recipe.parent)
+    assert done.returncode == 0 and "tensors were done already" in done.stdout, done.stderr
+    assert same(tmp_path / "out", recipe.parent / "whole")
+
+
+def test_what_a_worker_refuses_is_one_message(recipe: Path, tmp_path: Path) -> None:
+    done = weightsmith_process("merge", recipe, tmp_path / "out", *SHARDS, "--ray", "local", cwd=recipe.parent)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "tensor 'net.39.w' holds 1 NaN" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_cluster_that_is_not_there(recipe: Path, tmp_path: Path) -> None:
+    done = weightsmith_process("merge", recipe, tmp_path / "out", "--ray", "127.0.0.1:1", cwd=recipe.parent)
+    assert done.returncode == 2 and "--ray 127.0.0.1:1: no such cluster" in done.stderr
+
+
+def test_a_worker_that_sees_other_files(recipe: Path, tmp_path: Path) -> None:
+    here = Path.cwd()
+    order = Order(recipe, recipe.read_text(), recipe.parent, tmp_path, {}, 1000, 1, 0, False, "cpu", {}, False)
+    try:
+        with pytest.raises(MergeError, match="sees another device, inputs, layout, recipe, seed, version than"):
+            _make_shard(replace(order, seed=1), ["net.1.w"])
+    finally:
+        os.chdir(here)
+
+
+def test_without_ray_a_merge_does_not_import_it(recipe: Path, tmp_path: Path) -> None:
+    code = f"import sys, weightsmith; weightsmith.merge({str(recipe)!r}, {str(tmp_path / 'out')!r}, on_nan='warn'); "
+    command = [sys.executable, "-c", code + "assert not {'ray', 'torch'} & set(sys.modules)"]
+    assert subprocess.run(command, check=False, cwd=recipe.parent).returncode == 0
+    assert weightsmith.verify(tmp_path / "out").sound
