@@ -52,6 +52,31 @@ def growth(depths: Annotated[list[int], typer.Argument(help="Depths.")] = list(D
             _row(layers, method, one_thread=True)
 
 
+@app.command()
+def large() -> None:
+    """One tensor of 10 GB (zeros in files that are holes), merged by TIES: how much memory that takes."""
+    folder = FOLDER / "large"
+    count = 5_000_000_000
+    header = json.dumps(
+        {"net.w": {"dtype": "F16", "shape": [count // 5000, 5000], "data_offsets": [0, 2 * count]}}
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    for name in ("base", "one", "two"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "config.json").write_text('{"model_type": "none"}')
+        with (folder / name / "model.safetensors").open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(8 + len(header) + 2 * count)
+    recipe, _ = write_recipe(folder, "ties")
+    results = _results()
+    merge = [sys.executable, "-m", "weightsmith", "merge", str(recipe), str(folder / "ours"), "--quiet"]
+    told = measure(merge)
+    results["large"] = {**asdict(told), "where": where()}
+    print(f"one tensor of 10 GB: {told.wall:.1f} s, {told.peak / 1e9:.2f} GB")
+    RESULTS.write_text(json.dumps(results, indent=1))
+    shutil.rmtree(folder)
+
+
 def _row(layers: int, method: str, *, one_thread: bool) -> None:
     folder = FOLDER / str(layers)
     make_models(folder, layers)
@@ -89,6 +114,8 @@ def page() -> None:
     """Write docs/benchmarks.md and docs/merge-growth.svg from what was measured."""
     found: dict[tuple[int, str], dict[str, Measured]] = {}
     for key, row in _results().items():
+        if key == "large":
+            continue
         layers, method = key.split()
         found[int(layers), method] = {name: Measured(**told) for name, told in row.items() if name != "where"}
     places = sorted({row["where"] for row in _results().values()})
@@ -112,6 +139,11 @@ def page() -> None:
         one, two = row["one thread"], row["weightsmith"]
         text.append(f"| {layers} | {parameters(layers) / 1e9:.2f} B | {method} | {one.wall:.1f} | {two.wall:.1f} | "
                     f"{one.wall / two.wall:.2f} | {two.peak / 1e9:.2f} |")  # fmt: skip
+    if told := _results().get("large"):
+        text += [
+            "",
+            f"One tensor of 10 GB (fp16 zeros), TIES of base and two: {told['wall']:.0f} s, {told['peak'] / 1e9:.2f} GB.",
+        ]
     (DOCS / "benchmarks.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     _plot(grown)
 
@@ -137,10 +169,11 @@ def _plot(grown: dict[tuple[int, str], dict[str, Measured]]) -> None:
 
 @app.command()
 def everything() -> None:
-    """All methods at 4 layers, TIES and linear up to full size, Breadcrumbs at full size, and the page."""
+    """All methods at 4 layers, TIES and linear up to full size, Breadcrumbs at full size, a tensor of 10 GB, and the page."""
     methods()
     growth()
     methods(layers=32, only=["breadcrumbs"])
+    large()
     page()
 
 

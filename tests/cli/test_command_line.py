@@ -133,7 +133,8 @@ def test_dry_run_writes_nothing(models: Path, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("linear: 2 models, 30 tensors")
     told = re.search(r"about \d+ s on \d+ threads, .*; (\d+) MB of memory; \d+ MB of disk, .* are free", done.stdout)
-    assert told and 50 < int(told[1]) < 1000
+    assert told, done.stdout
+    assert 50 < int(told[1]) < 1000
     assert os.listdir(tmp_path) == ["recipe.yml"]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()

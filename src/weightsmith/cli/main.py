@@ -148,6 +148,7 @@ def merge(
         typer.echo(
             f"{done.out}: {done.method} of {done.models} models, {done.tensors} tensors, "
             f"{show_size(done.written_bytes)} in {done.seconds:.1f} s"
+            + (f"; seed {done.seed}" if done.seed is not None else "")
             + (f"; {done.continued} tensors were done already" if done.continued else "")
             + (f"; {done.trim_ties} elements kept or dropped by ties at a threshold" if done.trim_ties else "")
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 JOURNAL = "journal.jsonl"
-SECONDS_BETWEEN_LINES = 0.1
+SECONDS_BETWEEN_LINES = 0.1  # short, so that the disk is kept busy from the first block on
 
 Record = dict[str, Any]
 
@@ -83,7 +83,8 @@ class Journal:
         with self._lock:
             ready, self._waiting = self._waiting, []
         self._sync()
-        self._write(ready)
+        if ready:
+            self._write(ready)
 
     def _write(self, records: list[Record]) -> None:
         self._file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))

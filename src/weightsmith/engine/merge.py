@@ -32,7 +32,7 @@ DEFAULT_SHARD_BYTES = 5_000_000_000
 @dataclass(frozen=True)
 class MergeSummary:
     """What a finished merge can say of itself. `continued`: tensors that an interrupted run had finished; `phases`: seconds of
-    all threads together by what they did."""
+    all threads together by what they did; `seed`: None where nothing was drawn at random."""
 
     out: Path
     method: str
@@ -45,6 +45,7 @@ class MergeSummary:
     not_finite: tuple[NotFinite, ...]
     continued: int
     phases: dict[str, float]
+    seed: int | None
 
 
 def default_threads() -> int:
@@ -134,6 +135,7 @@ def merge(
     return MergeSummary(
         out, plan.method.name, len(plan.models), len(plan.tensors), plan.read_bytes, plan.output_bytes,
         time.monotonic() - started, tally.ties, tuple(tally.not_finite), len(scratch.finished), tally.seconds,
+        seed if plan.method.random else None,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ class DareLinear(TaskVectorMethod):
     paper = "https://arxiv.org/abs/2311.03099"
     parameters = task_vector_parameters(normalize=False, rescale=True)
     sparsifier = AtRandom()
+    random = True
 
 
 class DareTies(DareLinear):

@@ -23,6 +23,7 @@ class Della(TaskVectorMethod):
     parameters = task_vector_parameters(_EPSILON, normalize=True, rescale=True)
     sparsifier = ByRankAtRandom()
     row_wise = True
+    random = True
     elect = True
 
     def objection(self, settings):

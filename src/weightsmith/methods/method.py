@@ -127,6 +127,7 @@ class Method:
     needs_base: ClassVar[bool] = False
     inputs: ClassVar[tuple[int, int | None]] = (1, None)  # fewest and most models, the base among them
     row_wise: ClassVar[bool] = False  # blocks hold whole rows
+    random: ClassVar[bool] = False  # draws random numbers, from `Scan.streams`
 
     def objection(self, settings: Settings) -> str | None:
         """What is wrong with parameters that are right one by one; None: nothing."""

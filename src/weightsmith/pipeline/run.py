@@ -219,6 +219,7 @@ def _report(checked: _Checked, out: Path, stages: Stages, scores: Evaluation | N
         kind = stage.name.partition(" ")[2]
         if stage.name == "merge":
             how = f"{stage.result['method']} of {stage.result['models']} models"
+            how += f", seed {stage.result['seed']}" if stage.result.get("seed") is not None else ""
             files.append(("merged/", stage.result["written_bytes"], how))
         elif stage.name.startswith("export "):
             how = "llama.cpp's converter" if kind in PLAIN_TYPES else "llama.cpp's quantizer"
