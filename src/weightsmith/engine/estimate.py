@@ -25,6 +25,7 @@ from weightsmith.recipe.plan import Plan, TensorPlan
 
 _KINDS_TRIED = 16  # kinds of tensors, such as all mlp.fc1, that are tried: those with most elements
 _SHORT, _LONG = BLOCK, 4 * BLOCK  # elements of a tensor that are tried
+_GAIN = 0.8  # two threads do 1.75 times the work of one, as measured (docs/benchmarks.md)
 _PROBE = 64  # MB written to learn how fast the disk is
 _STARTED = time.monotonic()
 
@@ -54,7 +55,7 @@ def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Est
     for kind in largest:
         spent += _seconds_of_kind(plan, kinds[kind], buffers, device)
         tried += elements[kind]
-    work = spent * sum(elements.values()) / max(1, tried) / threads
+    work = spent * sum(elements.values()) / max(1, tried) / threads**_GAIN
     parent = next(folder for folder in out.absolute().parents if folder.is_dir())
     writing = plan.output_bytes / _write_rate(parent)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -81,9 +82,9 @@ def _seconds_of_kind(plan: Plan, tensors: list[TensorPlan], buffers: Buffers, de
 def _seconds(plan: Plan, tensor: TensorPlan, count: int, buffers: Buffers, device: str) -> float:
     """To read, survey, combine and round about `count` elements of a tensor."""
     times = []
-    for _ in range(2):  # the first time kernels may have to be compiled, and pages read from the disk
+    for to_end in (False, True):  # the first time kernels may have to be compiled
         scan = TensorScan(tensor, buffers, threading.Event(), row_wise=plan.method.row_wise, seed=0, device=device)
-        scan.shorten(count)
+        scan.shorten(count, to_end=to_end)
         began = time.perf_counter()
         statistics = plan.method.statistics(scan, tensor.settings)
         for block in scan.blocks():

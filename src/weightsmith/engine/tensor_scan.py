@@ -59,7 +59,7 @@ class TensorScan:
         self.numel = tensor.info.numel
         self.width = infos[0].shape[-1] if infos[0].shape else 1
         self.streams = tuple(stream_key(seed, i, tensor.name) for i in range(len(tensor.sources)))
-        self.read_seconds = 0.0
+        self.read_seconds, self._first = 0.0, 0
         self._tensor, self._buffers, self._stop, self._device = tensor, buffers, stop, device
         self._step = max(1, block // self.width) * self.width if row_wise and self.width else block
         # As stored, where kernels know the dtype, so that nothing is converted twice.
@@ -67,9 +67,10 @@ class TensorScan:
         self._dtypes = [numpy_dtypes()[dtype] for dtype in stored]
         self._kinds = np.array([KINDS[dtype] for dtype in stored])
 
-    def shorten(self, count: int) -> None:
-        """To about `count` elements, whole rows."""
-        self.numel = min(self.numel, max(1, count // max(1, self.width)) * self.width)
+    def shorten(self, count: int, *, to_end: bool) -> None:
+        """To about `count` elements, whole rows, the first ones or the last ones."""
+        count = min(self.numel, max(1, count // max(1, self.width)) * self.width)
+        self._first, self.numel = self.numel - count if to_end else 0, count
 
     def blocks(self) -> Iterator[Block]:
         for start in range(0, self.numel, self._step):
@@ -80,7 +81,8 @@ class TensorScan:
             rows, out = self._buffers.take(len(self._dtypes), count)
             for source, row, dtype in zip(self._tensor.sources, rows, self._dtypes, strict=True):
                 into = row[: count * dtype.itemsize].view(dtype)
-                source.model.checkpoint.read(source.tensor, start, start + count, into)
+                first = self._first + start
+                source.model.checkpoint.read(source.tensor, first, first + count, into)
             self.read_seconds += time.perf_counter() - began
             yield Block(start, rows, self._kinds, out, self._device)
 
@@ -99,5 +101,6 @@ class TensorScan:
         return found
 
     def _read(self, start: int, rows: np.ndarray) -> None:
+        start += self._first
         for source, row in zip(self._tensor.sources, rows, strict=True):
             source.model.checkpoint.read(source.tensor, start, start + len(row), row)
