@@ -46,9 +46,9 @@ def recipe(root: Path, folder: Path, **more) -> Path:
     return folder / "recipe.yml"
 
 
-def killed(path: Path, out: Path, lines: int) -> None:
+def killed(path: Path, out: Path, lines: int, command: str = "merge") -> None:
     """Run a merge and kill it without warning once its journal has so many lines."""
-    process = subprocess.Popen([sys.executable, "-c", SLOW, "merge", str(path), str(out), "--threads", "1"])
+    process = subprocess.Popen([sys.executable, "-c", SLOW, command, str(path), str(out), "--threads", "1"])
     journal = scratch_of(out) / "journal.jsonl"
     while not (journal.exists() and len(journal.read_text().splitlines()) >= lines):
         assert process.poll() is None, "the merge ended before it could be killed"
@@ -59,10 +59,10 @@ def killed(path: Path, out: Path, lines: int) -> None:
 
 # The command line with a journal that writes its lines often, and slower work, so that a kill meets every phase.
 SLOW = """
-import time, weightsmith.engine.journal as journal, weightsmith.methods.task_vectors as vectors
+import time, weightsmith.engine.journal as journal, weightsmith.engine.run_plan as run_plan
 journal.SECONDS_BETWEEN_LINES = 0.02
-plain = vectors.TaskVectorMethod.fused
-vectors.TaskVectorMethod.fused = lambda self, *a: (time.sleep(0.02), plain(self, *a))[1]
+write = run_plan._write
+run_plan._write = lambda *a: (time.sleep(0.01), write(*a), time.sleep(0.01))
 from weightsmith.cli.main import main
 main()
 """
@@ -80,6 +80,18 @@ def test_a_killed_merge_goes_on_to_the_same_bytes(lines: int, wide: Path, tmp_pa
     for name in ("model.safetensors", "config.json", "checksums.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not scratch_of(tmp_path / "out").exists()
+    assert weightsmith_process("verify", tmp_path / "out").returncode == 0
+
+
+def test_a_killed_unify_goes_on_to_the_same_bytes(wide: Path, tmp_path: Path) -> None:
+    weightsmith.unify(str(wide / "a"), tmp_path / "whole")
+    killed(wide / "a", tmp_path / "out", 12, "unify")
+    refused = weightsmith_process("unify", wide / "b", tmp_path / "out")
+    assert refused.returncode == 2 and "inputs changed since" in refused.stderr
+    done = weightsmith_process("unify", wide / "a", tmp_path / "out")
+    assert done.returncode == 0 and "tensors were done already" in done.stdout, done.stderr
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
     assert weightsmith_process("verify", tmp_path / "out").returncode == 0
 
 

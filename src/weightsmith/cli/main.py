@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,6 +44,16 @@ def _version(wanted: bool) -> None:
 
         typer.echo(f"weightsmith {__version__}")
         raise typer.Exit
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Ctrl-C in something that the same command continues."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("weightsmith: what was finished is kept; the same command goes on from there", err=True)
+        raise
 
 
 @app.callback(help="Merge language models: one recipe in, a merged, converted and evaluated model out.")
@@ -130,16 +141,12 @@ def merge(
         check_space(out, told.disk_bytes, told.disk_free_bytes)
         return
 
-    try:
-        with progress_bar("merging", quiet=quiet) as progress:
-            done = run(
-                recipe, out, threads=threads, out_shard_size=shard, force=force, progress=progress, on_plan=converted,
-                mappings=mappings, accept_mapping=accept_mapping, restart=restart, on_nan=on_nan.value, seed=seed,
-                device=device, ray=ray,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        typer.echo("weightsmith: what was finished is kept; the same command goes on from there", err=True)
-        raise
+    with _going_on(), progress_bar("merging", quiet=quiet) as progress:
+        done = run(
+            recipe, out, threads=threads, out_shard_size=shard, force=force, progress=progress, on_plan=converted,
+            mappings=mappings, accept_mapping=accept_mapping, restart=restart, on_nan=on_nan.value, seed=seed,
+            device=device, ray=ray,
+        )  # fmt: skip
     for found in done.not_finite:
         typer.echo(
             f"{found.model}: tensor {found.tensor!r}: {found.nan} NaN, {found.infinite} infinite elements", err=True
@@ -252,6 +259,7 @@ def unify(
     accept_mapping: AcceptMapping = False,
     threads: Threads = None,
     force: Force = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard what an interrupted run has done.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Write MODEL in the naming that transformers has today, every weight bit for bit.
@@ -265,10 +273,10 @@ def unify(
     from weightsmith.engine.unify import unify as run
 
     shard = parse_size(out_shard_size)
-    with progress_bar("unifying", quiet=quiet) as progress:
+    with _going_on(), progress_bar("unifying", quiet=quiet) as progress:
         done = run(
             model, out, threads=threads, out_shard_size=shard, force=force, to=to, like=like, mapping=mapping,
-            accept_mapping=accept_mapping, progress=progress,
+            accept_mapping=accept_mapping, progress=progress, restart=restart,
         )  # fmt: skip
     if not quiet:
         typer.echo(
@@ -276,6 +284,7 @@ def unify(
             + (f"; written as {to}" if to else "")
             + f"; {done.tensors} tensors, "
             f"{show_size(done.written_bytes)} in {done.seconds:.1f} s"
+            + (f"; {done.continued} tensors were done already" if done.continued else "")
         )
 
 

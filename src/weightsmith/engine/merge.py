@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,14 +13,14 @@ from typing import Literal
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.checksums import write_checksums
 from weightsmith.engine.device import check_device
-from weightsmith.engine.journal import Journal, Record
+from weightsmith.engine.journaled_run import run_journaled
 from weightsmith.engine.on_ray import Order, run_on_ray
 from weightsmith.engine.output_folder import FREE_FOR_SMALL_FILES, check_output
 from weightsmith.engine.resumable_folder import resumable_folder
 from weightsmith.engine.run_digest import run_digest
 from weightsmith.engine.run_plan import NotFinite, Progress, Tally, run_tensors
 from weightsmith.recipe.load import load_recipe
-from weightsmith.recipe.plan import Plan, make_plan
+from weightsmith.recipe.plan import Plan, TensorPlan, make_plan
 from weightsmith.recipe.yaml_file import YamlFile
 from weightsmith.tokenizer.extended import extend_tokenizer
 from weightsmith.tokenizer.files import write_tokenizer_files
@@ -92,40 +92,23 @@ def merge(
     with resumable_folder(
         out, run, force=force, restart=restart, needed_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES, inputs=inputs
     ) as scratch:
-        folder = scratch.folder
-        infos = {tensor.name: tensor.info for tensor in plan.tensors}
-        writer = ShardWriter(folder, infos, out_shard_size, continued=scratch.continued)
-        journal = Journal(folder, run, writer.sync, continued=scratch.continued)
-        left = [tensor for tensor in plan.tensors if tensor.name not in scratch.finished]
-        already = plan.output_bytes - sum(tensor.info.nbytes for tensor in left)
+        folder, used = scratch.folder, threads or default_threads()
 
-        def shown(done: int, total: int) -> None:
-            if progress:
-                progress(done + already, total + already)
-
-        def on_tensor(name: str, one: Tally) -> None:
-            journal.finished(_record(name, one))
-
-        try:
+        def runner(
+            left: Sequence[TensorPlan], writer: ShardWriter, shown: Progress, on_tensor: Callable[[str, Tally], None]
+        ) -> Tally:
             if ray is None:
-                tally = run_tensors(
-                    left, plan.method, writer, threads or default_threads(), shown, seed=seed, tolerant=on_nan == "warn",
-                    on_tensor=on_tensor, device=device,
+                return run_tensors(
+                    left, plan.method, writer, used, shown, seed=seed, tolerant=on_nan == "warn", on_tensor=on_tensor,
+                    device=device,
                 )  # fmt: skip
-            else:
-                order = Order(
-                    loaded.file.path.absolute(), loaded.file.text, Path.cwd(), folder, run, out_shard_size,
-                    threads or default_threads(), seed, on_nan == "warn", device, dict(mappings or {}), accept_mapping,
-                )  # fmt: skip
-                tally = run_on_ray(order, left, writer.file_of, ray, shown, on_tensor)
-        except BaseException:
-            journal.abandon()
-            writer.close(sync=False)
-            raise
-        journal.close()
-        writer.close(sync=True)
-        for record in scratch.finished.values():
-            tally.add(_tally(record))
+            order = Order(
+                loaded.file.path.absolute(), loaded.file.text, Path.cwd(), folder, run, out_shard_size, used, seed,
+                on_nan == "warn", device, dict(mappings or {}), accept_mapping,
+            )  # fmt: skip
+            return run_on_ray(order, left, writer.file_of, ray, shown, on_tensor)
+
+        tally = run_journaled(scratch, run, plan.tensors, out_shard_size, progress, runner)
         write_tokenizer_files(plan.vocabulary.home if plan.vocabulary else plan.home, folder)
         if plan.vocabulary:
             extend_tokenizer(plan.vocabulary, folder)
@@ -137,14 +120,3 @@ def merge(
         time.monotonic() - started, tally.ties, tuple(tally.not_finite), len(scratch.finished), tally.seconds,
         seed if plan.method.random else None,
     )  # fmt: skip
-
-
-def _record(name: str, one: Tally) -> Record:
-    """A finished tensor as a line of the journal."""
-    found = [[n.model, n.nan, n.infinite] for n in one.not_finite]
-    return {"tensor": name, "digest": one.digests[name], "ties": one.ties, "not_finite": found}
-
-
-def _tally(record: Record) -> Tally:
-    found = [NotFinite(record["tensor"], *entry) for entry in record["not_finite"]]
-    return Tally(record["ties"], {record["tensor"]: record["digest"]}, found)

@@ -15,30 +15,6 @@ from weightsmith.errors import OutputError
 FREE_FOR_SMALL_FILES = 32 << 20  # bytes: config, tokenizer, checksums
 
 
-@contextmanager
-def output_folder(out: Path, *, force: bool, needed_bytes: int = 0, inputs: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """A scratch folder beside `out`, renamed to `out` on success and removed otherwise (Ctrl-C included).
-
-    Raises OutputError where `out` is in use (a folder that is not empty, unless `force`), would replace an input, or
-    the disk has not `needed_bytes` left.
-    """
-    out = out.absolute()
-    check_output(out, force=force, inputs=inputs)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        check_space(out, needed_bytes, shutil.disk_usage(out.parent).free)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
-    try:
-        with full_disk_said(out):
-            yield scratch
-            scratch.chmod(0o755)
-            put_in_place(scratch, out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
 def check_space(out: Path, needed_bytes: int, free: int) -> None:
     """Raises OutputError where `free` bytes are too few."""
     if free < needed_bytes:
@@ -73,7 +49,7 @@ def put_in_place(scratch: Path, out: Path) -> None:
 
 
 def check_output(out: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
-    """The part of `output_folder` that can be known before any work."""
+    """Raises OutputError where `out` is in use (a folder that is not empty, unless `force`), or would replace an input."""
     out = out.absolute()
     for path in inputs:
         if out.resolve() == path.resolve() or out.resolve() in path.resolve().parents:

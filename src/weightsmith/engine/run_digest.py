@@ -4,37 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from weightsmith import __version__
+from weightsmith.architecture import Model
 from weightsmith.checkpoint.weights_folder import find_weights
-from weightsmith.recipe.plan import Plan
+from weightsmith.recipe.plan import Plan, TensorPlan
 
 _HEAD = 1 << 20  # bytes of a file of weights that are hashed: its header, with most files
 
 
 def run_digest(plan: Plan, shard_bytes: int, seed: int, device: str) -> dict[str, str]:
     """`recipe`, `inputs` (names, sizes, times and first bytes of all files), `layout` of the output, `seed`, `device` and `version`."""
-    layout = [[t.name, t.info.shape, t.info.dtype, t.round_to] for t in plan.tensors]
     return {
         "recipe": _digest(plan.loaded.file.text),
-        "inputs": _digest(list(_inputs(plan))),
-        "layout": _digest([layout, plan.config, shard_bytes]),
+        "inputs": _inputs(plan.models.values()),
+        "layout": _layout(plan.tensors, plan.config, shard_bytes),
         "seed": str(seed),
         "device": device,
         "version": __version__,
     }
 
 
-def _inputs(plan: Plan) -> Iterator[list[object]]:
-    for reference, model in sorted(plan.models.items()):
+def copy_digest(
+    model: Model, tensors: Sequence[TensorPlan], shard_bytes: int, wish: Sequence[object]
+) -> dict[str, str]:
+    """The same of a run that writes one model's tensors under other names or in another order; `wish`: what was asked for."""
+    return {
+        "inputs": _inputs([model]),
+        "layout": _layout(tensors, model.config, shard_bytes),
+        "conversion": _digest([wish, model.conversion, [[s.tensor for s in tensor.sources] for tensor in tensors]]),
+        "version": __version__,
+    }
+
+
+def _layout(tensors: Sequence[TensorPlan], config: Mapping[str, object], shard_bytes: int) -> str:
+    return _digest([[[t.name, t.info.shape, t.info.dtype, t.round_to] for t in tensors], config, shard_bytes])
+
+
+def _inputs(models: Iterable[Model]) -> str:
+    found = []
+    for model in sorted(models, key=lambda model: model.reference):
         for place in model.files:
             for path in _files(place):
                 stat = path.stat()
                 with path.open("rb") as file:
                     head = hashlib.blake2b(file.read(_HEAD), digest_size=16).hexdigest()
-                yield [reference, path.name, stat.st_size, stat.st_mtime_ns, head]
+                found.append([model.reference, path.name, stat.st_size, stat.st_mtime_ns, head])
+    return _digest(found)
 
 
 def _files(place: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from weightsmith.architecture import in_layout, open_model
 from weightsmith.architecture.canonical_config import published
 from weightsmith.architecture.fit import fit_to
 from weightsmith.checkpoint.shard_writer import ShardWriter
+from weightsmith.engine.checksums import write_checksums
+from weightsmith.engine.journaled_run import run_journaled
 from weightsmith.engine.merge import DEFAULT_SHARD_BYTES, default_threads
-from weightsmith.engine.output_folder import FREE_FOR_SMALL_FILES, check_output, output_folder
-from weightsmith.engine.run_plan import Progress, run_tensors
+from weightsmith.engine.output_folder import FREE_FOR_SMALL_FILES, check_output
+from weightsmith.engine.resumable_folder import resumable_folder
+from weightsmith.engine.run_digest import copy_digest
+from weightsmith.engine.run_plan import Progress, Tally, run_tensors
 from weightsmith.errors import CheckpointError
 from weightsmith.methods.method import Settings
 from weightsmith.methods.passthrough import Passthrough
@@ -31,6 +36,7 @@ class UnifySummary:
     tensors: int
     written_bytes: int
     seconds: float
+    continued: int
 
 
 def unify(
@@ -40,6 +46,7 @@ def unify(
     threads: int | None = None,
     out_shard_size: int = DEFAULT_SHARD_BYTES,
     force: bool = False,
+    restart: bool = False,
     to: str | None = None,
     like: str | None = None,
     mapping: Path | None = None,
@@ -47,9 +54,11 @@ def unify(
     progress: Progress | None = None,
 ) -> UnifySummary:
     """Write the model `model` (any reference that `merge` takes) into the new folder `out`: canonical names and rows, the
-    dtypes it has, config.json of the current class with no `auto_map`, and its tokenizer files. Streams; runs no code of
-    the model's. `to` names an older layout to write instead, such as `phi-msft`. `like` names a model whose layout this one is brought to where
-    nobody described its own: by the file `mapping`, or, with `accept_mapping`, by the values of its weights. Raises CheckpointError or OutputError, and then leaves nothing behind.
+    dtypes it has, config.json of the current class with no `auto_map`, its tokenizer files, and checksums. Streams; runs no
+    code of the model's. `to` names an older layout to write instead, such as `phi-msft`. `like` names a model whose layout
+    this one is brought to where nobody described its own: by the file `mapping`, or, with `accept_mapping`, by the values of
+    its weights. A run that was interrupted or killed is continued by the same call; `restart` discards it. Raises
+    CheckpointError or OutputError, and then leaves nothing behind.
     """
     started, out = time.monotonic(), Path(out)
     check_output(out, force=force)
@@ -70,15 +79,22 @@ def unify(
         for name, info in opened.checkpoint.tensors.items()
     ]
     total = sum(tensor.info.nbytes for tensor in tensors)
-    with output_folder(out, force=force, needed_bytes=total + FREE_FOR_SMALL_FILES, inputs=opened.files) as folder:
-        writer = ShardWriter(folder, dict(opened.checkpoint.tensors), out_shard_size)
-        try:
-            run_tensors(tensors, Passthrough(), writer, threads or default_threads(), progress)
-        finally:
-            writer.close(sync=False)
-        write_tokenizer_files(opened, folder)
+    wish = [to, like, mapping.read_text(encoding="utf-8") if mapping else None, accept_mapping]
+    run = copy_digest(opened, tensors, out_shard_size, wish)
+    with resumable_folder(
+        out, run, force=force, restart=restart, needed_bytes=total + FREE_FOR_SMALL_FILES, inputs=opened.files
+    ) as scratch:
+
+        def runner(
+            left: Sequence[TensorPlan], writer: ShardWriter, shown: Progress, on_tensor: Callable[[str, Tally], None]
+        ) -> Tally:
+            return run_tensors(left, Passthrough(), writer, threads or default_threads(), shown, on_tensor=on_tensor)
+
+        tally = run_journaled(scratch, run, tensors, out_shard_size, progress, runner)
+        write_tokenizer_files(opened, scratch.folder)
         config = published(opened.config, [t.info for t in tensors])
-        (folder / opened.config_file).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (scratch.folder / opened.config_file).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_checksums(scratch.folder, tally.digests)
     return UnifySummary(
-        out, opened.conversion, opened.ignored, len(tensors), total, time.monotonic() - started
+        out, opened.conversion, opened.ignored, len(tensors), total, time.monotonic() - started, len(scratch.finished)
     )  # fmt: skip

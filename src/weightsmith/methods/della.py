@@ -29,6 +29,8 @@ class Della(TaskVectorMethod):
     def objection(self, settings):
         for i in settings.others:
             density, epsilon = (settings.per_input[i][key] for key in ("density", "epsilon"))
+            if epsilon < 0:
+                return f"epsilon {epsilon:g}: must not be negative, or small elements would be kept more often than large ones"
             if density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
                 return f"density {density:g} and epsilon {epsilon:g}: density - epsilon and density + epsilon must lie between 0 and 1"
         return None

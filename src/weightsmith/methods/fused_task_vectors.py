@@ -66,6 +66,7 @@ def _choose(block: Block, base: int, other: int, how: Kept, width: int, chosen: 
 def _choose_in_rows(
     block: Block, base: int, other: int, how: Kept, width: int, chosen: np.ndarray
 ) -> tuple[float, float]:
+    """Some rows at a time: their task vector, sorted, and what chance makes of it."""
     step = max(1, _SORTED // width) * width if width else 1
     memory = np.empty((2, min(step, len(chosen))), np.float32)
     bounds, before, after = how.bounds(width), 0.0, 0.0
@@ -205,7 +206,7 @@ def _choose_ranked(
 @numba.njit(nogil=True, cache=True)
 def _first_above(number: Any, bounds: np.ndarray, slope: float) -> int:
     """The first rank, doubled, with a bound above `number`; there is one, and it is not the first of all."""
-    needed = np.int64((np.int64(number) - np.int64(bounds[0])) * slope) + 1
+    needed = min(np.int64((np.int64(number) - np.int64(bounds[0])) * slope) + 1, bounds.size - 1)
     while bounds[needed] <= number:
         needed += 1
     while bounds[needed - 1] > number:
