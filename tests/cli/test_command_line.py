@@ -131,7 +131,10 @@ def test_dry_run_writes_nothing(models: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yml").write_text(json.dumps({"merge_method": "linear", "models": entries}))
     done = weightsmith_process("merge", tmp_path / "recipe.yml", tmp_path / "out", "--dry-run")
     assert done.returncode == 0
-    assert done.stdout.startswith("linear: 2 models, 30 tensors")
+    assert re.search(
+        r"model\.layers\.\*\.mlp\.down_proj\.weight +3 +\d+x\d+ +F32 +F32 +weight 1, 1; normalize yes\n", done.stdout
+    )
+    assert "\nlinear: 2 models, 30 tensors" in done.stdout
     told = re.search(r"about \d+ s on \d+ threads, .*; (\d+) MB of memory; \d+ MB of disk, .* are free", done.stdout)
     assert told, done.stdout
     assert 50 < int(told[1]) < 1000

@@ -121,6 +121,7 @@ def merge(
             raise typer.BadParameter(f"{entry!r} is not MODEL=FILE", param_hint="--mapping")
         mappings[model] = Path(file)
     if dry_run:
+        from weightsmith.cli.plan import show_plan
         from weightsmith.engine.device import check_device
         from weightsmith.engine.estimate import estimate
         from weightsmith.engine.output_folder import check_output, check_space
@@ -130,6 +131,8 @@ def merge(
         plan = make_plan(load_recipe(recipe), mappings=mappings, accept_mapping=accept_mapping)
         converted(plan)
         used = threads or default_threads()
+        if not quiet:
+            show_plan(plan)
         told = estimate(plan, out, threads=used, device=device)
         typer.echo(
             f"{plan.method.name}: {len(plan.models)} models, {len(plan.tensors)} tensors, reads "
