@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from weightsmith.checkpoint.half_precision import narrow, widen
+from weightsmith.checkpoint.kernel import kernel
 
 # What kernels are told of a row of bytes: the dtype its elements have.
 F32, F16, BF16, F64 = 0, 1, 2, 3
@@ -21,14 +21,14 @@ _SIZE, _INFINITY = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
 _ONE, _SIXTEEN, _BRAIN_ROUND = np.uint32(1), np.uint32(16), np.uint32(0x7FFF)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def from_half(stored: np.ndarray, out: np.ndarray) -> None:
     """uint16 [n], the bits of float16, to float32 [n]."""
     for i in range(out.size):
         out[i] = widen(stored[i])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def from_brain(stored: np.ndarray, out: np.ndarray) -> None:
     """uint16 [n], the bits of bfloat16, to float32 [n]."""
     bits = out.view(np.uint32)
@@ -36,14 +36,14 @@ def from_brain(stored: np.ndarray, out: np.ndarray) -> None:
         bits[i] = np.uint32(stored[i]) << _SIXTEEN
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def to_half(values: np.ndarray, out: np.ndarray) -> None:
     """float32 [n] to uint16 [n], the bits of float16. What is 65520 or larger becomes infinite."""
     for i in range(values.size):
         out[i] = narrow(values[i])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def to_brain(values: np.ndarray, out: np.ndarray) -> None:
     """float32 [n] to uint16 [n], the bits of bfloat16."""
     bits = values.view(np.uint32)
@@ -54,7 +54,7 @@ def to_brain(values: np.ndarray, out: np.ndarray) -> None:
         out[i] = np.uint16(quiet if np.uint32(held & _SIZE) > _INFINITY else rounded)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def load(kind: Any, stored: np.ndarray, first: int, out: np.ndarray) -> None:
     """Elements `first` on of a row of bytes (uint8), as float32 [n]. F64 is not for kernels."""
     if kind == F16:
@@ -65,7 +65,7 @@ def load(kind: Any, stored: np.ndarray, first: int, out: np.ndarray) -> None:
         out[:] = stored[4 * first : 4 * (first + out.size)].view(np.float32)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def store(values: np.ndarray, round_to: int, kind: int, out: np.ndarray) -> tuple[int, int]:
     """float32 [n] into a row of bytes (uint8) of dtype `kind`, rounded to `round_to` first. Overwrites `values`. Returns how
     many are NaN or infinite before that, and the bits of the largest magnitude among the others."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 
 from weightsmith.checkpoint.conversion import load
+from weightsmith.checkpoint.kernel import kernel
 from weightsmith.methods.fused_weighted_sum import TILE
 from weightsmith.methods.method import Block
 from weightsmith.methods.random_stream import MORE, below, fill_halves
@@ -81,13 +81,13 @@ def _choose_in_rows(
     return before, after
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _subtract(start: np.ndarray, other: np.ndarray) -> None:
     for i in range(start.size):
         other[i] -= start[i]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _difference(
     rows: np.ndarray, kinds: np.ndarray, base: int, other: int, place: int, out: np.ndarray, sizes: np.ndarray
 ) -> None:
@@ -103,7 +103,7 @@ def _difference(
             size[i] = abs(part[i])
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+@kernel(fastmath={"reassoc"})
 def _l1(delta: np.ndarray) -> float:
     total = np.float64(0)
     for i in range(delta.size):
@@ -111,7 +111,7 @@ def _l1(delta: np.ndarray) -> float:
     return total
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+@kernel(fastmath={"reassoc"})
 def _l1_chosen(delta: np.ndarray, chosen: np.ndarray) -> float:
     total = np.float64(0)
     for i in range(delta.size):
@@ -119,7 +119,7 @@ def _l1_chosen(delta: np.ndarray, chosen: np.ndarray) -> float:
     return total
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _thin_between(delta: np.ndarray, low: np.float32, high: np.float32) -> None:
     """A product instead of a choice: it goes through vector registers, and NaN and infinities stay, to be seen."""
     for i in range(delta.size):
@@ -127,7 +127,7 @@ def _thin_between(delta: np.ndarray, low: np.float32, high: np.float32) -> None:
         delta[i] = delta[i] * np.float32((size >= low) & ((size < high) | (size == _INFINITE)))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _norms_between(
     rows: np.ndarray, kinds: np.ndarray, base: int, other: int, low: np.float32, high: np.float32, count: int
 ) -> tuple[float, float]:
@@ -143,7 +143,7 @@ def _norms_between(
     return before, after
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _choose_random(
     rows: np.ndarray, kinds: np.ndarray, base: int, other: int, key: np.uint64, place: int, bound: int, chosen: np.ndarray
 ) -> tuple[float, float]:  # fmt: skip
@@ -172,7 +172,7 @@ def _choose_random(
     return before, after
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _choose_ranked(
     delta: np.ndarray, ordered: np.ndarray, bounds: np.ndarray, key: np.uint64, place: int, chosen: np.ndarray
 ) -> tuple[float, float]:  # fmt: skip
@@ -203,7 +203,7 @@ def _choose_ranked(
     return before, after
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _first_above(number: Any, bounds: np.ndarray, slope: float) -> int:
     """The first rank, doubled, with a bound above `number`; there is one, and it is not the first of all."""
     needed = min(np.int64((np.int64(number) - np.int64(bounds[0])) * slope) + 1, bounds.size - 1)
@@ -214,7 +214,7 @@ def _first_above(number: Any, bounds: np.ndarray, slope: float) -> int:
     return int(needed)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _choose_by_rank(
     drawn: np.ndarray, bits: np.ndarray, sizes: np.ndarray, bounds: np.ndarray, places: np.ndarray, chosen: np.ndarray
 ) -> int:
@@ -231,7 +231,7 @@ def _choose_by_rank(
     return int(equal)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _choose_equal(
     number: Any, bits: np.ndarray, sizes: np.ndarray, bounds: np.ndarray, place: int, chosen: np.ndarray
 ) -> None:
@@ -241,7 +241,7 @@ def _choose_equal(
     chosen[place] = np.uint8(number < bounds[doubled])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _combine(
     rows: np.ndarray, kinds: np.ndarray, base: int, models: np.ndarray, by_chance: np.ndarray, chosen: np.ndarray,
     low: np.ndarray, high: np.ndarray, factors: np.ndarray, weights: np.ndarray, elect: bool, normalize: bool,
@@ -278,7 +278,7 @@ def _combine(
                 mixed[i] = start[i] + mixed[i] / divisor * scale
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _elect(
     deltas: np.ndarray, weights: np.ndarray, normalize: bool, sign: np.ndarray, divisor: np.ndarray, mixed: np.ndarray
 ) -> None:

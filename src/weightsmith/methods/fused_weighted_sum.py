@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
 from weightsmith.checkpoint.conversion import load
+from weightsmith.checkpoint.kernel import kernel
 from weightsmith.methods.method import Block, Scan
 
 TILE = 1 << 10  # elements per sweep: a few float32 arrays of them fit into the first-level cache
@@ -30,7 +30,7 @@ def dot_products(scan: Scan, minus: int | None = None) -> np.ndarray:
     return total
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _weighted_sum(
     rows: np.ndarray, kinds: np.ndarray, weights: np.ndarray, divisor: np.float32, out: np.ndarray
 ) -> None:
@@ -49,7 +49,7 @@ def _weighted_sum(
                 total[i] = total[i] / divisor
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _dot_products(rows: np.ndarray, kinds: np.ndarray, minus: int, count: int, total: np.ndarray) -> None:
     models = kinds.size
     tiles = np.empty((models, TILE), np.float32)
@@ -71,7 +71,7 @@ def _dot_products(rows: np.ndarray, kinds: np.ndarray, minus: int, count: int, t
                         total[b, a] += found
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@kernel(fastmath={"reassoc", "contract"})
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
     total = np.float64(0)
     for i in range(a.size):
@@ -79,7 +79,7 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
     return total
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _subtract(start: np.ndarray, other: np.ndarray) -> None:
     for i in range(start.size):
         other[i] -= start[i]

@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from weightsmith.checkpoint.conversion import load
+from weightsmith.checkpoint.kernel import kernel
 from weightsmith.methods.method import Scan
 
 _SAMPLE = 1 << 16
@@ -101,7 +101,7 @@ def _count(
     return [(int(above[j]), counts[ends[j] - sizes[j] : ends[j]]) for j in range(len(ranges))]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _count_block(
     rows: np.ndarray, kinds: np.ndarray, base: int, models: np.ndarray, lows: np.ndarray, steps: np.ndarray, shifts: np.ndarray,
     size: int, counts: np.ndarray, above: np.ndarray,
@@ -121,7 +121,7 @@ def _count_block(
             above[j] += _count_tile(bits, np.int32(lows[j]), shifts[j], mine, flags)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _count_tile(bits: np.ndarray, bottom: np.int32, shift: int, counts: np.ndarray, flags: np.ndarray) -> int:
     """`flags`: uint8, a multiple of eight of them, as memory. Few elements lie within, so eight are passed over at a time."""
     top, span, higher = np.int32(bottom + (counts.size << shift) - 1), np.uint32(counts.size << shift), 0

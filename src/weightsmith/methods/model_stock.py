@@ -3,10 +3,10 @@
 import math
 from itertools import combinations
 
-import numba
 import numpy as np
 
 from weightsmith.checkpoint.conversion import load
+from weightsmith.checkpoint.kernel import kernel
 from weightsmith.methods.fused_weighted_sum import dot_products, weighted_sum
 from weightsmith.methods.method import Method, Parameter, Statistics
 
@@ -74,7 +74,7 @@ def _share(cosine: float, count: int) -> float:
     return 0.0 if abs(denominator) < SINGULAR else count * cosine / denominator
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _combine_rows(
     rows: np.ndarray, kinds: np.ndarray, base: int, others: np.ndarray, width: int, out: np.ndarray
 ) -> None:

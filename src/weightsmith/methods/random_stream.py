@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 
-import numba
 import numpy as np
+
+from weightsmith.checkpoint.kernel import kernel
 
 _ROUNDS = 10
 _M0, _M1 = (
@@ -29,7 +30,7 @@ def stream_key(seed: int, model: int, tensor: str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def fill_pages(key: np.uint64, page: int, third: int, out: np.ndarray) -> None:
     """uint32 [32 n]: pages `page` on. `third` is the third word of the counters."""
     k0, k1 = np.uint32(key & _LOW), np.uint32(key >> _SHIFT)
@@ -47,7 +48,7 @@ def fill_pages(key: np.uint64, page: int, third: int, out: np.ndarray) -> None:
             words[g], words[8 + g], words[16 + g], words[24 + g] = c0, c1, c2, c3
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def fill_halves(key: np.uint64, start: int, lower: int, memory: np.ndarray, count: int) -> np.ndarray:
     """uint16 [count]: the upper (`lower` 0) or lower (1) halves of elements `start` on. `memory`: uint32, at least
     `count` / 2 + MORE; the result is a part of it."""

@@ -1,0 +1,22 @@
+"""Loops that numba compiles: the interpreter's lock released, the machine code kept for the next process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+
+def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`@kernel()` on a function of arrays and numbers; `options` are numba's (`fastmath`, `error_model`)."""
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(nogil=True, cache=True, **options)(function)
+        except (
+            RuntimeError
+        ):  # no folder can be written, neither beside the source nor the user's: compiled by each process
+            return numba.njit(nogil=True, **options)(function)
+
+    return compiled
