@@ -46,7 +46,8 @@ def methods(
 
 @app.command()
 def growth(depths: Annotated[list[int], typer.Argument(help="Depths.")] = list(DEPTHS)) -> None:  # noqa: B006
-    """TIES and linear at growing depths, on one thread as well."""
+    """TIES and linear at growing depths, and DELLA, whose work is arithmetic, at the first; on one thread as well."""
+    _row(depths[0], "della", one_thread=True)
     for layers in depths:
         for method in ("ties", "linear"):
             _row(layers, method, one_thread=True)

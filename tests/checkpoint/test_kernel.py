@@ -18,5 +18,7 @@ assert out.tolist() == [1.5, -2], out
 
 
 def test_compiled_by_each_process_where_nothing_can_be_kept() -> None:
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False, env=dict(os.environ))
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
     assert done.returncode == 0, done.stderr
