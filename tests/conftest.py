@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
@@ -22,6 +23,19 @@ def weightsmith_process(*arguments: object, **options) -> subprocess.CompletedPr
     """The command line as a person runs it."""
     command = [sys.executable, "-m", "weightsmith", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def save_stranger(
+    folder: Path, seed: int, count: int, shape: tuple[int, int], **changed: tuple[int, int, float]
+) -> None:
+    """A model of a family nobody described: tensors `net.N.w`, float16. `changed`: tensor N -> (row, column, value)."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {f"net.{n}.w": torch.randn(*shape, generator=generator).half() for n in range(count)}
+    for number, (row, column, value) in changed.items():
+        weights[f"net.{number}.w"][row, column] = value
+    folder.mkdir()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text('{"model_type": "tomorrow"}')
 
 
 def save_family(root: Path, settings: dict, spread: float, **more) -> None:

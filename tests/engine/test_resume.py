@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
 import weightsmith
-from tests.conftest import weightsmith_process
+from tests.conftest import save_stranger, weightsmith_process
 from weightsmith.engine.resumable_folder import scratch_of
 
 
@@ -26,11 +25,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`base`, `a`, `b`: 60 tensors of 2 MB in a family nobody described, a merge of a second or two."""
     root = tmp_path_factory.mktemp("wide")
     for seed, name in enumerate(("base", "a", "b")):
-        generator = torch.Generator().manual_seed(seed)
-        (root / name).mkdir()
-        weights = {f"net.{n}.w": torch.randn(512, 2048, generator=generator).half() for n in range(60)}
-        save_file(weights, root / name / "model.safetensors", {"format": "pt"})
-        (root / name / "config.json").write_text('{"model_type": "tomorrow"}')
+        save_stranger(root / name, seed, 60, (512, 2048))
     return root
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from weightsmith.cli.plain_console import plain_console
 from weightsmith.cli.sizes import show_size
 from weightsmith.inspection.compare import Finding
 from weightsmith.inspection.facts import ModelFacts
@@ -33,7 +33,7 @@ def show_inspection(found: Inspection, *, everything: bool = False) -> None:
     """Print to standard output; `everything`: all names of each finding. Behind the tables, models are called by the ends of
     their paths where those tell them apart."""
     short = _short([model.reference for model in found.models])
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+    console = plain_console()
     for model in found.models:
         table = Table(box=None, show_header=False, padding=(0, 2))
         for name, value in _rows(model):

@@ -171,7 +171,7 @@ def merge(
 
 @app.command()
 def verify(
-    out: Annotated[Path, typer.Argument(help="A folder that `weightsmith merge` made.")],
+    out: Annotated[Path, typer.Argument(help="A folder that `weightsmith merge` or `unify` made.")],
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from weightsmith.architecture.layer_numbers import LAYER
+from weightsmith.cli.plain_console import plain_console
 from weightsmith.recipe.plan import Plan, TensorPlan
 
 
@@ -30,7 +29,7 @@ def show_plan(plan: Plan) -> None:
         parameters = "copied from the first" if copy else _parameters(tensors)
         shape = "x".join(map(str, tensors[0].info.shape)) or "1"
         table.add_row(str(name), f"{len(tensors)}", shape, str(dtype), sources, parameters)
-    Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200).print(table)
+    plain_console().print(table)
 
 
 def _parameters(tensors: list[TensorPlan]) -> str:

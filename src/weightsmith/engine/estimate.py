@@ -16,10 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from weightsmith.checkpoint.conversion import KINDS, store
-from weightsmith.checkpoint.tensor import ITEM_SIZES
 from weightsmith.engine.output_folder import FREE_FOR_SMALL_FILES
-from weightsmith.engine.run_plan import compute
+from weightsmith.engine.run_plan import make_block
 from weightsmith.engine.tensor_scan import BLOCK, Buffers, TensorScan
 from weightsmith.recipe.plan import Plan, TensorPlan
 
@@ -27,7 +25,7 @@ _KINDS_TRIED = 16  # kinds of tensors, such as all mlp.fc1, that are tried: thos
 _SHORT, _LONG = BLOCK, 4 * BLOCK  # elements of a tensor that are tried
 _GAIN = 0.7  # two threads do 1.6 times the work of one, as measured (docs/benchmarks.md)
 _PROBE = 64  # MB written to learn how fast the disk is
-_STARTED = time.monotonic()
+_START_UP = 0.9  # seconds until the first block, of which one core is all
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,6 @@ class Estimate:
 def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Estimate:
     """For the merge of `plan` into `out`. Reads some elements of each kind of tensor, and writes a file of 64 MB without a name beside
     `out`. Raises CheckpointError for weights that cannot be read."""
-    started = time.monotonic()
     kinds: dict[str, list[TensorPlan]] = defaultdict(list)
     for tensor in plan.tensors:
         if not tensor.copy and tensor.info.numel:
@@ -60,7 +57,7 @@ def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Est
     writing = plan.output_bytes / _write_rate(parent)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Estimate(
-        seconds=max(work, writing) + started - _STARTED,
+        seconds=max(work, writing) + _START_UP,
         memory_bytes=peak + (threads - 1) * buffers.nbytes,
         disk_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES,
         disk_free_bytes=shutil.disk_usage(parent).free,
@@ -88,9 +85,7 @@ def _seconds(plan: Plan, tensor: TensorPlan, count: int, buffers: Buffers, devic
         began = time.perf_counter()
         statistics = plan.method.statistics(scan, tensor.settings)
         for block in scan.blocks():
-            merged = compute(plan.method, block, tensor.settings, statistics)
-            stored = buffers.out(len(merged) * ITEM_SIZES[tensor.info.dtype])
-            store(merged, KINDS[tensor.round_to], KINDS[tensor.info.dtype], stored)
+            make_block(plan.method, tensor, block, statistics, buffers)
         times.append(time.perf_counter() - began)
     return min(times)
 

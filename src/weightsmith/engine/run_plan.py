@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import xxhash
@@ -16,7 +17,7 @@ from weightsmith.checkpoint.tensor import ITEM_SIZES
 from weightsmith.engine.on_threads import on_threads
 from weightsmith.engine.tensor_scan import BLOCK, Buffers, Stopped, TensorScan
 from weightsmith.errors import MergeError
-from weightsmith.methods.method import Block, Method, Settings, Statistics
+from weightsmith.methods.method import Block, Method, Statistics
 from weightsmith.recipe.plan import TensorPlan
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -62,13 +63,12 @@ class _Run:
     written: Callable[[int], None]
     seed: int
     tolerant: bool
-    block: int
     device: str
 
 
 def run_tensors(
     tensors: Sequence[TensorPlan], method: Method, writer: ShardWriter, threads: int, progress: Progress | None = None, *,
-    seed: int = 0, tolerant: bool = False, on_tensor: Callable[[str, Tally], None] | None = None, block: int = BLOCK,
+    seed: int = 0, tolerant: bool = False, on_tensor: Callable[[str, Tally], None] | None = None,
     device: str = "cpu",
 ) -> Tally:  # fmt: skip
     """Compute and write every tensor. The bytes depend neither on `threads` nor on the size of blocks. `on_tensor` is told of
@@ -82,7 +82,7 @@ def run_tensors(
         with lock:
             done += count
 
-    run = _Run(method, writer, Buffers(), written, seed, tolerant, block, device)
+    run = _Run(method, writer, Buffers(), written, seed, tolerant, device)
     if method.needs_torch or device != "cpu":
         import torch  # noqa: F401  # before the threads start, each of which then has it compute with one
 
@@ -121,19 +121,14 @@ def _copy_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
 
 
 def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
-    scan = TensorScan(
-        tensor, run.buffers, stop, row_wise=run.method.row_wise, seed=run.seed, block=run.block, device=run.device
-    )
+    scan = TensorScan(tensor, run.buffers, stop, row_wise=run.method.row_wise, seed=run.seed, device=run.device)
     began, tally, digest = time.perf_counter(), Tally(), xxhash.xxh3_128()
     statistics = run.method.statistics(scan, tensor.settings)
     tally.ties = statistics.trim_ties
     tally.seconds["statistics"] = time.perf_counter() - began - scan.read_seconds
-    round_to, kind, size = KINDS[tensor.round_to], KINDS[tensor.info.dtype], ITEM_SIZES[tensor.info.dtype]
     for block in scan.blocks():
         began = time.perf_counter()
-        merged = compute(run.method, block, tensor.settings, statistics)
-        stored = run.buffers.out(len(merged) * size)
-        odd, largest = store(merged, round_to, kind, stored)
+        stored, odd, largest = make_block(run.method, tensor, block, statistics, run.buffers)
         if odd:
             _count_not_finite(tensor, block, run, tally)
         elif "F16" in (tensor.round_to, tensor.info.dtype):
@@ -147,11 +142,15 @@ def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally
     return tally
 
 
-def compute(method: Method, block: Block, settings: Settings, statistics: Statistics) -> np.ndarray:
-    """float32 [n], the result of a method for one block, where the block says."""
-    if block.device == "cpu":
-        return method.fused(block, settings, statistics)
-    return method.combine(block, settings, statistics).cpu().numpy()
+def make_block(
+    method: Method, tensor: TensorPlan, block: Block, statistics: Statistics, buffers: Buffers
+) -> tuple[np.ndarray, int, int]:
+    """(uint8, the result for one block as it is stored, in `buffers`; and what `store` says of it). It is computed where the block
+    says."""
+    form = method.fused if block.device == "cpu" else partial(Method.fused, method)  # the plain one, in torch
+    merged = form(block, tensor.settings, statistics)
+    stored = buffers.out(len(merged) * ITEM_SIZES[tensor.info.dtype])
+    return stored, *store(merged, KINDS[tensor.round_to], KINDS[tensor.info.dtype], stored)
 
 
 def _write(tensor: TensorPlan, run: _Run, start: int, stored: np.ndarray, digest: xxhash.xxh3_128) -> None:

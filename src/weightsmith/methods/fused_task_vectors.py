@@ -9,7 +9,7 @@ import numpy as np
 
 from weightsmith.checkpoint.conversion import load
 from weightsmith.checkpoint.kernel import kernel
-from weightsmith.methods.fused_weighted_sum import TILE
+from weightsmith.methods.fused_weighted_sum import TILE, subtract
 from weightsmith.methods.method import Block
 from weightsmith.methods.random_stream import MORE, below, fill_halves
 from weightsmith.methods.sparsify import BY_CHANCE, Kept
@@ -82,9 +82,13 @@ def _choose_in_rows(
 
 
 @kernel()
-def _subtract(start: np.ndarray, other: np.ndarray) -> None:
-    for i in range(start.size):
-        other[i] -= start[i]
+def _load_difference(
+    rows: np.ndarray, kinds: np.ndarray, base: int, other: int, first: int, start: np.ndarray, out: np.ndarray
+) -> None:
+    """A tile of a task vector, elements `first` on, into `out`; that of the base into `start`."""
+    load(kinds[base], rows[base], first, start)
+    load(kinds[other], rows[other], first, out)
+    subtract(start, out)
 
 
 @kernel()
@@ -95,10 +99,7 @@ def _difference(
     tile = np.empty(TILE, np.float32)
     for first in range(0, out.size, TILE):
         part, size = out[first : min(first + TILE, out.size)], sizes[first : min(first + TILE, out.size)]
-        start = tile[: part.size]
-        load(kinds[base], rows[base], place + first, start)
-        load(kinds[other], rows[other], place + first, part)
-        _subtract(start, part)
+        _load_difference(rows, kinds, base, other, place + first, tile[: part.size], part)
         for i in range(part.size):
             size[i] = abs(part[i])
 
@@ -134,9 +135,7 @@ def _norms_between(
     start, delta, before, after = np.empty(TILE, np.float32), np.empty(TILE, np.float32), 0.0, 0.0
     for first in range(0, count, TILE):
         size = min(TILE, count - first)
-        load(kinds[base], rows[base], first, start[:size])
-        load(kinds[other], rows[other], first, delta[:size])
-        _subtract(start[:size], delta[:size])
+        _load_difference(rows, kinds, base, other, first, start[:size], delta[:size])
         before += _l1(delta[:size])
         _thin_between(delta[:size], low, high)
         after += _l1(delta[:size])
@@ -153,9 +152,7 @@ def _choose_random(
     for first in range(0, chosen.size, TILE):
         mine = chosen[first : min(first + TILE, chosen.size)]
         size = mine.size
-        load(kinds[base], rows[base], first, start[:size])
-        load(kinds[other], rows[other], first, delta[:size])
-        _subtract(start[:size], delta[:size])
+        _load_difference(rows, kinds, base, other, first, start[:size], delta[:size])
         drawn = fill_halves(key, place + first, 0, memory, size)
         undecided = np.int32(0)
         for i in range(size):
@@ -258,7 +255,7 @@ def _combine(
         for m in range(models.size):
             delta, factor, weight = deltas[m, :size], factors[m], weights[m]
             load(kinds[models[m]], rows[models[m]], first, delta)
-            _subtract(start, delta)
+            subtract(start, delta)
             if by_chance[m]:
                 mine = chosen[m, first : first + size]
                 for i in range(size):

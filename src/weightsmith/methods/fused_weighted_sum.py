@@ -61,7 +61,7 @@ def _dot_products(rows: np.ndarray, kinds: np.ndarray, minus: int, count: int, t
             start = tiles[minus, :size]
             for m in range(models):
                 if m != minus:
-                    _subtract(start, tiles[m, :size])
+                    subtract(start, tiles[m, :size])
         for a in range(models):
             for b in range(a, models):
                 if a != minus and b != minus:
@@ -80,6 +80,6 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @kernel()
-def _subtract(start: np.ndarray, other: np.ndarray) -> None:
+def subtract(start: np.ndarray, other: np.ndarray) -> None:
     for i in range(start.size):
         other[i] -= start[i]

@@ -15,13 +15,13 @@ import numpy as np
 
 from weightsmith.checkpoint.conversion import load
 from weightsmith.checkpoint.kernel import kernel
+from weightsmith.methods.fused_weighted_sum import TILE
 from weightsmith.methods.method import Scan
 
 _SAMPLE = 1 << 16
 _WIDEST = 1 << 22  # integers in a bracket; float32 has 2**23 in one power of two
 _SIGMAS = 5.0
 _TOP = 1 << 31
-_TILE = 1 << 10  # elements that stay in the first-level cache from one loop to the next
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def _count_block(
     rows: np.ndarray, kinds: np.ndarray, base: int, models: np.ndarray, lows: np.ndarray, steps: np.ndarray, shifts: np.ndarray,
     size: int, counts: np.ndarray, above: np.ndarray,
 ) -> None:  # fmt: skip
-    start_tile, tile, flags = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32), np.empty(_TILE, np.uint8)
-    for first in range(0, size, _TILE):
-        part = tile[: min(_TILE, size - first)]
+    start_tile, tile, flags = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.uint8)
+    for first in range(0, size, TILE):
+        part = tile[: min(TILE, size - first)]
         start, bits, offset = start_tile[: part.size], part.view(np.int32), 0
         load(kinds[base], rows[base], first, start)
         for j in range(models.size):

@@ -69,6 +69,7 @@ class ModelStock(Method):
         return weighted_sum(block, [1 - t if i == settings.base else t / len(others) for i in range(len(others) + 1)])
 
 
+@kernel()
 def _share(cosine: float, count: int) -> float:
     denominator = 1 + (count - 1) * cosine
     return 0.0 if abs(denominator) < SINGULAR else count * cosine / denominator
@@ -103,7 +104,6 @@ def _combine_rows(
                 norms = max(math.sqrt(products[a, a]) * math.sqrt(products[b, b]), SMALLEST_PRODUCT)
                 cosine += max(-1.0, min(1.0, products[a, b] / norms))
         cosine /= count * (count - 1) // 2
-        denominator = 1 + (count - 1) * cosine
-        t = np.float32(0.0 if abs(denominator) < SINGULAR else count * cosine / denominator)
+        t = np.float32(_share(cosine, count))
         for i in range(width):
             into[i] = t * into[i] + (np.float32(1) - t) * start[i]
