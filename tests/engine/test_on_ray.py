@@ -11,12 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import save_file
 
 import weightsmith
-from tests.conftest import weightsmith_process
+from tests.conftest import save_stranger, weightsmith_process
 from weightsmith.engine.on_ray import Order, _make_shard
 from weightsmith.engine.resumable_folder import scratch_of
 from weightsmith.errors import MergeError
@@ -29,13 +27,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A merge of 40 tensors of 1 MB; the models are named from the folder that the merge is started in."""
     root = tmp_path_factory.mktemp("ray")
     for seed, name in enumerate(("base", "a", "b")):
-        generator = torch.Generator().manual_seed(seed)
-        (root / name).mkdir()
-        weights = {f"net.{n}.w": torch.randn(512, 1024, generator=generator).half() for n in range(40)}
-        if name == "a":
-            weights["net.39.w"][3, 4] = torch.nan
-        save_file(weights, root / name / "model.safetensors", {"format": "pt"})
-        (root / name / "config.json").write_text('{"model_type": "tomorrow"}')
+        save_stranger(root / name, seed, 40, (512, 1024), **({"39": (3, 4, float("nan"))} if name == "a" else {}))
     entries = [{"model": name, "parameters": {"weight": 0.5, "density": 0.6}} for name in "ab"]
     content = {"merge_method": "dare_ties", "base_model": "base", "models": entries, "dtype": "float16"}
     (root / "recipe.yml").write_text(yaml.safe_dump(content | {"parameters": {"rescale": False}}))
@@ -104,6 +96,14 @@ def test_what_a_worker_refuses_is_one_message(recipe: Path, tmp_path: Path) -> N
 def test_a_cluster_that_is_not_there(recipe: Path, tmp_path: Path) -> None:
     done = weightsmith_process("merge", recipe, tmp_path / "out", "--ray", "127.0.0.1:1", cwd=recipe.parent)
     assert done.returncode == 2 and "--ray 127.0.0.1:1: no such cluster" in done.stderr
+
+
+def test_more_threads_than_any_machine_has(recipe: Path, tmp_path: Path) -> None:
+    done = weightsmith_process(
+        "merge", recipe, tmp_path / "out", "--ray", "local", "--threads", "4096", cwd=recipe.parent, timeout=60
+    )
+    assert done.returncode == 2 and "--threads 4096: no machine of the cluster" in done.stderr
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_worker_that_sees_other_files(recipe: Path, tmp_path: Path) -> None:

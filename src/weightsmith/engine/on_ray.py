@@ -60,6 +60,7 @@ def run_on_ray(
     sizes = {file: sum(tensor.info.nbytes for tensor in some) for file, some in shards.items()}
     tally, done, total = Tally(), 0, sum(sizes.values())
     with _cluster(address) as ray:
+        _check_room(ray, order.threads)
         gpus = 1 if order.device.startswith("cuda") else 0
         make = ray.remote(num_cpus=order.threads, num_gpus=gpus, max_retries=_TRIES - 1)(_make_shard)
         pending = {
@@ -109,6 +110,13 @@ def _check_same(plan: Plan, order: Order) -> None:
             f"{os.uname().nodename}: this worker sees another {differs} than the machine that started the merge; all machines "
             "need the same weightsmith, and the same files under the same paths"
         )
+
+
+def _check_room(ray: Any, threads: int) -> None:
+    """Without this, ray would wait for ever."""
+    most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    if most < threads:
+        raise MergeError(f"--threads {threads}: no machine of the cluster has more than {most} cores; ask for fewer")
 
 
 def _result(ray: Any, reference: Any, file: str) -> list[tuple[str, Tally]]:
