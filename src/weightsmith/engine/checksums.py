@@ -79,6 +79,8 @@ def _read(path: Path) -> dict[str, str]:
             raise ValueError(f"the algorithm {content['algorithm']!r} is not known")
         return {str(name): str(digest) for name, digest in content["tensors"].items()}
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: not there; `weightsmith merge` writes it beside the weights, as `unify` does") from error
+        raise CheckpointError(
+            f"{path}: not there; `weightsmith merge` writes it beside the weights, as `unify` does"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error!r}") from error
