@@ -42,79 +42,95 @@ class Step:
         return seen
 
 
-def steps(sequences: Sequence[Sequence[int]], budget: int) -> Iterator[Step]:
-    """What to compute, in order, for sorted `sequences`, none of them empty; packs hold at most `budget` nodes, unless a single
-    sequence has more of its own. Before a step, keys and values beyond its `depth` are dropped."""
-    shared = [0, *(_common(a, b) for a, b in pairwise(sequences))]
-    yield from _walk(sequences, shared, 0, len(sequences), 0, budget)
+@dataclass(frozen=True)
+class _Tree:
+    """Sorted sequences, and how many first tokens each shares with the one before it."""
+
+    sequences: Sequence[np.ndarray]
+    shared: Sequence[int]
+    budget: int
+    most: int
+
+    def nodes(self, low: int, high: int, depth: int) -> int:
+        """In the subtree of sequences `low` to `high`, beyond `depth`."""
+        return sum(len(self.sequences[k]) - max(depth, self.shared[k] if k > low else depth) for k in range(low, high))
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    count = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        count += 1
-    return count
+def in_order(sequences: Sequence[np.ndarray]) -> list[int]:
+    """The numbers of int32 sequences in the order that `steps` needs: by their tokens, a prefix before what goes on from it."""
+    return sorted(range(len(sequences)), key=lambda number: sequences[number].astype(">i4").tobytes())
 
 
-def _nodes(sequences: Sequence[Sequence[int]], shared: Sequence[int], low: int, high: int, depth: int) -> int:
-    """In the subtree of sequences `low` to `high`, beyond `depth`."""
-    return sum(len(sequences[k]) - max(depth, shared[k] if k > low else depth) for k in range(low, high))
+def steps(sequences: Sequence[np.ndarray], budget: int, most: int = 1 << 30) -> Iterator[Step]:
+    """What to compute, in order, for sorted `sequences` of int32, none of them empty. Packs hold at most `budget` nodes, unless a
+    single sequence has more of its own, and at most `most` sequences. Before a step, keys and values beyond its `depth` are
+    dropped."""
+    shared = [0, *(common_prefix(a, b) for a, b in pairwise(sequences))]
+    yield from _walk(_Tree(sequences, shared, budget, most), 0, len(sequences), 0)
 
 
-def _walk(
-    sequences: Sequence[Sequence[int]], shared: Sequence[int], low: int, high: int, depth: int, budget: int
-) -> Iterator[Step]:
-    nodes = _nodes(sequences, shared, low, high, depth)
+def count_nodes(sequences: Sequence[np.ndarray]) -> int:
+    """How many tokens a model has to read for sorted `sequences`, each shared prefix once."""
+    return sum(map(len, sequences)) - sum(common_prefix(a, b) for a, b in pairwise(sequences))
+
+
+def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    """How many first elements are equal."""
+    length = min(len(a), len(b))
+    differs = a[:length] != b[:length]
+    return int(differs.argmax()) if differs.any() else length
+
+
+def _walk(tree: _Tree, low: int, high: int, depth: int) -> Iterator[Step]:
+    nodes = tree.nodes(low, high, depth)
     if not nodes:  # all of them end where the last stem does
         return
-    if high - low == 1 or nodes <= budget:
-        yield _pack(sequences, shared, low, high, depth)
+    if high - low == 1 or (nodes <= tree.budget and high - low <= tree.most):
+        yield _pack(tree, low, high, depth)
         return
-    common = min(len(sequences[low]), *shared[low + 1 : high])
+    common = min(len(tree.sequences[low]), *tree.shared[low + 1 : high])
     if common - depth >= _SHORTEST_STEM:
-        yield _stem(sequences, low, high, depth, common)
+        yield _stem(tree, low, high, depth, common)
         depth = common
     begin, filled = low, 0
-    for first, last in _children(shared, low, high, common):
-        size = _nodes(sequences, shared, first, last, depth)
-        if first > begin and filled + size > budget:
-            yield from _walk(sequences, shared, begin, first, depth, budget)
+    for first, last in _children(tree, low, high, common):
+        size = tree.nodes(first, last, depth)
+        if first > begin and (filled + size > tree.budget or last - begin > tree.most):
+            yield from _walk(tree, begin, first, depth)
             begin, filled = first, 0
         filled += size
-    yield from _walk(sequences, shared, begin, high, depth, budget)
+    yield from _walk(tree, begin, high, depth)
 
 
-def _children(shared: Sequence[int], low: int, high: int, common: int) -> Iterator[tuple[int, int]]:
+def _children(tree: _Tree, low: int, high: int, common: int) -> Iterator[tuple[int, int]]:
     """Ranges of sequences that share more than `common` tokens."""
     begin = low
     for k in range(low + 1, high):
-        if shared[k] <= common:
+        if tree.shared[k] <= common:
             yield begin, k
             begin = k
     yield begin, high
 
 
-def _stem(sequences: Sequence[Sequence[int]], low: int, high: int, depth: int, common: int) -> Step:
+def _stem(tree: _Tree, low: int, high: int, depth: int, common: int) -> Step:
     count = common - depth
     nodes = np.arange(count)
     return Step(
-        np.array(sequences[low][depth:common], np.int64), np.arange(depth, common), nodes - 1,
+        tree.sequences[low][depth:common].astype(np.int64), np.arange(depth, common), nodes - 1,
         {k: nodes for k in range(low, high)}, depth, True,
     )  # fmt: skip
 
 
-def _pack(sequences: Sequence[Sequence[int]], shared: Sequence[int], low: int, high: int, depth: int) -> Step:
+def _pack(tree: _Tree, low: int, high: int, depth: int) -> Step:
     tokens: list[int] = []
     positions: list[int] = []
     parents: list[int] = []
     paths: dict[int, np.ndarray] = {}
     path: list[int] = []
     for k in range(low, high):
-        kept = max(0, shared[k] - depth) if k > low else 0
+        kept = max(0, tree.shared[k] - depth) if k > low else 0
         path = path[:kept]
-        for token in sequences[k][depth + kept :]:
+        for token in tree.sequences[k][depth + kept :].tolist():
             parents.append(path[-1] if path else -1)
             path.append(len(tokens))
             tokens.append(token)

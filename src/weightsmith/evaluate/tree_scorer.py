@@ -1,91 +1,58 @@
-"""Log-likelihoods of continuations by a live `transformers` model, every shared prefix computed once.
-
-The nodes of a step go through the model as one sequence, with their positions in the tree and a mask that shows each its ancestors
-(as in SpecInfer's tree attention, https://arxiv.org/abs/2305.09781), so nothing is padded. Logits are computed at the nodes that
-predict something, and nowhere else.
-"""
+"""Log-likelihoods of continuations, every prefix that requests share computed once."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 
-from weightsmith.evaluate.prefix_tree import Step, steps
-
-_ROWS = 256  # logits at once: [rows, vocabulary] in float32
+from weightsmith.evaluate.prefix_tree import Step, in_order, steps
+from weightsmith.evaluate.request import Done, Request, Score
 
 
 @dataclass(frozen=True)
-class Request:
-    """Tokens whose last `scored` are to be predicted, each from all before it; 1 <= `scored` < number of tokens."""
+class Prediction:
+    """What a model says of one token of one sequence (its number among the sorted ones)."""
 
-    tokens: tuple[int, ...]
-    scored: int
-
-
-@dataclass(frozen=True)
-class Score:
-    """Sum of ln p of the scored tokens, and whether each of them is the most likely one."""
-
-    log_likelihood: float
-    greedy: bool
+    sequence: int
+    ln_p: float
+    most_likely: bool
 
 
-@torch.inference_mode()
-def score(
-    model: Any, requests: Sequence[Request], *, budget: int, done: Callable[[int, Score], None] | None = None
+Wanted = dict[int, list[tuple[int, int]]]  # node of a step -> (sequence, the token it should predict)
+Predict = Callable[[Step, Wanted], Iterable[Prediction]]
+
+
+def score_tree(
+    requests: Sequence[Request], predict: Predict, *, budget: int, most: int = 1 << 30, done: Done | None = None
 ) -> list[Score]:
-    """In the order of `requests`. `budget`: nodes per forward pass; `done` is told of each request when its score is known."""
-    from transformers import DynamicCache
-
-    order = sorted(range(len(requests)), key=lambda number: requests[number].tokens)
-    inputs = [requests[number].tokens[:-1] for number in order]
+    """Scores in the order of `requests`. `budget`: nodes per pack; `most`: sequences per pack; `done` is told after each step."""
+    order = in_order([request.inputs for request in requests])
     totals, greedy = np.zeros(len(requests)), np.ones(len(requests), bool)
     left = np.array([requests[number].scored for number in order])
-    results: list[Score | None] = [None] * len(requests)
-    cache: Any = DynamicCache(config=model.config)
-    for step in steps(inputs, budget):
-        cache.crop(step.depth - cache.get_seq_length())
-        wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)  # node -> (sequence, token it should predict)
-        for k, path in step.paths.items():
-            request = requests[order[k]]
-            first = len(request.tokens) - request.scored - 1  # the position that predicts the first scored token
-            for place in range(max(first, step.depth), step.depth + len(path)):
-                wanted[int(path[place - step.depth])].append((k, request.tokens[place + 1]))
-        for k, ln_p, best in _predict(model, step, cache, wanted):
-            totals[k] += ln_p
-            greedy[k] &= best
+    results: dict[int, Score] = {}
+    for step in steps([requests[number].inputs for number in order], budget, most):
+        finished = []
+        for found in predict(step, _wanted(step, requests, order)):
+            k = found.sequence
+            totals[k] += found.ln_p
+            greedy[k] &= found.most_likely
             left[k] -= 1
             if not left[k]:
-                found = Score(float(totals[k]), bool(greedy[k]))
-                results[order[k]] = found
-                if done:
-                    done(order[k], found)
-    return [found for found in results if found is not None]
+                results[order[k]] = Score(float(totals[k]), bool(greedy[k]))
+                finished.append((order[k], results[order[k]]))
+        if done and finished:
+            done(finished)
+    return [results[number] for number in range(len(requests))]
 
 
-def _predict(
-    model: Any, step: Step, cache: Any, wanted: dict[int, list[tuple[int, int]]]
-) -> list[tuple[int, float, bool]]:
-    """(sequence, ln p, is it the most likely token) for each prediction asked for."""
-    mask = torch.zeros(1, 1, len(step.tokens), step.depth + len(step.tokens))
-    mask[0, 0][~torch.from_numpy(step.mask())] = torch.finfo(torch.float32).min
-    nodes = sorted(wanted)
-    out = model(
-        input_ids=torch.from_numpy(step.tokens)[None], position_ids=torch.from_numpy(step.positions)[None],
-        attention_mask=mask.to(model.dtype), past_key_values=cache, use_cache=True,
-        logits_to_keep=torch.tensor(nodes) if nodes else 1,
-    )  # fmt: skip
-    found = []
-    for first in range(0, len(nodes), _ROWS):
-        logits = out.logits[0, first : first + _ROWS].float()
-        normal, best = logits.logsumexp(-1), logits.argmax(-1)
-        for row, node in enumerate(nodes[first : first + _ROWS]):
-            for k, token in wanted[node]:
-                found.append((k, float(logits[row, token] - normal[row]), int(best[row]) == token))
-    return found
+def _wanted(step: Step, requests: Sequence[Request], order: Sequence[int]) -> Wanted:
+    wanted: Wanted = defaultdict(list)
+    for k, path in step.paths.items():
+        request = requests[order[k]]
+        first = len(request.tokens) - request.scored - 1  # the position that predicts the first scored token
+        for place in range(max(first, step.depth), step.depth + len(path)):
+            wanted[int(path[place - step.depth])].append((k, int(request.tokens[place + 1])))
+    return wanted
