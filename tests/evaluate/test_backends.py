@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import weightsmith
 from tests.conftest import weightsmith_process
 from weightsmith.architecture import open_model
+from weightsmith.evaluate.backend import question_tokens
 from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
+from weightsmith.evaluate.request import Request
 from weightsmith.evaluate.transformers_backend import TransformersBackend
 
 PROMPTS = ["Hi", "What is the capital of France, and why?", "Name three colours", "Sing a song of sixpence " * 6]
@@ -44,7 +47,7 @@ def always(question: int, text: str) -> bool:
 
 def test_batched_answers_are_those_of_generate(reference, chat_models: Path) -> None:
     backend = TransformersBackend(open_model(str(chat_models / "a")))
-    got = backend.generate([backend.encode_question(p) for p in PROMPTS], LIMIT, always)
+    got = backend.generate([question_tokens(backend, p) for p in PROMPTS], LIMIT, always)
     assert got == [expected(reference, p) for p in PROMPTS]
 
 
@@ -52,8 +55,8 @@ def test_llama_cpp_asks_the_same_tokens_and_gives_the_same_answers(
     reference, chat_models: Path, gguf_file: Path
 ) -> None:
     ours, theirs = LlamaCppBackend(gguf_file, 2), TransformersBackend(open_model(str(chat_models / "a")))
-    questions = [ours.encode_question(p) for p in PROMPTS]
-    assert questions == [theirs.encode_question(p) for p in PROMPTS]
+    questions = [question_tokens(ours, p) for p in PROMPTS]
+    assert [q.tolist() for q in questions] == [question_tokens(theirs, p).tolist() for p in PROMPTS]
     assert ours.generate(questions, LIMIT, always) == [expected(reference, p) for p in PROMPTS]
 
 
@@ -113,3 +116,21 @@ def test_table_and_json(chat_models: Path, questions: Path, tmp_path: Path) -> N
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[0] == "| model | capitals (exact match) |"
     assert output.exists()
+
+
+def test_llama_cpp_scores_as_transformers_does(chat_models: Path, gguf_file: Path) -> None:
+    ours, theirs = LlamaCppBackend(gguf_file, 2), TransformersBackend(open_model(str(chat_models / "a")))
+    random = np.random.default_rng(3)
+    stem = random.integers(17, 9000, 700, dtype=np.int32)  # longer than one call to llama.cpp takes
+    requests = [Request(stem, 5)]
+    for length in (3, 20, 60):
+        question = np.concatenate([stem[:650], random.integers(17, 9000, length, dtype=np.int32)])
+        for _ in range(40):
+            answer = random.integers(17, 9000, random.integers(1, 8), dtype=np.int32)
+            requests.append(Request(np.concatenate([question, answer]), len(answer)))
+    mine = [score.log_likelihood for score in ours.score(requests)]
+    assert mine == pytest.approx(
+        [s.log_likelihood for s in theirs.score(requests)], abs=0.15
+    )  # float16 keys and values
+    plain = [ours.score([request])[0].log_likelihood for request in requests[::12]]
+    assert mine[::12] == pytest.approx(plain, abs=0.05)

@@ -13,6 +13,7 @@ import pytest
 
 import weightsmith
 from tests.conftest import weightsmith_process
+from weightsmith.evaluate.backend import question_tokens
 from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
 
 
@@ -26,7 +27,7 @@ def test_quantized_with_its_intermediate(chat_models: Path, tmp_path: Path) -> N
     assert done.intermediate == tmp_path / "small-f16.gguf"
     assert "Q8_0" in kinds(done.out) and "F16" in kinds(done.intermediate)
     backend = LlamaCppBackend(done.out, 2)
-    (text,) = backend.generate([backend.encode_question("Who are you?")], 8, lambda question, text: True)
+    (text,) = backend.generate([question_tokens(backend, "Who are you?")], 8, lambda question, text: True)
     assert text
 
 

@@ -3,37 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-Live = Callable[[int, str], bool]  # (question, text so far) -> may it still become right?
+import numpy as np
+
+from weightsmith.evaluate.request import Done, Request, Score
+from weightsmith.evaluate.text_tokens import TextTokens
+
+Live = Callable[[int, str], bool]  # (question, text so far) -> does its answer go on?
+Answered = Callable[[Sequence[tuple[int, str]]], None]  # (number of the question, its answer), as they become known
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: the most likely one, or, with a temperature, drawn."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+GREEDY = Sampling()
 
 
 class Backend(Protocol):
-    """One loaded model."""
+    """One loaded model. `window`: positions it was made for, None where it does not say; `precision`: what it computes in."""
 
     name: str
+    precision: str
+    window: int | None
+    tokens: TextTokens
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, no special tokens added."""
+    def score(self, requests: Sequence[Request], *, done: Done | None = None) -> list[Score]:
+        """In the order of `requests`; `done` is told of scores as they become known."""
         ...
 
-    def encode_question(self, prompt: str) -> list[int]:
-        """Token ids that ask `prompt`: through the chat template where the model has one, else as it is."""
+    def generate(
+        self,
+        prompts: Sequence[np.ndarray],
+        limit: int,
+        live: Live,
+        *,
+        sampling: Sampling = GREEDY,
+        answered: Answered | None = None,
+    ) -> list[str]:
+        """Continuations of at most `limit` tokens, to an end token, or until `live` says no."""
         ...
 
-    def negative_log_likelihood(self, tokens: Sequence[int]) -> float:
-        """Sum of -ln p(token | tokens before it) over all but the first."""
-        ...
 
-    def generate(self, prompts: Sequence[Sequence[int]], limit: int, live: Live) -> list[str]:
-        """Greedy continuations of at most `limit` tokens, to the end token, or until `live` says no."""
-        ...
-
-
-def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """How many first tokens all prompts share, leaving each at least one of its own."""
-    shortest = min(len(p) for p in prompts)
-    count = 0
-    while count < shortest - 1 and all(p[count] == prompts[0][count] for p in prompts):
-        count += 1
-    return count
+def question_tokens(backend: Backend, prompt: str) -> np.ndarray:
+    """int32 ids that ask `prompt`: through the chat template where the model has one, else as it is."""
+    tokens = backend.tokens
+    if not tokens.template:
+        return tokens.encode([prompt], special=True)[0]
+    return tokens.encode([tokens.chat([{"role": "user", "content": prompt}])], special=False)[0]

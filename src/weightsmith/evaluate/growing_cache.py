@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,6 +16,18 @@ class _GrowingLayer(DynamicLayer):
         super().lazy_initialization(key_states, value_states)
         self._memory = [self._room(states, 0) for states in (key_states, value_states)]
         self.keys, self.values = (memory[..., :0, :] for memory in self._memory)
+
+    @classmethod
+    def with_rows(cls, like: Any, rows: int, positions: int, room: int) -> _GrowingLayer:
+        """Zeros for `rows` sequences of what the layer `like` holds of one."""
+        layer = cls()
+        layer.lazy_initialization(like.keys, like.values)
+        layer._memory = [
+            states.new_zeros(rows, states.shape[1], positions + room, states.shape[3])
+            for states in (like.keys, like.values)
+        ]
+        layer.keys, layer.values = (memory[..., :positions, :] for memory in layer._memory)
+        return layer
 
     @staticmethod
     def _room(states: torch.Tensor, positions: int) -> torch.Tensor:
@@ -50,25 +63,15 @@ def growing_cache() -> Cache:
     return Cache(layer_class_to_replicate=_GrowingLayer)
 
 
-def padded_together(caches: list[Cache], room: int) -> Cache:
-    """One cache of several with batch size 1: each row begins with as many zeros as it is shorter than the longest; `room` positions
-    more are set aside."""
+def padded_together(read: Iterable[Cache], count: int, widest: int, room: int) -> Cache:
+    """One cache for a batch, of `count` caches with batch size 1 that come one after the other (they may be the same object): each
+    row begins with as many zeros as it is shorter than `widest`, and has room for `room` positions more."""
     together = growing_cache()
-    widest = max(cache.get_seq_length() for cache in caches)
-    for number, layer in enumerate(caches[0].layers):
-        target = _GrowingLayer()
-        target.lazy_initialization(layer.keys, layer.values)
-        target._memory = []
-        for name in ("keys", "values"):
-            one = getattr(layer, name)
-            memory = one.new_zeros(len(caches), one.shape[1], widest + room, one.shape[3])
-            for row, cache in enumerate(caches):
-                states = getattr(cache.layers[number], name)
-                memory[row, :, widest - states.shape[2] : widest] = states[0]
-            target._memory.append(memory)
-        target.keys, target.values = (memory[..., :widest, :] for memory in target._memory)
-        together.layers.append(target)
-        for cache in caches:
-            cache.layers[number].keys = cache.layers[number].values = None  # memory for the next layer
-            cache.layers[number]._memory = []
+    for row, cache in enumerate(read):
+        for number, layer in enumerate(cache.layers):
+            if row == 0:
+                together.layers.append(_GrowingLayer.with_rows(layer, count, widest, room))
+            target = together.layers[number]
+            for into, states in ((target.keys, layer.keys), (target.values, layer.values)):
+                into[row, :, widest - states.shape[-2] :] = states[0]
     return together

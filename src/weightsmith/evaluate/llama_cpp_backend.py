@@ -1,161 +1,261 @@
-"""A GGUF file run by llama.cpp itself, through its C interface."""
+"""A GGUF file run by llama.cpp itself, in process, through its C interface.
+
+Sequences share what they have in common: a token of the batch belongs to all sequences that go on from it, and the key-value cache
+holds it once (`llama_batch.seq_id`, `llama_memory_seq_cp`; llama.cpp's include/llama.h).
+"""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.errors import EvaluationError
-from weightsmith.evaluate.backend import Live, common_prefix
+from weightsmith.evaluate.backend import GREEDY, Answered, Live, Sampling
+from weightsmith.evaluate.next_token import next_tokens
+from weightsmith.evaluate.prefix_tree import Step, common_prefix, in_order
+from weightsmith.evaluate.request import Done, Request, Score
+from weightsmith.evaluate.text_tokens import Messages
+from weightsmith.evaluate.tree_scorer import Prediction, Wanted, score_tree
 from weightsmith.export.llama_cpp import load_llama_cpp
-from weightsmith.tokenizer.chat import chat_prompt
+from weightsmith.tokenizer.chat import chat_text
 
-PARALLEL = 64  # sequences decoded together; llama.cpp's own limit is 256
-STEP = 512  # tokens handed over in one call
+PARALLEL = 64  # answers generated together
+SEQUENCES = 255  # scored together, besides the stems; llama.cpp knows 256
+PACK = 512  # tokens handed over in one call, and nodes of one pack of a tree
 
-
-class _Context:
-    """Frees llama.cpp's key-value cache with the last reference."""
-
-    def __init__(self, library: Any, pointer: Any) -> None:
-        self.pointer, self._free = pointer, library.llama_free
-
-    def __del__(self) -> None:
-        self._free(self.pointer)
+Entry = tuple[int, int, Sequence[int], bool]  # token, position, sequences, are its logits wanted
 
 
 class LlamaCppBackend:
     name = "llama.cpp"
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(
+        self, path: Path, threads: int, memory: int | None = None, say: Callable[[str], None] = lambda text: None
+    ) -> None:
+        """`memory`: bytes for weights, keys and values. Raises EvaluationError for a file that llama.cpp cannot load."""
         self._lib = load_llama_cpp()
-        self._path, self._threads = path, threads
-        metadata = GGUFFile(path).metadata  # also refuses a file that is cut short, before native code reads it
-        self._template: str | None = metadata.get("tokenizer.chat_template")
+        self._path, self._threads, self._say = path, threads, say
+        file = GGUFFile(path)  # also refuses a file that is cut short, before native code reads it
         parameters = self._lib.llama_model_default_params()
         parameters.n_gpu_layers = 0
         self._model = self._lib.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._model:
             raise EvaluationError(f"{path}: llama.cpp cannot load it")
-        self._vocabulary = self._lib.llama_model_get_vocab(self._model)
-        self._size = self._lib.llama_vocab_n_tokens(self._vocabulary)
+        self.tokens = LlamaCppTokens(self._lib, self._model, file, path)
+        self._size = self._lib.llama_vocab_n_tokens(self.tokens.vocabulary)
+        self.window: int | None = self._lib.llama_model_n_ctx_train(self._model) or None
+        self.precision = "as stored"
+        layers, heads = self._lib.llama_model_n_layer(self._model), self._lib.llama_model_n_head_kv(self._model)
+        head = self._lib.llama_model_n_embd(self._model) // self._lib.llama_model_n_head(self._model)
+        position = 2 * layers * heads * head * 2  # keys and values in float16
+        weights = path.stat().st_size
+        if memory and memory < weights:
+            raise EvaluationError(f"{path}: it takes {weights / 1e9:.2f} GB, more than --memory allows")
+        self._cells = (memory - weights) // 2 // position if memory else 1 << 17
 
     def __del__(self) -> None:
         if getattr(self, "_model", None):
             self._lib.llama_model_free(self._model)
 
-    def _tokens(self, text: str, *, special: bool, add: bool) -> list[int]:
-        raw = text.encode()
-        room = len(raw) + 8
-        out = (self._lib.llama_token * room)()
-        count = self._lib.llama_tokenize(self._vocabulary, raw, len(raw), out, room, add, special)
-        if count < 0:
-            raise EvaluationError(f"{self._path}: llama.cpp cannot tokenize a text of {len(raw)} bytes")
-        return out[:count]
+    def score(self, requests: Sequence[Request], *, done: Done | None = None) -> list[Score]:
+        if not requests:
+            return []
+        longest = max(len(request.inputs) for request in requests)
+        with _Context(self, longest + max(PACK, longest), SEQUENCES + 1) as context:
+            return score_tree(requests, _LlamaCppTree(self, context), budget=PACK, most=SEQUENCES, done=done)
 
-    def _text(self, tokens: Sequence[int]) -> str:
-        room = 64 * len(tokens) + 64
-        out = ctypes.create_string_buffer(room)
-        ids = (self._lib.llama_token * len(tokens))(*tokens)
-        count = self._lib.llama_detokenize(self._vocabulary, ids, len(tokens), out, room, False, False)
-        return out.raw[: max(count, 0)].decode(errors="replace")
+    def generate(
+        self, prompts: Sequence[np.ndarray], limit: int, live: Live, *, sampling: Sampling = GREEDY,
+        answered: Answered | None = None,
+    ) -> list[str]:  # fmt: skip
+        texts = [""] * len(prompts)
+        generator = torch.Generator().manual_seed(sampling.seed)
+        by_length = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        while by_length:
+            count = min(PARALLEL, max(1, self._cells // (len(prompts[by_length[0]]) + limit)))
+            batch, by_length = by_length[:count], by_length[count:]
+            self._answer(
+                [batch[k] for k in in_order([prompts[i] for i in batch])],
+                prompts,
+                limit,
+                live,
+                sampling,
+                generator,
+                texts,
+            )
+            if answered:
+                answered([(question, texts[question]) for question in batch])
+        return texts
 
-    def encode(self, text: str) -> list[int]:
-        return self._tokens(text, special=False, add=False)
+    def _answer(
+        self, batch: list[int], prompts: Sequence[np.ndarray], limit: int, live: Live, sampling: Sampling,
+        generator: torch.Generator, texts: list[str],
+    ) -> None:  # fmt: skip
+        cells = sum(len(prompts[i]) + limit for i in batch)
+        with _Context(self, cells, len(batch)) as context:
+            rows = []
+            for sequence, question in enumerate(batch):
+                prompt = prompts[question]
+                kept = min(common_prefix(prompts[batch[sequence - 1]], prompt), len(prompt) - 1) if sequence else 0
+                if kept:
+                    context.copy(sequence - 1, sequence, kept)
+                last = len(prompt) - 1
+                rows += context.decode([(int(prompt[p]), p, [sequence], p == last) for p in range(kept, last + 1)])
+            waiting = list(range(len(batch)))
+            answers: list[list[int]] = [[] for _ in batch]
+            for step in range(limit):
+                following = next_tokens(torch.from_numpy(np.stack(rows)), sampling, generator).tolist()
+                entries: list[Entry] = []
+                still = []
+                for sequence, token in zip(waiting, following, strict=True):
+                    question = batch[sequence]
+                    if self.tokens.ends(token):
+                        continue
+                    position = len(prompts[question]) + len(answers[sequence])
+                    answers[sequence].append(token)
+                    texts[question] = self.tokens.decode(answers[sequence])
+                    if live(question, self.tokens.decode(answers[sequence], special=True)):
+                        entries.append((token, position, [sequence], True))
+                        still.append(sequence)
+                waiting = still
+                if not waiting or step == limit - 1:
+                    break
+                rows = context.decode(entries)
 
-    def encode_question(self, prompt: str) -> list[int]:
-        if not self._template:
-            return self._tokens(prompt, special=False, add=True)
-        ends = []
-        for token in (self._lib.llama_vocab_bos(self._vocabulary), self._lib.llama_vocab_eos(self._vocabulary)):
-            ends.append(self._lib.llama_vocab_get_text(self._vocabulary, token).decode() if token >= 0 else "")
-        return self._tokens(chat_prompt(self._template, prompt, bos=ends[0], eos=ends[1]), special=True, add=False)
 
-    def _context(self, tokens: int, sequences: int) -> _Context:
+class _Context:
+    """A key-value cache of `cells` positions, shared by `sequences`."""
+
+    def __init__(self, backend: LlamaCppBackend, cells: int, sequences: int) -> None:
+        self._lib, self._path, self._size = backend._lib, backend._path, backend._size
         parameters = self._lib.llama_context_default_params()
-        parameters.n_ctx, parameters.n_batch, parameters.n_seq_max = tokens, STEP, sequences
-        parameters.n_ubatch = 512
-        parameters.n_threads = parameters.n_threads_batch = self._threads
+        parameters.n_ctx, parameters.n_batch, parameters.n_seq_max = max(cells, 256), PACK, sequences
+        parameters.n_ubatch = PACK
+        parameters.n_threads = parameters.n_threads_batch = backend._threads
         parameters.kv_unified = True
-        context = self._lib.llama_init_from_model(self._model, parameters)
-        if not context:
-            raise EvaluationError(f"{self._path}: llama.cpp cannot make a context of {tokens} tokens")
-        return _Context(self._lib, context)
+        self._pointer = self._lib.llama_init_from_model(backend._model, parameters)
+        if not self._pointer:
+            raise EvaluationError(f"{self._path}: llama.cpp cannot make a context of {cells} tokens")
+        self._memory = self._lib.llama_get_memory(self._pointer)
 
-    def _decode(self, context: _Context, entries: list[tuple[int, int, int, bool]]) -> list[np.ndarray]:
-        """Entries are (token, position, sequence, wants logits); returns the logits asked for, float32 [vocabulary]."""
+    def __enter__(self) -> _Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lib.llama_free(self._pointer)
+
+    def copy(self, source: int, target: int, positions: int) -> None:
+        """Let `target` see the first `positions` of `source`."""
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, positions)
+
+    def remove(self, sequence: int, position: int) -> None:
+        """Forget a sequence (-1: all of them) from `position` on."""
+        self._lib.llama_memory_seq_rm(self._memory, sequence, position, -1)
+
+    def decode(self, entries: Sequence[Entry]) -> list[np.ndarray]:
+        """The logits asked for, float32 [vocabulary] each."""
         found: list[np.ndarray] = []
-        for start in range(0, len(entries), STEP):
-            part = entries[start : start + STEP]
-            batch = self._lib.llama_batch_init(len(part), 0, 1)
+        for start in range(0, len(entries), PACK):
+            part = entries[start : start + PACK]
+            batch = self._lib.llama_batch_init(len(part), 0, max(len(sequences) for _, _, sequences, _ in part))
             try:
                 batch.n_tokens = len(part)
-                for i, (token, position, sequence, wanted) in enumerate(part):
-                    batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, position, 1
-                    batch.seq_id[i][0], batch.logits[i] = sequence, int(wanted)
-                code = self._lib.llama_decode(context.pointer, batch)
+                for i, (token, position, sequences, wanted) in enumerate(part):
+                    batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, position, len(sequences)
+                    for k, sequence in enumerate(sequences):
+                        batch.seq_id[i][k] = sequence
+                    batch.logits[i] = int(wanted)
+                code = self._lib.llama_decode(self._pointer, batch)
                 if code:
                     raise EvaluationError(f"{self._path}: llama.cpp stopped with code {code}")
                 for i, entry in enumerate(part):
                     if entry[3]:
-                        row = self._lib.llama_get_logits_ith(context.pointer, i)
+                        row = self._lib.llama_get_logits_ith(self._pointer, i)
                         found.append(np.ctypeslib.as_array(row, (self._size,)).copy())
             finally:
                 self._lib.llama_batch_free(batch)
         return found
 
-    def negative_log_likelihood(self, tokens: Sequence[int]) -> float:
-        context = self._context(max(len(tokens), 256), 1)
-        logits = self._decode(context, [(t, i, 0, i < len(tokens) - 1) for i, t in enumerate(tokens)])
-        total = 0.0
-        for row, token in zip(logits, tokens[1:], strict=True):
+
+class _LlamaCppTree:
+    """`predict` of `score_tree`: sequence 0 is the stems, each sequence of a pack gets a number of its own."""
+
+    def __init__(self, backend: LlamaCppBackend, context: _Context) -> None:
+        self._context = context
+
+    def __call__(self, step: Step, wanted: Wanted) -> Iterator[Prediction]:
+        self._context.remove(0, step.depth)
+        of_node: list[list[int]] = [[] for _ in step.tokens]
+        if step.stem:
+            of_node = [[0] for _ in step.tokens]
+        else:
+            for sequence, path in enumerate(step.paths.values(), start=1):
+                self._context.remove(sequence, 0)
+                if step.depth:
+                    self._context.copy(0, sequence, step.depth)
+                for node in path:
+                    of_node[node].append(sequence)
+        entries = [
+            (int(token), int(position), of_node[node], node in wanted)
+            for node, (token, position) in enumerate(zip(step.tokens, step.positions, strict=True))
+        ]
+        for node, row in zip(sorted(wanted), self._context.decode(entries), strict=True):
             wide = row.astype(np.float64)
-            top = wide.max()
-            total += top + np.log(np.exp(wide - top).sum()) - wide[token]
-        return float(total)
+            top, best = wide.max(), int(wide.argmax())
+            normal = top + np.log(np.exp(wide - top).sum())
+            for sequence, token in wanted[node]:
+                yield Prediction(sequence, float(wide[token] - normal), best == token)
+        if not step.stem:
+            for sequence in range(1, len(step.paths) + 1):
+                self._context.remove(sequence, 0)
 
-    def generate(self, prompts: Sequence[Sequence[int]], limit: int, live: Live) -> list[str]:
-        texts = [""] * len(prompts)
-        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for start in range(0, len(by_length), PARALLEL):
-            self._generate_batch(by_length[start : start + PARALLEL], prompts, limit, live, texts)
-        return texts
 
-    def _generate_batch(
-        self, chosen: list[int], prompts: Sequence[Sequence[int]], limit: int, live: Live, texts: list[str]
-    ) -> None:
-        prefix = common_prefix([prompts[i] for i in chosen])
-        cells = prefix + sum(len(prompts[i]) - prefix + limit for i in chosen)
-        context = self._context(max(cells, 256), len(chosen))
-        if prefix:
-            self._decode(context, [(t, i, 0, False) for i, t in enumerate(prompts[chosen[0]][:prefix])])
-            memory = self._lib.llama_get_memory(context.pointer)
-            for sequence in range(1, len(chosen)):
-                self._lib.llama_memory_seq_cp(memory, 0, sequence, 0, prefix)
-        entries = []
-        for sequence, i in enumerate(chosen):
-            last = len(prompts[i]) - 1
-            entries += [(prompts[i][p], p, sequence, p == last) for p in range(prefix, last + 1)]
-        waiting = list(range(len(chosen)))
-        answers: list[list[int]] = [[] for _ in chosen]
-        for _ in range(limit):
-            rows = self._decode(context, entries)
-            entries, still = [], []
-            for sequence, row in zip(waiting, rows, strict=True):
-                question, token = chosen[sequence], int(row.argmax())
-                if self._lib.llama_vocab_is_eog(self._vocabulary, token):
-                    continue
-                position = len(prompts[question]) + len(answers[sequence])
-                answers[sequence].append(token)
-                texts[question] = self._text(answers[sequence])
-                if live(question, texts[question]):
-                    entries.append((token, position, sequence, True))
-                    still.append(sequence)
-            waiting = still
-            if not waiting:
-                break
+class LlamaCppTokens:
+    """llama.cpp's own tokenizer, which is the one that the file will be used with."""
+
+    def __init__(self, library: Any, model: Any, file: GGUFFile, path: Path) -> None:
+        self._lib, self._path = library, path
+        self.vocabulary = library.llama_model_get_vocab(model)
+        bos, eos = library.llama_vocab_bos(self.vocabulary), library.llama_vocab_eos(self.vocabulary)
+        self.bos, self.eos = (bos if bos >= 0 else None), (eos if eos >= 0 else None)
+        self.template: str | None = file.metadata.get("tokenizer.chat_template")
+        told = {k: str(v) for k, v in file.metadata.items() if k.startswith("tokenizer.")}
+        self.fingerprint = hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()
+
+    def ends(self, token: int) -> bool:
+        return bool(self._lib.llama_vocab_is_eog(self.vocabulary, token))
+
+    def encode(self, texts: Sequence[str], *, special: bool) -> list[np.ndarray]:
+        return [self._encode(text, special) for text in texts]
+
+    def _encode(self, text: str, special: bool) -> np.ndarray:
+        raw = text.encode()
+        room = len(raw) + 8
+        out = (self._lib.llama_token * room)()
+        count = self._lib.llama_tokenize(self.vocabulary, raw, len(raw), out, room, special, True)
+        if count < 0:
+            raise EvaluationError(f"{self._path}: llama.cpp cannot tokenize a text of {len(raw)} bytes")
+        return np.array(out[:count], np.int32)
+
+    def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        room = 64 * len(tokens) + 64
+        out = ctypes.create_string_buffer(room)
+        ids = (self._lib.llama_token * len(tokens))(*tokens)
+        count = self._lib.llama_detokenize(self.vocabulary, ids, len(tokens), out, room, False, special)
+        return out.raw[: max(count, 0)].decode(errors="replace")
+
+    def chat(self, messages: Messages, *, answer: bool = True) -> str:
+        if not self.template:
+            raise EvaluationError(f"{self._path}: no chat template in it")
+        ends = [
+            self._lib.llama_vocab_get_text(self.vocabulary, token).decode() if token is not None else ""
+            for token in (self.bos, self.eos)
+        ]
+        return chat_text(self.template, messages, bos=ends[0], eos=ends[1], answer=answer)

@@ -14,8 +14,9 @@ import torch
 
 from weightsmith.architecture import open_model
 from weightsmith.errors import EvaluationError
-from weightsmith.evaluate.backend import Backend
+from weightsmith.evaluate.backend import Backend, question_tokens
 from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
+from weightsmith.evaluate.request import Request
 from weightsmith.evaluate.tasks import Questions, Text, load_questions, load_text
 from weightsmith.evaluate.transformers_backend import TransformersBackend
 
@@ -121,18 +122,18 @@ def _exact_match(backend: Backend, task: Questions) -> Score:
         # A multi-byte character may be half decoded; the replacement sign then stands at the end.
         return targets[question].startswith(text.strip().rstrip("\ufffd"))
 
-    limit = max(len(backend.encode(target)) for target in targets) + SPARE
-    answers = backend.generate([backend.encode_question(prompt) for prompt in task.prompts], limit, live)
+    limit = max(map(len, backend.tokens.encode(targets, special=False))) + SPARE
+    answers = backend.generate([question_tokens(backend, prompt) for prompt in task.prompts], limit, live)
     right = sum(answer.strip() == target for answer, target in zip(answers, targets, strict=True))
     return Score(task.name, "exact_match", right / len(targets), len(targets), tuple(answers))
 
 
 def _perplexity(backend: Backend, task: Text) -> Score:
-    tokens = backend.encode(task.text)
+    (tokens,) = backend.tokens.encode([task.text], special=False)
     windows = [tokens[i : i + WINDOW] for i in range(0, len(tokens), WINDOW)]
     windows = [w for w in windows if len(w) > 1]
     if not windows:
         raise EvaluationError(f"{task.name}: the text is a single token")
-    total = sum(backend.negative_log_likelihood(window) for window in windows)
     count = sum(len(window) - 1 for window in windows)
-    return Score(task.name, "perplexity", math.exp(total / count), count)
+    scores = backend.score([Request(window, len(window) - 1) for window in windows])
+    return Score(task.name, "perplexity", math.exp(-sum(s.log_likelihood for s in scores) / count), count)

@@ -1,154 +1,123 @@
-"""A live `transformers` model, filled from a checkpoint in memory: nothing is written to disk, no code is fetched."""
+"""A live `transformers` model as the evaluation loop sees it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from weightsmith.architecture import Model
-from weightsmith.checkpoint.gguf_file import GGUFFile
-from weightsmith.checkpoint.tensor import read_tensor
 from weightsmith.errors import EvaluationError
-from weightsmith.evaluate.backend import Live, common_prefix
-from weightsmith.tokenizer.chat import chat_prompt
-from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
+from weightsmith.evaluate.backend import GREEDY, Answered, Live, Sampling
+from weightsmith.evaluate.batch_generation import BatchGeneration
+from weightsmith.evaluate.live_model import end_tokens, live_model
+from weightsmith.evaluate.memory_plan import plan_memory
+from weightsmith.evaluate.plain_generation import PlainGeneration
+from weightsmith.evaluate.plain_scorer import score_plainly
+from weightsmith.evaluate.request import Done, Request, Score
+from weightsmith.evaluate.text_tokens import TransformersTokens
+from weightsmith.evaluate.transformers_tree import TransformersTree
+from weightsmith.evaluate.tree_scorer import score_tree
 
-BATCH = 64
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_OWN_LIMITS = ("n_positions", "max_position_embeddings", "n_ctx")  # in the order that lm-eval asks for them
 
 
 class TransformersBackend:
     name = "transformers"
 
-    def __init__(self, model: Model) -> None:
-        self._model = _build(model)
-        self._tokenizer = _tokenizer(model.home)
-        self._ends = _end_tokens(model) | {self._tokenizer.eos_token_id}
-
-    def encode(self, text: str) -> list[int]:
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def encode_question(self, prompt: str) -> list[int]:
-        tokenizer = self._tokenizer
-        if not tokenizer.chat_template:
-            return tokenizer(prompt)["input_ids"]
-        bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
-        return self.encode(chat_prompt(tokenizer.chat_template, prompt, bos=bos, eos=eos))
-
-    @torch.inference_mode()
-    def negative_log_likelihood(self, tokens: Sequence[int]) -> float:
-        ids = torch.tensor([list(tokens)])
-        logits = self._model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        return torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
-
-    def generate(self, prompts: Sequence[Sequence[int]], limit: int, live: Live) -> list[str]:
-        texts = [""] * len(prompts)
-        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for start in range(0, len(by_length), BATCH):
-            self._generate_batch(by_length[start : start + BATCH], prompts, limit, live, texts)
-        return texts
-
-    @torch.inference_mode()
-    def _generate_batch(
-        self, chosen: list[int], prompts: Sequence[Sequence[int]], limit: int, live: Live, texts: list[str]
-    ) -> None:
-        """Left-padded; the prefix all prompts share is computed once; finished answers leave the batch."""
-        from transformers import DynamicCache
-
-        prefix = common_prefix([prompts[i] for i in chosen])
-        cache: Any = DynamicCache(config=self._model.config)
-        if prefix:
-            self._model(
-                input_ids=torch.tensor([list(prompts[chosen[0]][:prefix])]), past_key_values=cache, logits_to_keep=1
+    def __init__(
+        self, model: Model, *, precision: str = "float32", memory: int | None = None,
+        say: Callable[[str], None] = lambda text: None, live: Any = None,
+    ) -> None:  # fmt: skip
+        """`precision`: a key of PRECISIONS; `memory`: bytes that weights, keys, values and activations may take together; `live`:
+        a model that is loaded already, where `model` only says what it is. Raises EvaluationError."""
+        self._reference, self._say = model.reference, say
+        self.tokens = TransformersTokens(model.home)
+        self._model = live if live is not None else live_model(model, PRECISIONS[precision])
+        self.precision = str(self._model.dtype).removeprefix("torch.")
+        config = self._model.config.get_text_config()
+        self.window = next((int(v) for name in _OWN_LIMITS if (v := getattr(config, name, None))), None)
+        self._ends = end_tokens(model) | ({self.tokens.eos} if self.tokens.eos is not None else set())
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in self._model.parameters())
+        itemsize = PRECISIONS[self.precision].itemsize
+        if memory and memory < weights:
+            raise EvaluationError(
+                f"{model.reference}: its weights take {weights / 1e9:.2f} GB in {self.precision}, more than --memory allows"
             )
-            cache.batch_repeat_interleave(len(chosen))
-        rest = [list(prompts[i][prefix:]) for i in chosen]
-        width = max(len(r) for r in rest)
-        ids = torch.tensor([[0] * (width - len(r)) + r for r in rest])
-        seen = torch.tensor([[1] * prefix + [0] * (width - len(r)) + [1] * len(r) for r in rest])
-        positions = (seen.cumsum(1) - 1).clamp(min=0)[:, prefix:]
-        alive, answers = list(chosen), {i: [] for i in chosen}
-        for _ in range(limit):
-            logits = self._model(
-                input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, logits_to_keep=1
-            ).logits[:, -1]
-            following = logits.argmax(-1)
-            keep = []
-            for row, token in enumerate(following.tolist()):
-                question = alive[row]
-                if token in self._ends:
-                    continue
-                answers[question].append(token)
-                texts[question] = self._tokenizer.decode(answers[question])
-                if live(question, texts[question]):
-                    keep.append(row)
-            if not keep:
-                break
-            if len(keep) < len(alive):
-                index = torch.tensor(keep)
-                alive = [alive[row] for row in keep]
-                cache.batch_select_indices(index)
-                following, seen, positions = following[index], seen[index], positions[index]
-            ids = following[:, None]
-            positions = positions[:, -1:] + 1
-            seen = torch.cat([seen, torch.ones_like(ids)], 1)
+        plan = plan_memory(self._model.config, weights, itemsize, memory)
+        self._pack, self._kept = plan.pack, plan.kept
+        self.branches = self._agrees_with_itself()
 
+    def score(self, requests: Sequence[Request], *, done: Done | None = None) -> list[Score]:
+        """Halves the batch where memory runs out, and goes on with what is not scored yet."""
+        results: dict[int, Score] = {}
+        while len(results) < len(requests):
+            left = [number for number in range(len(requests)) if number not in results]
 
-def _build(model: Model) -> Any:
-    try:
-        from transformers import AutoConfig
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-        from transformers.utils import logging
-    except ImportError as error:
-        raise EvaluationError("evaluating safetensors weights needs `pip install 'weightsmith[eval]'`") from error
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    settings = {k: v for k, v in model.config.items() if k not in ("model_type", "auto_map", "quantization_config")}
-    try:
-        config = AutoConfig.for_model(model.config["model_type"], **settings)
-        architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except (KeyError, ValueError) as error:
-        raise EvaluationError(
-            f"{model.reference}: the installed transformers knows no causal model {model.config.get('model_type')!r}"
-        ) from error
-    weights = {name: read_tensor(model.checkpoint, name, torch.float32) for name in model.checkpoint.tensors}
-    live, loading = architecture.from_pretrained(
-        None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
-    )
-    if loading["missing_keys"] or loading["mismatched_keys"]:
-        missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
-        raise EvaluationError(
-            f"{model.reference}: weights do not fill the {architecture.__name__}: {', '.join(missing[:3])}"
-        )
-    return live.eval()
+            def note(found: Sequence[tuple[int, Score]], left: list[int] = left) -> None:
+                named = [(left[k], score) for k, score in found]
+                results.update(named)
+                if done:
+                    done(named)
 
+            try:
+                self._score([requests[number] for number in left], note)
+            except (RuntimeError, MemoryError) as error:
+                self._smaller(error)
+        return [results[number] for number in range(len(requests))]
 
-@lru_cache(maxsize=4)
-def _tokenizer(home: Path) -> Any:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    def _score(self, requests: Sequence[Request], done: Done) -> None:
+        if self.branches:
+            score_tree(requests, TransformersTree(self._model), budget=self._pack, done=done)
+        else:
+            score_plainly(self._model, requests, budget=4 * self._pack, done=done)
 
-    if home.is_file():
-        file = GGUFFile(home)
-        rebuilt, config = tokenizer_from_gguf(file)
-        del config["tokenizer_class"]
-        template = file.metadata.get("tokenizer.chat_template")
-        return PreTrainedTokenizerFast(tokenizer_object=rebuilt, chat_template=template, **config)
-    try:
-        return AutoTokenizer.from_pretrained(str(home), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{home}: its tokenizer cannot be loaded: {error}") from error
+    def generate(
+        self, prompts: Sequence[np.ndarray], limit: int, live: Live, *, sampling: Sampling = GREEDY,
+        answered: Answered | None = None,
+    ) -> list[str]:  # fmt: skip
+        texts: dict[int, str] = {}
+        while len(texts) < len(prompts):
+            left = [number for number in range(len(prompts)) if number not in texts]
 
+            def note(found: Sequence[tuple[int, str]], left: list[int] = left) -> None:
+                named = [(left[k], text) for k, text in found]
+                texts.update(named)
+                if answered:
+                    answered(named)
 
-def _end_tokens(model: Model) -> set[int]:
-    found: set[int] = set()
-    settings = [model.config]
-    if model.home.is_dir() and (model.home / "generation_config.json").exists():
-        settings.append(json.loads((model.home / "generation_config.json").read_text(encoding="utf-8")))
-    for setting in settings:
-        value = setting.get("eos_token_id")
-        found |= set(value) if isinstance(value, list) else {value} if value is not None else set()
-    return found
+            form = BatchGeneration if self.branches else PlainGeneration
+            run = form(self._model, self.tokens, self._ends, self._kept)
+            try:
+                run([prompts[k] for k in left], limit, lambda k, text, left=left: live(left[k], text), sampling, note)
+            except (RuntimeError, MemoryError) as error:
+                self._smaller(error)
+        return [texts[number] for number in range(len(prompts))]
+
+    def _smaller(self, error: Exception) -> None:
+        """Half of the batch; raises `error` where it is of another kind, or nothing is left to halve."""
+        if not isinstance(error, MemoryError) and "alloc" not in str(error):
+            raise error
+        if self._pack == 1:
+            raise EvaluationError(f"{self._reference}: not enough memory even for one token at a time") from error
+        self._pack, self._kept = max(1, self._pack // 2), max(1, self._kept // 2)
+        self._say(f"{self._reference}: out of memory, going on with batches half as large ({self._pack} tokens)")
+
+    def _agrees_with_itself(self) -> bool:
+        """Does the tree give what one plain pass per request gives? Not for recurrent layers, nor where positions count by mask."""
+        window = getattr(self._model.config.get_text_config(), "sliding_window", None) or 0
+        length = min(window, 1024) + 40 if window < (self.window or 0) else 40
+        random = np.random.default_rng(0)
+        most = min(self._model.config.get_text_config().vocab_size, 1000)
+        stem = random.integers(0, most, length, dtype=np.int32)
+        requests = [Request(np.concatenate([stem, random.integers(0, most, 4, dtype=np.int32)]), 3) for _ in range(2)]
+        try:
+            ours = score_tree(requests, TransformersTree(self._model), budget=8)
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError):
+            return False
+        plain = score_plainly(self._model, requests, budget=1)
+        close = 1e-2 if self.precision == "float32" else 1.0
+        return all(abs(a.log_likelihood - b.log_likelihood) < close for a, b in zip(ours, plain, strict=True))

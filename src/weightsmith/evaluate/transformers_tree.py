@@ -42,8 +42,11 @@ class TransformersTree:
                 for sequence, token in wanted[node]:
                     yield Prediction(sequence, float(some[row, token]) - normal[row], best[row] == token)
 
-    def _masks(self, step: Step) -> torch.Tensor | dict[str, torch.Tensor]:
-        """[1, 1, nodes, stems + nodes], 0 where a node attends; by kind of layer where some see a window only."""
+    def _masks(self, step: Step) -> torch.Tensor | dict[str, torch.Tensor] | None:
+        """[1, 1, nodes, stems + nodes], 0 where a node attends; by kind of layer where some see a window only. None for the first
+        stem, a plain sequence: attention then skips the half that is masked."""
+        if step.stem and not step.depth:
+            return None
         seen, config = torch.from_numpy(step.mask()), self._model.config
         window, kinds = getattr(config, "sliding_window", None), set(getattr(config, "layer_types", None) or ())
         if not window or (kinds and "sliding_attention" not in kinds):

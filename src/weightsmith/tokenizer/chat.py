@@ -9,16 +9,24 @@ from functools import lru_cache
 from weightsmith.errors import EvaluationError
 
 
-def chat_prompt(template: str, user: str, *, bos: str = "", eos: str = "") -> str:
-    """The text that asks the model to answer one user message. Raises EvaluationError for a template that fails."""
+def chat_text(
+    template: str, messages: list[dict[str, str]], *, bos: str = "", eos: str = "", answer: bool = True
+) -> str:
+    """The text of a conversation. `answer`: with the beginning of the model's turn; else cut behind the last message's content, so
+    that the model goes on with it. Raises EvaluationError for a template that fails."""
     from jinja2 import TemplateError
 
     try:
-        return _compile(template).render(
-            messages=[{"role": "user", "content": user}], add_generation_prompt=True, bos_token=bos, eos_token=eos
-        )
+        text = _compile(template).render(messages=messages, add_generation_prompt=answer, bos_token=bos, eos_token=eos)
     except (TemplateError, TypeError, ValueError) as error:
+        plain = [message for message in messages if message["role"] != "system"]  # some templates know no system
+        if len(plain) < len(messages):
+            return chat_text(template, plain, bos=bos, eos=eos, answer=answer)
         raise EvaluationError(f"the model's chat template cannot be rendered: {error}") from error
+    if answer:
+        return text
+    last = messages[-1]["content"].strip()
+    return text[: text.rindex(last) + len(last)]
 
 
 @lru_cache(maxsize=8)

@@ -1,0 +1,42 @@
+"""How much fits into memory: positions whose keys and values are kept, and nodes of one forward pass."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+_BEST_PACK = (
+    512  # nodes: larger ones attend to more that is masked, smaller ones multiply slower (measured, docs/benchmarks.md)
+)
+_LEAST_PACK = 32
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """`pack`: nodes per forward pass; `kept`: positions with keys and values, of all sequences together."""
+
+    pack: int
+    kept: int
+
+
+def plan_memory(config: Any, weights: int, itemsize: int, limit: int | None) -> MemoryPlan:
+    """For a model of `weights` bytes that computes in `itemsize` bytes per element, within `limit` bytes in all (by default three
+    quarters of what is free now, the weights being loaded already)."""
+    config = config.get_text_config()
+    free = limit - weights if limit else _available() * 3 // 4
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    keys_and_values = 2 * config.num_hidden_layers * heads * size * itemsize
+    wide = 4 * config.hidden_size + 3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    node = 2 * keys_and_values + wide * itemsize + config.vocab_size * (itemsize + 4)
+    pack = int(min(_BEST_PACK, free // 4 // node))
+    return MemoryPlan(max(pack, _LEAST_PACK), max(int(free // 2 // keys_and_values), 1))
+
+
+def _available() -> int:
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
