@@ -322,21 +322,123 @@ def export(
         typer.echo(f"{done.out}: {show_size(done.bytes)} in {done.seconds:.1f} s{kept}")
 
 
+class PrecisionChoice(StrEnum):
+    """What models are computed in. auto: bfloat16 where the processor multiplies it, else float32."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 @app.command()
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Models, each as MODEL or LABEL=MODEL.")],
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Models, each as MODEL or LABEL=MODEL; a merge recipe is merged in memory.", show_default=False
+        ),
+    ] = None,
+    suite: Annotated[list[str], typer.Option(help="nous, openllm, openllm2, eq-bench or quick, or a YAML file.")] = [],  # noqa: B006
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks or groups of lm-evaluation-harness, with commas between.")
+    ] = None,
     questions: Annotated[list[Path], typer.Option("--questions", help="JSONL with `prompt` and `target`.")] = [],  # noqa: B006
     text: Annotated[list[Path], typer.Option("--text", help="UTF-8 text for perplexity.")] = [],  # noqa: B006
-    output: Annotated[Path, typer.Option(help="Where the JSON goes, answers included.")] = Path("evaluation.json"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A folder for suites and tasks, a JSON file for questions and texts.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of each task.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Time for all models, such as 20m or 2h: as many questions as fit, the same share of each task."
+        ),
+    ] = None,
+    fewshot: Annotated[int | None, typer.Option(min=0, help="Examples before each question, for all tasks.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A folder with the tasks' data; the hub is not asked.")] = None,
+    include: Annotated[list[Path], typer.Option(help="A folder with task files of your own.")] = [],  # noqa: B006
+    base: Annotated[str | None, typer.Option(help="The label of the base model; the first if not given.")] = None,
+    parent: Annotated[
+        list[str], typer.Option(help="The label of a parent; those between the first and the last model if not given.")
+    ] = [],  # noqa: B006
+    chat: Annotated[bool, typer.Option("--chat", help="Ask through the models' chat templates.")] = False,
+    system: Annotated[str | None, typer.Option(help="A system text before each question.")] = None,
+    precision: Annotated[
+        PrecisionChoice, typer.Option(help="What safetensors models are computed in.")
+    ] = PrecisionChoice.auto,
+    memory: Annotated[
+        str | None, typer.Option(help="Weights, keys, values and activations together, such as 8GB.")
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Score models side by side: exact match on questions, perplexity on text.
+    """Score models side by side: on benchmark suites, on questions with one answer, and on text.
 
-    GGUF files run in llama.cpp, all else in transformers (float32).
+    GGUF files run in llama.cpp, all else in transformers. Answers are kept in the output folder: the same command goes on after an
+    interruption, and what is added later costs only itself.
 
-    Example: weightsmith evaluate base.gguf tuned=base.gguf+adapter --questions dates.jsonl --text novel.txt
+    Example: weightsmith evaluate base=phi-2 code=phi-2-coder merged=out --suite nous -o benchmarks
     """
+    from weightsmith.evaluate.suite import suite_names
+
+    if not models:
+        raise typer.BadParameter(f"give at least one model; suites: {', '.join(suite_names())}")
+    named = _labelled(models)
+    if (suite or tasks) and (questions or text):
+        raise typer.BadParameter(
+            "--suite and --tasks go into a folder, --questions and --text into a file: run them one by one"
+        )
+    if not (suite or tasks):
+        return _evaluate_questions(named, questions, text, output or Path("evaluation.json"), threads, quiet)
+    from weightsmith.cli.progress import counter
+    from weightsmith.cli.sizes import parse_size, parse_time
+    from weightsmith.evaluate.benchmark import Settings, run_benchmarks
+    from weightsmith.report.benchmark_files import write_benchmarks
+    from weightsmith.report.benchmark_tables import differences, note, side_by_side
+
+    settings = Settings(
+        limit=limit, budget=parse_time(budget, "--budget") if budget else None, fewshot=fewshot, data=data, include=tuple(include),
+        chat=chat, system=system, precision=precision.value, memory=parse_size(memory, "--memory") if memory else None,
+        threads=threads,
+    )  # fmt: skip
+    out = output or Path("benchmarks")
+    with _going_on(), counter("requests", quiet=quiet) as (say, progress):
+        found = run_benchmarks(
+            named, out, suites=suite, tasks=tasks.split(",") if tasks else (), base=base, parents=parent or None,
+            settings=settings, say=say, progress=progress,
+        )  # fmt: skip
+        write_benchmarks(found, out)
+    for benchmark in found:
+        typer.echo(f"\n{benchmark.suite.name}: {note(benchmark)}\n\n{side_by_side(benchmark)}")
+        if told := differences(benchmark):
+            typer.echo(f"\n{told}")
+    if not quiet:
+        typer.echo(f"\n{out}: tables, JSON, CSV and model cards; benchmark.md is the one to read", err=True)
+
+
+def _labelled(models: list[str]) -> dict[str, str]:
+    from weightsmith.evaluate.score_models import label_of
+
+    found: dict[str, str] = {}
+    for model in models:
+        label, equals, reference = model.partition("=")
+        if not equals or Path(model).exists():
+            label, reference = label_of(model), model
+        if label in found:
+            raise typer.BadParameter(f"two models are called {label!r}: give each a name of its own as LABEL=MODEL")
+        found[label] = reference
+    return found
+
+
+def _evaluate_questions(
+    models: dict[str, str], questions: list[Path], texts: list[Path], output: Path, threads: int | None, quiet: bool
+) -> None:
     from weightsmith.evaluate.score_models import evaluate as run
     from weightsmith.report.score_table import score_table
 
@@ -344,11 +446,7 @@ def evaluate(
         if not quiet:
             typer.echo(line, err=True)
 
-    labelled: dict[str, str] | list[str] = models
-    if any("=" in model and not Path(model).exists() for model in models):
-        pairs = [model.partition("=") for model in models]
-        labelled = {label: reference or label for label, _, reference in pairs}
-    result = run(labelled, questions=questions, texts=text, threads=threads, say=say)
+    result = run(models, questions=questions, texts=texts, threads=threads, say=say)
     output.write_text(json.dumps(result.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     typer.echo(score_table(result))
 

@@ -7,11 +7,19 @@ from weightsmith.errors import WeightsmithError
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, option: str = "--out-shard-size") -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
     if not match or match[2].upper() not in _UNITS or not (size := int(float(match[1]) * _UNITS[match[2].upper()])):
-        raise WeightsmithError(f"--out-shard-size {text!r}: not a size; write it as 5GB or 500MB")
+        raise WeightsmithError(f"{option} {text!r}: not a size; write it as 5GB or 500MB")
     return size
+
+
+def parse_time(text: str, option: str) -> float:
+    """Seconds; `20m`, `2h`, `90s` or `90`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip().lower())
+    if not match or not float(match[1]):
+        raise WeightsmithError(f"{option} {text!r}: not a time; write it as 20m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
 
 
 def show_size(count: float) -> str:

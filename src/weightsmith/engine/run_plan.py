@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import xxhash
 
 from weightsmith.checkpoint.conversion import KINDS, store
-from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.checkpoint.tensor import ITEM_SIZES
 from weightsmith.engine.on_threads import on_threads
 from weightsmith.engine.tensor_scan import BLOCK, Buffers, Stopped, TensorScan
@@ -21,6 +21,12 @@ from weightsmith.methods.method import Block, Method, Statistics
 from weightsmith.recipe.plan import TensorPlan
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+class Writer(Protocol):
+    """Where blocks go: `ShardWriter`, or memory."""
+
+    def write(self, name: str, start: int, block: np.ndarray) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class _Run:
     """What all tensors of a run share."""
 
     method: Method
-    writer: ShardWriter
+    writer: Writer
     buffers: Buffers
     written: Callable[[int], None]
     seed: int
@@ -67,7 +73,7 @@ class _Run:
 
 
 def run_tensors(
-    tensors: Sequence[TensorPlan], method: Method, writer: ShardWriter, threads: int, progress: Progress | None = None, *,
+    tensors: Sequence[TensorPlan], method: Method, writer: Writer, threads: int, progress: Progress | None = None, *,
     seed: int = 0, tolerant: bool = False, on_tensor: Callable[[str, Tally], None] | None = None,
     device: str = "cpu",
 ) -> Tally:  # fmt: skip

@@ -34,7 +34,9 @@ class Backend(Protocol):
     name: str
     precision: str
     window: int | None
-    tokens: TextTokens
+
+    @property
+    def tokens(self) -> TextTokens: ...
 
     def score(self, requests: Sequence[Request], *, done: Done | None = None) -> list[Score]:
         """In the order of `requests`; `done` is told of scores as they become known."""

@@ -68,10 +68,11 @@ def padded_together(read: Iterable[Cache], count: int, widest: int, room: int) -
     row begins with as many zeros as it is shorter than `widest`, and has room for `room` positions more."""
     together = growing_cache()
     for row, cache in enumerate(read):
+        layer: Any
         for number, layer in enumerate(cache.layers):
             if row == 0:
                 together.layers.append(_GrowingLayer.with_rows(layer, count, widest, room))
-            target = together.layers[number]
+            target: Any = together.layers[number]
             for into, states in ((target.keys, layer.keys), (target.values, layer.values)):
                 into[row, :, widest - states.shape[-2] :] = states[0]
     return together

@@ -73,7 +73,7 @@ def evaluate(
     log-likelihood per token, in windows of 512 tokens without overlap, the first token of each not scored.
     Raises CheckpointError or EvaluationError before the first model is loaded where data or references are wrong.
     """
-    named = models if isinstance(models, dict) else {_label(reference): reference for reference in models}
+    named = models if isinstance(models, dict) else {label_of(reference): reference for reference in models}
     if len(named) < len(models):
         raise EvaluationError("two models have the same name: give each its own as LABEL=MODEL")
     tasks: list[Questions | Text] = [load_questions(Path(q)) for q in questions]
@@ -88,7 +88,7 @@ def evaluate(
     return Evaluation(tuple(_score_model(label, ref, tasks, count, say) for label, ref in named.items()))
 
 
-def _label(reference: str) -> str:
+def label_of(reference: str) -> str:
     """Last path components: `out/merged` is merged, `base.gguf+adapters/dates` is base+dates."""
     return "+".join(Path(part).name.removesuffix(".gguf") for part in reference.split("+"))
 

@@ -23,10 +23,14 @@ _CHUNK = 512  # texts tokenized in one call
 class TextTokens(Protocol):
     """`bos` and `eos`: token ids, or None; `template`: the chat template; `fingerprint`: equal where all token ids are."""
 
-    bos: int | None
-    eos: int | None
-    template: str | None
-    fingerprint: str
+    @property
+    def bos(self) -> int | None: ...
+    @property
+    def eos(self) -> int | None: ...
+    @property
+    def template(self) -> str | None: ...
+    @property
+    def fingerprint(self) -> str: ...
 
     def encode(self, texts: Sequence[str], *, special: bool) -> list[np.ndarray]:
         """int32 ids of each text; `special` adds what the model expects around a text, such as a first token."""

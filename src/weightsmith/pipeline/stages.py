@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weightsmith.pipeline.digest import FileDigests, digest
+from weightsmith.checkpoint.file_digests import FileDigests, digest
 
 RECORDS = ".stages"
 FORMAT = 1  # raised when what a stage makes changes

@@ -1,0 +1,262 @@
+"""Models on suites of benchmarks: tasks by lm-evaluation-harness, answers by our backends, comparisons in pairs."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from weightsmith.architecture import Model, open_model
+from weightsmith.checkpoint.file_digests import FileDigests, digest
+from weightsmith.engine.run_digest import run_digest
+from weightsmith.errors import EvaluationError
+from weightsmith.evaluate.backend import Backend
+from weightsmith.evaluate.budget import Budget, choose_samples
+from weightsmith.evaluate.candidate import Candidate, merged_weights
+from weightsmith.evaluate.compare import Comparison, compare, compare_averages
+from weightsmith.evaluate.content_key import content_key
+from weightsmith.evaluate.live_model import filled_model
+from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
+from weightsmith.evaluate.request_store import RequestStore
+from weightsmith.evaluate.suite import Entry, Part, Suite, load_suite, suite_of_tasks
+from weightsmith.evaluate.suite_tasks import SuiteTasks, load_tasks
+from weightsmith.evaluate.transformers_backend import PRECISIONS, TransformersBackend
+from weightsmith.evaluate.values import Value, read_value
+from weightsmith.recipe.load import load_recipe
+from weightsmith.recipe.plan import make_plan
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Say = Callable[[str], None]
+STORE, DIGESTS = "answers.sqlite", ".digests.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every model is asked. `limit`: the first so many questions of each task; `budget`: seconds for all models together, from
+    which the number of questions follows; `memory`: bytes; `chat`: questions go through the chat template, with the `system` text
+    and, with `multiturn`, examples as turns of their own."""
+
+    limit: int | None = None
+    budget: float | None = None
+    fewshot: int | None = None
+    data: Path | None = None
+    include: tuple[Path, ...] = ()
+    chat: bool = False
+    system: str | None = None
+    multiturn: bool = True
+    precision: Precision = "auto"
+    memory: int | None = None
+    max_length: int | None = None
+    threads: int | None = None
+    seed: int = 1234
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """One model on one suite. `harness`: lm-evaluation-harness's results, samples included; `truncated`: requests per task whose
+    beginning did not fit; `computed` and `reused`: requests by where their answers came from."""
+
+    label: str
+    reference: str
+    backend: str
+    precision: str
+    values: dict[Entry, Value]
+    harness: dict[str, Any]
+    truncated: dict[str, int]
+    computed: int
+    reused: int
+    seconds: float
+
+    def of_part(self, part: Part) -> float:
+        return sum(self.values[entry].value for entry in part.tasks) / len(part.tasks)
+
+    def average(self, suite: Suite) -> float:
+        return sum(map(self.of_part, suite.parts)) / len(suite.parts)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All models on one suite; `base` and `parents` are labels. `questions`: how many of each task were asked, and there are."""
+
+    suite: Suite
+    settings: Settings
+    models: tuple[ModelResult, ...]
+    base: str | None
+    parents: tuple[str, ...]
+    questions: dict[str, tuple[int, int]]
+
+    def model(self, label: str) -> ModelResult:
+        return next(model for model in self.models if model.label == label)
+
+    def compare(self, label: str, other: str, place: Entry | Part | None = None) -> Comparison:
+        """On one entry, one part, or (None) the average of the suite."""
+        ours, theirs = self.model(label), self.model(other)
+        if isinstance(place, Entry):
+            return compare(ours.values[place], theirs.values[place], other)
+        weights = {}
+        for part in [place] if place else self.suite.parts:
+            for entry in part.tasks:
+                weights[entry] = 1 / len(part.tasks) / (1 if place else len(self.suite.parts))
+        entries = list(weights)
+        if len(entries) == 1:
+            return compare(ours.values[entries[0]], theirs.values[entries[0]], other)
+        mine, its = ([model.values[entry] for entry in entries] for model in (ours, theirs))
+        return compare_averages(mine, its, list(weights.values()), other)
+
+    def best_parent(self, place: Entry | Part | None = None) -> str | None:
+        """The label of the parent that is best there."""
+
+        def height(label: str) -> float:
+            model = self.model(label)
+            if isinstance(place, Entry):
+                value = model.values[place]
+                return value.value if value.higher_is_better else -value.value
+            return model.of_part(place) if place else model.average(self.suite)
+
+        return max(self.parents, key=height) if self.parents else None
+
+
+def run_benchmarks(
+    models: Mapping[str, str], out: Path, *, suites: Sequence[str] = (), tasks: Sequence[str] = (),
+    base: str | None = None, parents: Sequence[str] | None = None, settings: Settings = Settings(), say: Say = lambda text: None,
+    progress: Callable[[str, int, int], None] = lambda label, done, total: None,
+) -> list[Benchmark]:  # fmt: skip
+    """Every model (label -> reference, or a merge recipe, which is merged in memory) on every suite, and on `tasks` named one by one.
+
+    `base`: a label, by default the first; `parents`: by default those between the first and the last. Answers are kept in
+    `out`/answers.sqlite as they come, and are not asked for again. `progress` is told of requests. Raises WeightsmithError
+    before the first model is loaded for everything that can be known then.
+    """
+    wanted = [load_suite(name) for name in suites] + ([suite_of_tasks(tasks)] if tasks else [])
+    if not wanted:
+        raise EvaluationError("nothing to evaluate: give a suite or tasks")
+    base, parents = _roles(list(models), base, parents)
+    opened = {label: _open(reference) for label, reference in models.items()}
+    say("loading tasks")
+    loaded = [
+        load_tasks(suite, data=settings.data, fewshot=settings.fewshot, include=settings.include) for suite in wanted
+    ]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvaluationError(f"{out}: cannot be created: {error.strerror}") from error
+    store, digests = RequestStore(out / STORE), FileDigests(out / DIGESTS)
+    token_cache: dict[str, np.ndarray] | None = {} if len(models) > 1 else None
+    results: list[list[ModelResult]] = [[] for _ in wanted]
+    chosen: list[dict[str, list[int]] | None] = [None] * len(wanted)
+    for position, (label, reference) in enumerate(models.items()):
+        with _loaded(label, opened[label], settings, digests, say) as (backend, key):
+            if settings.budget and position == 0:
+                budget = Budget(settings.budget, len(models))
+                chosen = choose_samples(loaded, backend, budget, settings, say)
+            for number, suite_tasks in enumerate(loaded):
+                result = _ask(
+                    label, reference, backend, key, suite_tasks, chosen[number], settings, store, token_cache, progress
+                )
+                told = f"{label}: {suite_tasks.suite.name} {result.average(suite_tasks.suite):.2f}"
+                cut = sum(result.truncated.values())
+                say(
+                    f"{told}; {result.computed} requests answered, {result.reused} known, in {result.seconds:.0f} s"
+                    + (f"; {cut} were longer than the window and lost their beginning" if cut else "")
+                )
+                results[number].append(result)
+    store.close()
+    return [
+        Benchmark(tasks.suite, settings, tuple(results[k]), base, tuple(parents), _questions(tasks, results[k][0]))
+        for k, tasks in enumerate(loaded)
+    ]
+
+
+def _roles(labels: list[str], base: str | None, parents: Sequence[str] | None) -> tuple[str | None, list[str]]:
+    for label in (*([base] if base else []), *(parents or ())):
+        if label not in labels:
+            raise EvaluationError(f"{label!r} is none of the models; they are {', '.join(labels)}")
+    base = base or (labels[0] if len(labels) > 1 else None)
+    found = list(parents) if parents is not None else [label for label in labels[1:-1] if label != base]
+    return base, found
+
+
+def _questions(tasks: SuiteTasks, result: ModelResult) -> dict[str, tuple[int, int]]:
+    sizes = result.harness["n-samples"]
+    return {name: (sizes[name]["effective"], sizes[name]["original"]) for name in tasks.tasks}
+
+
+def _open(reference: str) -> Model | Path:
+    path = Path(reference)
+    if path.suffix in (".yml", ".yaml") and path.is_file():
+        make_plan(load_recipe(path))  # what is wrong with it is said now
+        return path
+    return open_model(reference)
+
+
+@contextmanager
+def _loaded(
+    label: str, model: Model | Path, settings: Settings, digests: FileDigests, say: Say
+) -> Iterator[tuple[Backend, str]]:
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    precision = settings.precision if settings.precision != "auto" else fast_precision()
+    if isinstance(model, Path):
+        plan = make_plan(load_recipe(model))
+        say(f"{label}: merging in memory ({plan.method.name} of {len(plan.models)} models)")
+        with Candidate(plan, str(model)) as described:
+            live = filled_model(str(model), plan.config, merged_weights(plan, threads=threads), PRECISIONS[precision])
+            backend = TransformersBackend(described, memory=settings.memory, say=say, live=live)
+            yield backend, digest([run_digest(plan, 0, 0, "cpu"), precision])
+        return
+    if model.is_gguf and len(model.files) == 1:
+        yield LlamaCppBackend(model.home, threads, settings.memory, say), content_key(model, "llama.cpp", digests)
+        return
+    key = content_key(model, precision, digests)
+    yield TransformersBackend(model, precision=precision, memory=settings.memory, say=say), key
+
+
+def fast_precision() -> str:
+    """bfloat16 where the processor multiplies it, float32 elsewhere (where it would be converted for each product)."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            flags = next(line for line in lines if line.startswith(("flags", "Features"))).split()
+    except (OSError, StopIteration):
+        return "float32"
+    return "bfloat16" if {"amx_bf16", "avx512_bf16", "bf16"} & set(flags) else "float32"
+
+
+def _ask(
+    label: str, reference: str, backend: Backend, key: str, tasks: SuiteTasks, samples: dict[str, list[int]] | None,
+    settings: Settings, store: RequestStore, token_cache: dict[str, np.ndarray] | None,
+    progress: Callable[[str, int, int], None],
+) -> ModelResult:  # fmt: skip
+    from lm_eval.evaluator import evaluate as ask
+
+    from weightsmith.evaluate.harness_model import HarnessModel
+
+    if settings.chat and not backend.tokens.template:
+        raise EvaluationError(f"{reference}: has no chat template; evaluate without --chat")
+    started = time.monotonic()
+    model = HarnessModel(
+        backend, store=store, key=key, versions=tasks.versions, token_cache=token_cache, max_length=settings.max_length,
+        seed=settings.seed, progress=lambda done, total: progress(label, done, total),
+    )  # fmt: skip
+    random.seed(0)
+    np.random.seed(settings.seed)
+    torch.manual_seed(settings.seed)
+    for task in tasks.tasks.values():
+        task.set_fewshot_seed(seed=settings.seed)
+    harness: dict[str, Any] = ask(  # type: ignore[assignment]
+        model, {"tasks": tasks.tasks, "groups": tasks.groups, "group_map": {}}, limit=settings.limit, samples=samples,
+        bootstrap_iters=1000, log_samples=True, apply_chat_template=settings.chat, system_instruction=settings.system,
+        fewshot_as_multiturn=settings.chat and settings.multiturn,
+    )  # fmt: skip
+    values = {entry: read_value(entry, tasks, harness) for entry in tasks.suite.entries}
+    return ModelResult(
+        label, reference, backend.name, backend.precision, values, harness, dict(model.truncated), model.computed,
+        model.reused, time.monotonic() - started,
+    )  # fmt: skip

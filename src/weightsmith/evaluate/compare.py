@@ -1,0 +1,112 @@
+"""Is one model better than another, by more than chance? Both answered the same questions, so differences are tested in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from weightsmith.evaluate.values import Value
+
+LEVEL = 0.05
+_DRAWS = 10_000
+_SLOW_DRAWS = 500  # where each draw calls the task's own aggregation
+_CELLS = 4_000_000  # elements drawn at once
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`difference` of the published values, ours minus theirs; `low` to `high` hold it with 95 % confidence; `p`: how often chance
+    alone does as much; `test`: how that was found."""
+
+    other: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    questions: int
+    test: str
+    higher_is_better: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """In plain words."""
+        if self.p >= LEVEL:
+            return f"no difference seen with {self.questions} questions"
+        return "better" if (self.difference > 0) == self.higher_is_better else "worse"
+
+
+def compare(ours: Value, theirs: Value, other: str) -> Comparison:
+    """One number of two models. Right or wrong answers: McNemar's test, exact (https://doi.org/10.1007/BF02295996); others: paired
+    bootstrap. The interval is the bootstrap's in both cases. Raises ValueError where the questions are not the same."""
+    if ours.of_question.keys() != theirs.of_question.keys():
+        raise ValueError(f"{ours.entry.name}: the two models answered different questions")
+    difference = ours.value - theirs.value
+    drawn = _drawn(ours, theirs)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    p, test = _bootstrap_p(drawn), "paired bootstrap"
+    if ours.aggregate is None and _are_binary(ours) and _are_binary(theirs):
+        p, test = _mcnemar(_differences(ours, theirs)), "McNemar"
+    return Comparison(other, difference, float(low), float(high), p, ours.count, test, ours.higher_is_better)
+
+
+def compare_averages(
+    ours: Sequence[Value], theirs: Sequence[Value], weights: Sequence[float], other: str
+) -> Comparison:
+    """A weighted sum of several numbers: questions are drawn anew within each (stratified paired bootstrap)."""
+    drawn = np.zeros(_DRAWS)
+    difference = 0.0
+    for stream, (mine, its, weight) in enumerate(zip(ours, theirs, weights, strict=True)):
+        difference += weight * (mine.value - its.value)
+        drawn += weight * np.resize(_drawn(mine, its, stream), _DRAWS)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    count = sum(value.count for value in ours)
+    return Comparison(other, difference, float(low), float(high), _bootstrap_p(drawn), count, "paired bootstrap")
+
+
+def _differences(ours: Value, theirs: Value) -> np.ndarray:
+    """Per question, in units of the published value."""
+    return np.array([(float(x) - float(theirs.of_question[q])) * ours.factor for q, x in ours.of_question.items()])
+
+
+def _are_binary(value: Value) -> bool:
+    return all(float(found) in (0.0, 1.0) for found in value.of_question.values())
+
+
+def _drawn(ours: Value, theirs: Value, stream: int = 0) -> np.ndarray:
+    """The difference for as many questions drawn with replacement, many times; other numbers for another `stream`."""
+    if ours.aggregate is not None:
+        return _aggregated(ours, theirs, stream)
+    values = _differences(ours, theirs)
+    random, found, at_once = np.random.default_rng(stream), [], max(1, _CELLS // len(values))
+    for start in range(0, _DRAWS, at_once):
+        picked = random.integers(0, len(values), (min(at_once, _DRAWS - start), len(values)), dtype=np.int32)
+        found.append(values[picked].mean(1))
+    return np.concatenate(found)
+
+
+def _aggregated(ours: Value, theirs: Value, stream: int) -> np.ndarray:
+    random, questions = np.random.default_rng(stream), list(ours.of_question)
+    assert ours.aggregate
+    found = []
+    for _ in range(_SLOW_DRAWS):
+        picked = [questions[k] for k in random.integers(0, len(questions), len(questions))]
+        mine, its = (ours.aggregate([value.of_question[q] for q in picked]) for value in (ours, theirs))
+        found.append((mine - its) * ours.factor)
+    return np.array(found)
+
+
+def _bootstrap_p(drawn: np.ndarray) -> float:
+    """Two-sided: twice the share of draws on the other side of zero."""
+    count = len(drawn)
+    below, above = np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0)
+    return min(1.0, 2 * (min(below, above) + 1) / (count + 1))
+
+
+def _mcnemar(differences: np.ndarray) -> float:
+    """Of the questions that only one model has right, how even is the split?"""
+    from scipy.stats import binomtest
+
+    ours, theirs = np.count_nonzero(differences > 0), np.count_nonzero(differences < 0)
+    return float(binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0

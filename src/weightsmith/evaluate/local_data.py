@@ -1,0 +1,111 @@
+"""Data of tasks from a folder instead of the hub: JSONL, JSON or Parquet files, found by the name of the dataset."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from weightsmith.errors import EvaluationError
+
+_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_SPLITS = ("train", "validation", "test", "dev", "default", "auxiliary_train")
+_PLAIN_CONFIGS = (None, "", "main", "default", "all")
+
+
+@contextmanager
+def local_data(folder: Path) -> Iterator[None]:
+    """While it lasts, `datasets.load_dataset` takes from `folder` what tasks ask the hub for. Raises EvaluationError where there is
+    no file for a dataset, naming the paths it would be found under.
+
+    A dataset `owner/NAME` with configuration CONFIG is NAME/CONFIG/SPLIT.jsonl, NAME/CONFIG.jsonl (every split but train), and the
+    same without CONFIG where it is none, `main`, `default` or `all`; capitals, `-`, `_` and a folder `data` make no difference, and
+    more may follow the split (`test-00000-of-00001.parquet`)."""
+    import datasets
+
+    if not folder.is_dir():
+        raise EvaluationError(f"--data {folder}: no such folder")
+    files = _Files(folder)
+    original = datasets.load_dataset
+
+    def load(path: str, name: str | None = None, **options: Any) -> Any:
+        wish = options.get("data_files")
+        if path in _FORMATS.values() and wish:  # a task that brings its own files
+            return original(path, name, **options)
+        return files.load(path, name, original)
+
+    datasets.load_dataset = load
+    try:
+        yield
+    finally:
+        datasets.load_dataset = original
+
+
+class _Files:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._keys = {
+            path: _key(*path.relative_to(folder).with_suffix("").parts)
+            for path in sorted(folder.rglob("*"))
+            if path.suffix in _FORMATS and path.is_file()
+        }
+
+    def load(self, dataset: str, config: str | None, original: Any) -> Any:
+        from datasets.exceptions import DatasetGenerationError
+
+        splits = self._splits(dataset, config)
+        loaded: dict[str, Any] = {}
+        for split, paths in splits.items():
+            kind = _FORMATS[paths[0].suffix]
+            try:
+                loaded[split] = original(kind, data_files={"train": [str(p) for p in paths]}, split="train")
+            except (DatasetGenerationError, OSError, ValueError) as error:
+                reason = error.__cause__ or error
+                raise EvaluationError(f"{paths[0]}: cannot be read: {str(reason).splitlines()[0]}") from error
+        return _Loaded(loaded, dataset, self._folder)
+
+    def _splits(self, dataset: str, config: str | None) -> dict[str, list[Path]]:
+        name = dataset.rpartition("/")[2]
+        wanted = [_key(name, config)] if config else []
+        if config in _PLAIN_CONFIGS:
+            wanted.append(_key(name))
+        found: dict[str, list[Path]] = {}
+        for key in wanted:
+            for path, has in self._keys.items():
+                if has == key:
+                    for split in _SPLITS:
+                        if "train" not in split:
+                            found.setdefault(split, [path])
+                for split in _SPLITS:
+                    if re.fullmatch(rf"{re.escape(key)}_{split}(_.*)?", has):
+                        found.setdefault(split, [])
+                        found[split].append(path)
+            if found:
+                return found
+        like = f"{name}/{config}" if config else name
+        raise EvaluationError(
+            f"--data {self._folder}: no file for the dataset {dataset}{f' ({config})' if config else ''}; it is looked for as "
+            f"{like}.jsonl, {like}/test.jsonl (or .parquet, .json)"
+        )
+
+
+class _Loaded(dict):
+    """Splits, as a DatasetDict has them; a missing one is an error that a person understands."""
+
+    def __init__(self, splits: dict[str, Any], dataset: str, folder: Path) -> None:
+        super().__init__(splits)
+        self._dataset, self._folder = dataset, folder
+
+    def __missing__(self, split: str) -> Any:
+        raise EvaluationError(
+            f"--data {self._folder}: the dataset {self._dataset} has no split {split!r} there (found: {', '.join(sorted(self))}); "
+            f"add {self._dataset.rpartition('/')[2]}/{split}.jsonl"
+        )
+
+
+def _key(*parts: str | None) -> str:
+    """`hails/ai2_arc`, `ARC-Easy` -> ai2_arc_arc_easy"""
+    words = [re.sub(r"[^a-z0-9]+", "_", part.lower()).strip("_") for part in parts if part]
+    return "_".join(word for word in words if word != "data")
