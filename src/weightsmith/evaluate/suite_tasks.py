@@ -13,7 +13,7 @@ from typing import Any
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.local_data import local_data
 from weightsmith.evaluate.quiet_harness import quiet_harness
-from weightsmith.evaluate.suite import Entry, Suite
+from weightsmith.evaluate.suite import SUITES, Entry, Suite
 from weightsmith.recipe.yaml_file import nearest
 
 FEWSHOT_SEED = 1234  # lm-eval's own default
@@ -84,7 +84,7 @@ def _manager(include: tuple[str, ...]) -> Any:
     for folder in include:
         if not Path(folder).is_dir():
             raise EvaluationError(f"--include {folder}: no such folder")
-    return TaskManager(include_path=list(include) or None)
+    return TaskManager(include_path=[str(SUITES / "quick"), *include])
 
 
 def _nearest_task(name: str, known: Iterable[str]) -> str:
