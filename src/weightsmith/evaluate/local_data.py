@@ -64,7 +64,7 @@ class _Files:
             except (DatasetGenerationError, OSError, ValueError) as error:
                 reason = error.__cause__ or error
                 raise EvaluationError(f"{paths[0]}: cannot be read: {str(reason).splitlines()[0]}") from error
-        return _Loaded(loaded, dataset, self._folder)
+        return LocalSplits(loaded, dataset, self._folder)
 
     def _splits(self, dataset: str, config: str | None) -> dict[str, list[Path]]:
         name = dataset.rpartition("/")[2]
@@ -91,18 +91,23 @@ class _Files:
         )
 
 
-class _Loaded(dict):
-    """Splits, as a DatasetDict has them; a missing one is an error that a person understands."""
+class LocalSplits(dict):
+    """Splits, as a DatasetDict has them; one that is not there is empty, since lm-eval takes hold of examples even where it shows
+    none. `missing`: what to add for those that were asked for."""
 
     def __init__(self, splits: dict[str, Any], dataset: str, folder: Path) -> None:
         super().__init__(splits)
         self._dataset, self._folder = dataset, folder
+        self.missing: dict[str, str] = {}
 
     def __missing__(self, split: str) -> Any:
-        raise EvaluationError(
+        import datasets
+
+        self.missing[split] = (
             f"--data {self._folder}: the dataset {self._dataset} has no split {split!r} there (found: {', '.join(sorted(self))}); "
             f"add {self._dataset.rpartition('/')[2]}/{split}.jsonl"
         )
+        return datasets.Dataset.from_dict({})
 
 
 def _key(*parts: str | None) -> str:

@@ -135,10 +135,13 @@ def _try(name: str, task: Any, data: Path | None) -> None:
     try:
         task.build_all_requests(limit=1, rank=0, world_size=1)
         if not task.instances:
-            raise EvaluationError(f"task {name!r}: no question in its data")
+            raise ValueError("no question in it")
     except EvaluationError:
         raise
     except Exception as error:  # of templates, or of the task's own code
+        missing = getattr(getattr(task, "dataset", None), "missing", None)
+        if missing:
+            raise EvaluationError(f"task {name!r}: {next(iter(missing.values()))}") from error
         place = f"--data {data}" if data else f"the dataset {task.DATASET_PATH}"
         reason = f"field {error} is missing" if isinstance(error, KeyError) else _first_line(error)
         fields = ", ".join(_fields(task))
