@@ -16,7 +16,7 @@ _PLAIN_CONFIGS = (None, "", "main", "default", "all")
 
 
 @contextmanager
-def local_data(folder: Path) -> Iterator[None]:
+def local_data(folder: Path) -> Iterator[LocalFiles]:
     """While it lasts, `datasets.load_dataset` takes from `folder` what tasks ask the hub for. Raises EvaluationError where there is
     no file for a dataset, naming the paths it would be found under.
 
@@ -27,7 +27,7 @@ def local_data(folder: Path) -> Iterator[None]:
 
     if not folder.is_dir():
         raise EvaluationError(f"--data {folder}: no such folder")
-    files = _Files(folder)
+    files = LocalFiles(folder)
     original = datasets.load_dataset
 
     def load(path: str, name: str | None = None, **options: Any) -> Any:
@@ -38,14 +38,16 @@ def local_data(folder: Path) -> Iterator[None]:
 
     datasets.load_dataset = load
     try:
-        yield
+        yield files
     finally:
         datasets.load_dataset = original
 
 
-class _Files:
+class LocalFiles:
+    """The data files of a folder; `fields`: those of the dataset that was loaded last."""
+
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self.fields = folder, list[str]()
         self._keys = {
             path: _key(*path.relative_to(folder).with_suffix("").parts)
             for path in sorted(folder.rglob("*"))
@@ -61,6 +63,7 @@ class _Files:
             kind = _FORMATS[paths[0].suffix]
             try:
                 loaded[split] = original(kind, data_files={"train": [str(p) for p in paths]}, split="train")
+                self.fields = sorted(loaded[split].column_names)
             except (DatasetGenerationError, OSError, ValueError) as error:
                 reason = error.__cause__ or error
                 raise EvaluationError(f"{paths[0]}: cannot be read: {str(reason).splitlines()[0]}") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.errors import EvaluationError
-from weightsmith.evaluate.local_data import local_data
+from weightsmith.evaluate.local_data import LocalFiles, local_data
 from weightsmith.evaluate.quiet_harness import quiet_harness
 from weightsmith.evaluate.suite import SUITES, Entry, Suite
 from weightsmith.recipe.yaml_file import nearest
@@ -52,10 +52,10 @@ def load_tasks(
     tasks: dict[str, Any] = {}
     groups: dict[str, Any] = {}
     leaves: dict[Entry, list[str]] = {}
-    with local_data(data) if data else nullcontext():
+    with local_data(data) if data else nullcontext() as files:
         for entry in suite.entries:
             if entry.task not in (*tasks, *groups):
-                loaded = _load(manager, entry.task)
+                loaded = _load(manager, entry.task, files)
                 tasks |= loaded["tasks"]
                 groups |= loaded["groups"]
                 names = list(loaded["tasks"])
@@ -92,7 +92,7 @@ def _nearest_task(name: str, known: Iterable[str]) -> str:
     return told if "did you mean" in told else "; `lm-eval ls tasks` lists them"
 
 
-def _load(manager: Any, name: str) -> dict[str, Any]:
+def _load(manager: Any, name: str, files: LocalFiles | None) -> dict[str, Any]:
     try:
         return manager.load([name])
     except EvaluationError:
@@ -100,6 +100,8 @@ def _load(manager: Any, name: str) -> dict[str, Any]:
     except ImportError as error:
         raise EvaluationError(f"task {name!r} needs a package that is not installed: {error}") from error
     except Exception as error:  # of datasets, the hub's client, or the task's own code
+        if files:
+            raise EvaluationError(_misfit(name, "--data", error, files.fields)) from error
         raise EvaluationError(
             f"task {name!r} cannot be loaded: {_first_line(error)}; without a connection, give its data with --data"
         ) from error
@@ -143,11 +145,12 @@ def _try(name: str, task: Any, data: Path | None) -> None:
         if missing:
             raise EvaluationError(f"task {name!r}: {next(iter(missing.values()))}") from error
         place = f"--data {data}" if data else f"the dataset {task.DATASET_PATH}"
-        reason = f"field {error} is missing" if isinstance(error, KeyError) else _first_line(error)
-        fields = ", ".join(_fields(task))
-        raise EvaluationError(
-            f"task {name!r}: the data from {place} does not fit: {reason} (its fields: {fields})"
-        ) from error
+        raise EvaluationError(_misfit(name, place, error, _fields(task))) from error
+
+
+def _misfit(name: str, place: str, error: Exception, fields: Sequence[str]) -> str:
+    reason = f"field {error} is missing" if isinstance(error, KeyError) else _first_line(error)
+    return f"task {name!r}: the data from {place} does not fit: {reason} (its fields: {', '.join(fields)})"
 
 
 def _fields(task: Any) -> list[str]:

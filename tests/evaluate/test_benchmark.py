@@ -1,0 +1,188 @@
+"""`weightsmith evaluate --suite` and `--tasks` as a person runs them, and the statistics behind their words."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+import weightsmith
+from tests.conftest import weightsmith_process
+from weightsmith.evaluate.benchmark import Settings, run_benchmarks
+from weightsmith.evaluate.compare import compare, compare_averages
+from weightsmith.evaluate.suite import Entry, load_suite, suite_names
+from weightsmith.evaluate.values import Value
+
+
+def value(answers: list[float], factor: float = 100.0) -> Value:
+    found = {("task", number): answer for number, answer in enumerate(answers)}
+    return Value(
+        Entry(task="task"), "acc", "none", factor * sum(answers) / len(answers), None, found, True, None, factor
+    )
+
+
+def test_right_and_wrong_answers_are_compared_by_mcnemar() -> None:
+    ours, theirs = value([1.0] * 40 + [0.0] * 60), value([1.0] * 30 + [0.0] * 10 + [0.0] * 58 + [1.0] * 2)
+    found = compare(ours, theirs, "base")
+    assert found.test == "McNemar" and found.p == pytest.approx(2 * (1 + 12 + 66) / 2**12)  # 10 against 2, exact
+    assert found.difference == pytest.approx(8) and found.low < 8 < found.high and found.verdict == "better"
+    assert compare(theirs, ours, "ours").verdict == "worse"
+    assert compare(ours, ours, "self").verdict == "no difference seen with 100 questions"
+
+
+def test_other_values_are_compared_by_bootstrap() -> None:
+    generator = torch.Generator().manual_seed(0)
+    low = torch.rand(200, generator=generator).double()
+    ours, theirs = value((low + 0.05).tolist()), value(low.tolist())
+    found = compare(ours, theirs, "base")
+    assert found.test == "paired bootstrap" and found.verdict == "better"
+    assert found.low == pytest.approx(5) and found.high == pytest.approx(5)  # each question differs by as much
+    noise = value((low + 0.2 * torch.randn(200, generator=generator).double()).tolist())
+    assert compare(noise, theirs, "base").p > 0.05
+    both = compare_averages([ours, noise], [theirs, theirs], [0.5, 0.5], "base")
+    assert both.difference == pytest.approx((5 + noise.value - theirs.value) / 2) and both.questions == 400
+
+
+def test_suites_name_tasks_that_lm_eval_has() -> None:
+    from weightsmith.evaluate.quiet_harness import quiet_harness
+    from weightsmith.evaluate.suite_tasks import _manager
+
+    quiet_harness()
+    known = _manager(()).task_index
+    assert suite_names() == ["eq-bench", "nous", "openllm", "openllm2", "quick"]
+    for name in suite_names():
+        assert [entry.task for entry in load_suite(name).entries if entry.task not in known] == []
+    nous = load_suite("nous")
+    assert [len(part.tasks) for part in nous.parts] == [8, 7, 1, 18]
+
+
+@pytest.fixture(scope="module")
+def finished(chat_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bench")
+    recipe = root / "recipe.yml"
+    models = [{"model": str(chat_models / name), "parameters": {"weight": 0.5}} for name in "ab"]
+    base = {"base_model": str(chat_models / "base"), "merge_method": "task_arithmetic", "dtype": "float32"}
+    recipe.write_text(json.dumps(base | {"models": models}))
+    done = weightsmith_process(
+        "evaluate", f"base={chat_models / 'base'}", f"a={chat_models / 'a'}", f"b={chat_models / 'b'}", f"merged={recipe}",
+        "--suite", "quick", "--limit", 6, "--precision", "float32", "-o", root / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (root / "stdout").write_text(done.stdout)
+    return root
+
+
+def test_what_a_benchmark_leaves(finished: Path) -> None:
+    out, said = finished / "out", (finished / "stdout").read_text()
+    assert "36 questions of 360, the same for all models" in said
+    assert "| merged | quick (average) | " in said and "(best parent)" in said and "(base)" in said
+    assert "quick_facts" in (out / "benchmark.md").read_text()
+    rows = list(csv.DictReader((out / "benchmark.csv").open()))
+    assert len(rows) == 6 * 4 and {row["model"] for row in rows} == {"base", "a", "b", "merged"}
+    results = json.loads((out / "merged" / "results_quick.json").read_text())
+    assert results["results"]["quick_facts"]["acc,none"] == pytest.approx(float(rows[3]["value"]) / 100)
+    assert {"results", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "config"} <= set(results)
+    assert len((out / "a" / "samples_quick_quick_facts.jsonl").read_text().splitlines()) == 6
+    card = YAML(typ="safe").load(out / "merged" / "model-index.yml")["model-index"][0]
+    assert card["results"][0]["metrics"][0]["type"] == "acc" and len(card["results"]) == 6
+
+
+def test_a_merge_in_memory_scores_as_the_written_one(finished: Path) -> None:
+    weightsmith.merge(finished / "recipe.yml", finished / "merged")
+    models = {"memory": str(finished / "recipe.yml"), "disk": str(finished / "merged")}
+    settings = Settings(limit=4, precision="float32")
+    (found,) = run_benchmarks(models, finished / "both", suites=["quick"], settings=settings)
+    samples = [model.harness["samples"] for model in found.models]
+    assert samples[0] == samples[1]
+    assert [model.computed for model in found.models] == [found.models[0].computed] * 2  # not by name: by content
+
+
+def test_nothing_is_asked_twice(finished: Path, chat_models: Path) -> None:
+    settings = Settings(limit=7, precision="float32")
+    models = {"again": str(chat_models / "a")}
+    (found,) = run_benchmarks(models, finished / "out", suites=["quick"], settings=settings)
+    six = [found.models[0].harness["samples"][task][:6] for task in found.questions]
+    assert 6 <= found.models[0].computed < found.models[0].reused / 3 and len(six) == 6
+    other = Path(shutil.copytree(chat_models / "a", finished / "renamed"))
+    (same,) = run_benchmarks({"copy": str(other)}, finished / "out", suites=["quick"], settings=settings)
+    assert same.models[0].computed == 0
+
+
+def test_a_killed_run_goes_on(chat_models: Path, tmp_path: Path) -> None:
+    command = [
+        "evaluate",
+        f"a={chat_models / 'a'}",
+        "--suite",
+        "quick",
+        "--precision",
+        "float32",
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen([sys.executable, "-m", "weightsmith", *command], stderr=subprocess.PIPE)
+    store, deadline = tmp_path / "out" / "answers.sqlite", time.monotonic() + 60
+    while time.monotonic() < deadline and not (store.with_name("answers.sqlite-wal").exists() and _answers(store) > 3):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = _answers(store)
+    done = weightsmith_process(*command)
+    assert done.returncode == 0, done.stderr
+    told = next(line for line in done.stderr.splitlines() if "requests answered" in line)
+    assert kept > 3 and f" {kept} known" in told
+
+
+def _answers(store: Path) -> int:
+    import sqlite3
+
+    try:
+        with sqlite3.connect(store) as db:
+            return db.execute("SELECT count(*) FROM answers").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def test_a_budget_takes_the_same_share_of_each_task(chat_models: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = Settings(budget=3.0, precision="float32")
+    (found,) = run_benchmarks(
+        {"a": str(chat_models / "a")}, tmp_path, suites=["quick"], settings=settings, say=said.append
+    )
+    counts = [asked for asked, _ in found.questions.values()]
+    assert all(4 <= count <= 60 for count in counts) and len(set(counts)) == 1
+    assert any("budget" in line for line in said)
+
+
+BAD = {
+    "an unknown suite": (["--suite", "nouss"], "did you mean 'nous'"),
+    "an unknown task": (["--tasks", "quick_fact"], "did you mean 'quick_facts'"),
+    "no data": (["--tasks", "hellaswag", "--data", "."], "no file for the dataset Rowan/hellaswag"),
+    "wrong fields": (["--tasks", "agieval_aqua_rat", "--data", "."], "'query' is undefined (its fields: question)"),
+    "a label that is none": (["--suite", "quick", "--parent", "x"], "'x' is none of the models"),
+    "a time that is none": (["--suite", "quick", "--budget", "soon"], "--budget 'soon': not a time"),
+    "too little memory": (["--suite", "quick", "--memory", "1MB"], "more than --memory allows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_message(case: str, chat_models: Path, tmp_path: Path) -> None:
+    options, message = BAD[case]
+    (tmp_path / "agieval").mkdir()
+    (tmp_path / "agieval" / "aqua-rat.jsonl").write_text('{"question": "x"}\n')
+    done = weightsmith_process("evaluate", chat_models / "a", *options, "-o", tmp_path / "out", cwd=tmp_path)
+    lines = [line for line in done.stderr.splitlines() if line != "loading tasks"]
+    assert done.returncode == 2 and len(lines) == 1 and message in lines[0], done.stderr
+
+
+def test_a_model_without_tokenizer(models: Path, tmp_path: Path) -> None:
+    done = weightsmith_process("evaluate", models / "a", "--suite", "quick", "-o", tmp_path / "out")
+    assert done.returncode == 2 and "tokenizer" in done.stderr and "Traceback" not in done.stderr
