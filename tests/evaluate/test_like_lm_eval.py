@@ -166,3 +166,15 @@ def test_tokens_that_merge_across_the_boundary_are_cut_as_lm_eval_cuts_them(chat
     expected = theirs.loglikelihood(requests, disable_tqdm=True)
     for (mine, greedy), (its, its_greedy) in zip(ours.loglikelihood(requests), expected, strict=True):
         assert mine == pytest.approx(its, abs=1e-3) and greedy == its_greedy
+
+
+def test_lm_eval_knows_the_backend_by_name(chat_models: Path) -> None:
+    from lm_eval.evaluator import simple_evaluate
+
+    from weightsmith.evaluate.suite_tasks import _manager
+
+    found: Any = simple_evaluate(
+        model="weightsmith", model_args=f"pretrained={chat_models / 'a'}", tasks=["quick_facts"], limit=3, bootstrap_iters=0,
+        task_manager=_manager(()),
+    )  # fmt: skip
+    assert len(found["samples"]["quick_facts"]) == 3

@@ -11,16 +11,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import xxhash
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from weightsmith.architecture import open_model
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import Backend, Sampling
+from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
 from weightsmith.evaluate.request import Request, Score
 from weightsmith.evaluate.request_store import RequestStore
+from weightsmith.evaluate.transformers_backend import TransformersBackend
 
 DEFAULT_WINDOW = 2048  # where a model does not say; lm-eval's own default
 ANSWER_TOKENS = 256  # where a task does not say; lm-eval's own default
@@ -230,6 +235,23 @@ class HarnessModel(TemplateLM):
 
     def _text_name(self, text: str, special: bool) -> str:
         return f"{self.tokenizer_name}{special}{xxhash.xxh3_128_hexdigest(text.encode('utf-8', 'surrogatepass'))}"
+
+
+@register_model("weightsmith")
+class PretrainedModel(HarnessModel):
+    """The same from lm-evaluation-harness's side: `simple_evaluate(model="weightsmith", model_args="pretrained=FOLDER")`, once this
+    module is imported. `pretrained` is anything that `weightsmith evaluate` takes but a recipe; lm-eval's `batch_size` and `device`
+    play no part."""
+
+    def __init__(
+        self, pretrained: str, *, dtype: str = "float32", max_length: int | None = None, memory: int | None = None, **_: Any
+    ) -> None:  # fmt: skip
+        model = open_model(pretrained)
+        if model.is_gguf and len(model.files) == 1:
+            backend: Backend = LlamaCppBackend(model.home, torch.get_num_threads(), memory)
+        else:
+            backend = TransformersBackend(model, precision=dtype, memory=memory)
+        super().__init__(backend, max_length=max_length)
 
 
 def _movable_space(context: str, continuation: str) -> tuple[str, str]:
