@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +136,30 @@ def test_llama_cpp_scores_as_transformers_does(chat_models: Path, gguf_file: Pat
     )  # float16 keys and values
     plain = [ours.score([request])[0].log_likelihood for request in requests[::12]]
     assert mine[::12] == pytest.approx(plain, abs=0.05)
+
+
+_LITTLE_MEMORY = """
+import resource, sys
+import numpy as np, torch
+from weightsmith.architecture import open_model
+from weightsmith.evaluate.request import Request
+from weightsmith.evaluate.transformers_backend import TransformersBackend
+torch.set_num_threads(1)
+backend = TransformersBackend(open_model(sys.argv[1]), say=print)
+random = np.random.default_rng(0)
+requests = [Request(random.integers(20, 40000, 60, dtype=np.int32), 59) for _ in range(20)]
+expected = [score.log_likelihood for score in backend.score(requests)]
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 30_000_000,) * 2)  # logits of one pack take 100 MB
+found = [score.log_likelihood for score in backend.score(requests)]
+print("largest difference", max(abs(a - b) for a, b in zip(expected, found)) < 1e-2)
+"""
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(chat_models: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LITTLE_MEMORY, chat_models / "a"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "out of memory, going on with batches half as large (256 tokens)" in done.stdout
+    assert done.stdout.splitlines()[-1] == "largest difference True"

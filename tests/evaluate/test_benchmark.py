@@ -117,7 +117,8 @@ def test_nothing_is_asked_twice(finished: Path, chat_models: Path) -> None:
     assert same.models[0].computed == 0
 
 
-def test_a_killed_run_goes_on(chat_models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_stopped_goes_on(how: signal.Signals, chat_models: Path, tmp_path: Path) -> None:
     command = [
         "evaluate",
         f"a={chat_models / 'a'}",
@@ -132,13 +133,15 @@ def test_a_killed_run_goes_on(chat_models: Path, tmp_path: Path) -> None:
     store, deadline = tmp_path / "out" / "answers.sqlite", time.monotonic() + 60
     while time.monotonic() < deadline and not (store.with_name("answers.sqlite-wal").exists() and _answers(store) > 3):
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(how)
+    _, told = process.communicate()
+    if how == signal.SIGINT:
+        assert process.returncode == 130 and b"the same command goes on from there" in told
     kept = _answers(store)
     done = weightsmith_process(*command)
     assert done.returncode == 0, done.stderr
-    told = next(line for line in done.stderr.splitlines() if "requests answered" in line)
-    assert kept > 3 and f" {kept} known" in told
+    line = next(line for line in done.stderr.splitlines() if "requests answered" in line)
+    assert kept > 3 and f" {kept} known" in line
 
 
 def _answers(store: Path) -> int:
