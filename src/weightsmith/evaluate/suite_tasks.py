@@ -32,10 +32,6 @@ class SuiteTasks:
     def versions(self) -> dict[str, Any]:
         return {name: task.VERSION for name, task in self.tasks.items()}
 
-    def sizes(self) -> dict[str, int]:
-        """How many questions each task has."""
-        return {name: len(task.eval_docs) for name, task in self.tasks.items()}
-
 
 def load_tasks(
     suite: Suite, *, data: Path | None = None, fewshot: int | None = None, include: Sequence[Path] = ()

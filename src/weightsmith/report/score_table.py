@@ -1,6 +1,7 @@
 """An evaluation as a Markdown table: one row per model, one column per task. It reads in a terminal as well."""
 
 from weightsmith.evaluate.score_models import WINDOW, Evaluation, Score
+from weightsmith.report.markdown_table import markdown_table
 
 METRIC_NAMES = {"exact_match": "exact match", "perplexity": "perplexity"}
 
@@ -19,14 +20,7 @@ def score_cells(evaluation: Evaluation) -> list[list[str]]:
 
 def score_table(evaluation: Evaluation) -> str:
     """Markdown with aligned columns."""
-    rows = score_cells(evaluation)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        for row in rows
-    ]
-    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [lines[0], rule, *lines[1:]])
+    return markdown_table(score_cells(evaluation))
 
 
 def score_note(evaluation: Evaluation) -> str:
