@@ -1,133 +1,297 @@
-"""Our backend against lm-evaluation-harness's own `hf` model: same weights, tasks, questions and scores, one after the other.
+"""Our backends against lm-evaluation-harness's own: same weights, tasks, questions and scores, one after the other.
 
-    python benchmarks/evaluate_against_lm_eval.py MODEL DATA --limit 12 [--cases zero-shot,fixed,drawn,gsm8k]
+    make bench-evaluate                                       # everything, about 1½ hours; runs the demo for its models
+    python benchmarks/evaluate_against_lm_eval.py case zero-shot --limit 10
+    python benchmarks/evaluate_against_lm_eval.py gguf
+    python benchmarks/evaluate_against_lm_eval.py models
+    python benchmarks/evaluate_against_lm_eval.py page        # docs/evaluation-benchmarks.md from what was measured
 
-MODEL is a folder, DATA what `weightsmith evaluate --data` takes. Each run is a process of its own; times are those of asking, with
-models and tasks loaded. lm-eval's batch size is the best of several on a few questions of the same case.
+Each side is a process of its own; times are those of asking, with models and tasks loaded. lm-eval's batch size is the best of
+several on a few questions of the same case. `--data DIR` as in `weightsmith evaluate`; without it tasks come from the hub.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
+import os
+import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
+from typing import Annotated, Any
 
+import typer
+from measured import measure, processor
+from ruamel.yaml import YAML
+
+from weightsmith.evaluate.benchmark import fast_precision
+from weightsmith.report.facts import machine
+from weightsmith.report.markdown_table import markdown_table
+
+app = typer.Typer(add_completion=False, help=__doc__, rich_markup_mode=None)
+FOLDER, PAGE = Path("build/bench-evaluate"), Path("docs/evaluation-benchmarks.md")
+RESULTS, DEMO = FOLDER / "results.json", Path("demo")
+PROGRAM = Path(sysconfig.get_path("scripts")) / "weightsmith"
 AGIEVAL = "aqua_rat logiqa_en lsat_ar lsat_lr lsat_rc sat_en sat_en_without_passage sat_math".split()
-FILES = {name: name.replace("_", "-") for name in AGIEVAL}
+BBH = ["date_understanding", "logical_deduction_three_objects", "navigate", "sports_understanding"]
 BATCHES = (1, 4, 8, 16)
-CASES = {
+CASES: dict[str, tuple[str, list[str], int | None]] = {
     "zero-shot": ("AGIEval, 8 tasks, 0-shot", [f"agieval_{name}" for name in AGIEVAL], None),
     "fixed": ("AGIEval, 8 tasks, 5-shot, the first examples", [f"fixed_agieval_{name}" for name in AGIEVAL], 5),
     "drawn": ("AGIEval, 8 tasks, 5-shot, drawn examples", [f"agieval_{name}" for name in AGIEVAL], 5),
     "gsm8k": ("GSM8K, 5-shot, generated", ["gsm8k"], 5),
+    "bbh": ("BBH, 4 tasks, 3-shot, chosen", [f"leaderboard_bbh_{name}" for name in BBH], None),
+    "bbh-generated": ("BBH, 4 tasks, 3-shot, generated", [f"bbh_fewshot_{name}" for name in BBH], None),
+    "wikitext": ("WikiText-2, whole pages", ["wikitext"], None),
 }
+LIMITS = {"zero-shot": 10, "fixed": 5, "drawn": 5, "gsm8k": 50, "bbh": 20, "bbh-generated": 20, "wikitext": 6}
+GENERATED = ("gsm8k", "bbh-generated")
+SUBSET = ["agieval_aqua_rat", "agieval_sat_math"]
+LIMIT = typer.Option(help="Questions of each task.")
+DATA = typer.Option(help="Folder with the tasks' data, as `weightsmith evaluate --data` takes it.")
 
 
-def fixed_tasks(folder: Path) -> None:
-    """AGIEval with lm-eval's `first_n` examples."""
-    import lm_eval
-
-    tasks = Path(lm_eval.__path__[0]) / "tasks" / "agieval"
-    for name, file in FILES.items():
-        text = f"include: {tasks / file}.yaml\ntask: fixed_agieval_{name}\nfewshot_config: {{sampler: first_n}}\n"
-        (folder / f"{name}.yaml").write_text(text)
-
-
-def work(order: dict) -> dict:
-    """One side of one case, in this process."""
-    import torch
-
-    from weightsmith.architecture import open_model
-    from weightsmith.evaluate.suite import suite_of_tasks
-    from weightsmith.evaluate.suite_tasks import load_tasks
-
-    torch.set_num_threads(order["threads"])
-    tasks = load_tasks(
-        suite_of_tasks(order["tasks"]), data=Path(order["data"]), fewshot=order["fewshot"], include=(Path(order["include"]),)
-    )  # fmt: skip
-    from lm_eval.evaluator import evaluate
-
-    if order["side"] == "lm_eval":
-        from lm_eval.models.huggingface import HFLM
-
-        model = HFLM(pretrained=order["model"], dtype=order["dtype"], batch_size=order["batch"], device="cpu")
-    else:
-        from weightsmith.evaluate.harness_model import HarnessModel
-        from weightsmith.evaluate.transformers_backend import TransformersBackend
-
-        model = HarnessModel(TransformersBackend(open_model(order["model"]), precision=order["dtype"]))
-    started = time.perf_counter()
-    found = evaluate(
-        model, {"tasks": tasks.tasks, "groups": {}, "group_map": {}}, limit=order["limit"], bootstrap_iters=0
-    )
-    seconds = time.perf_counter() - started
-    answers = {
-        f"{task} {sample['doc_id']} {sample['filter']}": {m: sample[m] for m in sample["metrics"]}
-        for task, samples in found["samples"].items()
-        for sample in samples
-    }
-    return {"seconds": seconds, "answers": answers}
+@app.command()
+def case(
+    name: str, limit: Annotated[int, LIMIT] = 10, data: Annotated[Path | None, DATA] = None,
+) -> None:  # fmt: skip
+    """One row against lm-eval's `hf` model, in float32 and, where the processor has it, bfloat16."""
+    title, tasks, fewshot = CASES[name]
+    with _included() as include:
+        order = _order(str(_base()), tasks, limit or LIMITS[name], data, include) | {"fewshot": fewshot}
+        probe = order | {"batches": BATCHES[1:] if name in GENERATED else BATCHES, "generates": name in GENERATED}
+        seconds = {int(batch): told for batch, told in _run("probe", probe)["seconds"].items()}
+        batch = min(seconds, key=lambda b: seconds[b])
+        theirs, ours = _run("lm_eval", order, batch=batch), _run("weightsmith", order)
+        row = {"title": title, "batch": batch} | _compared(theirs, ours)
+        if fast_precision() == "bfloat16":
+            half = _run("weightsmith", order, dtype="bfloat16")
+            row |= {"bfloat16": half["seconds"], "bfloat16_agree": _agree(ours, half)}
+    _keep(name, row)
 
 
-def run(**order: object) -> dict:
+@app.command()
+def gguf(limit: Annotated[int, LIMIT] = 4, data: Annotated[Path | None, DATA] = None) -> None:
+    """F16 and Q4_K_M against lm-eval's `gguf` model, which asks a llama.cpp server that has the same file."""
+    for kind in ("f16", "q4_k_m"):
+        file = _exported(kind)
+        with _included() as include, _server(file) as url:
+            order = _order(str(file), SUBSET, limit, data, include)
+            theirs, ours = _run("server", order, url=url), _run("weightsmith", order)
+            right = _run("weightsmith", order, model=str(_base()))
+        agree = {"their_right": _agree(right, theirs), "our_right": _agree(right, ours)}
+        title = f"GGUF {kind.upper()}, AGIEval, 2 tasks, 0-shot"
+        _keep(f"gguf {kind}", {"title": title} | agree | _compared(theirs, ours))
+
+
+@app.command()
+def models(limit: Annotated[int, LIMIT] = 20, data: Annotated[Path | None, DATA] = None) -> None:
+    """The base alone, and the base, two fine-tunes and the merge: whole runs of `weightsmith evaluate`, without earlier answers."""
+    base = _base()
+    named = [f"base={base}", *(f"{skill}={base}+{_adapter(skill)}" for skill in ("dates", "records")), f"merged={DEMO / 'merged'}"]  # fmt: skip
+    found = {}
+    for count in (1, 4):
+        with tempfile.TemporaryDirectory() as out:
+            tasks = ["--tasks", ",".join(CASES["zero-shot"][1]), "--limit", str(limit), "-o", out]
+            given = ["--data", str(data)] if data else []
+            found[count] = measure([str(PROGRAM), "evaluate", *named[:count], *tasks, *given])
+    _keep("models", {"one": found[1].wall, "four": found[4].wall, "peak": found[4].peak, "limit": limit})
+
+
+@app.command()
+def page() -> None:
+    """Write docs/evaluation-benchmarks.md from what was measured."""
+    found: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text())
+    rows = [["work", "questions", "lm-eval, s", "batch", "weightsmith, s", "ratio", "same", "ln p apart", "lm-eval, GB", "weightsmith, GB"]]  # fmt: skip
+    halves = [["work", "float32, s", "bfloat16, s", "ratio", "same"]]
+    for row in (found[name] for name in CASES if name in found):
+        rows.append(
+            [row["title"], str(row["questions"]), f"{row['theirs']:.1f}", str(row["batch"]), f"{row['ours']:.1f}",
+             f"{row['theirs'] / row['ours']:.1f}", f"{row['same']} of {row['questions']}", "" if row["apart"] is None else f"{row['apart']:.0e}", f"{row['their_peak'] / 1e9:.2f}", f"{row['our_peak'] / 1e9:.2f}"]
+        )  # fmt: skip
+        if "bfloat16" in row:
+            halves.append(
+                [row["title"], f"{row['ours']:.1f}", f"{row['bfloat16']:.1f}", f"{row['ours'] / row['bfloat16']:.2f}",
+                 f"{row['bfloat16_agree']} of {row['questions']}"]
+            )  # fmt: skip
+    text = [
+        "# Evaluation, measured",
+        "",
+        *sorted({row["where"] for row in found.values()}),
+        "",
+        ABOUT,
+        "",
+        markdown_table(rows),
+    ]
+    if len(halves) > 1:
+        text += ["", "## In bfloat16", "", markdown_table(halves)]
+    if any(name.startswith("gguf") for name in found):
+        text += ["", "## GGUF", "", SERVER, "", markdown_table(_gguf_rows(found))]
+    if told := found.get("models"):
+        text += ["", "## More models", "",
+                 f"`weightsmith evaluate` as a whole (start, loading, {told['limit']} questions of each of the eight tasks), nothing known before: "
+                 f"the base alone {told['one']:.1f} s, four models (base, two adapters on it, the merge) {told['four']:.1f} s, "
+                 f"{told['four'] / told['one']:.2f} times as long, {told['peak'] / 1e9:.2f} GB."]  # fmt: skip
+    PAGE.write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+ABOUT = """`make bench-evaluate` writes this page. SmolLM2-135M, the demo's base; both programs ask the same questions in the same run, each in a
+process of its own, times without loading. lm-eval has the best of the batch sizes 1, 4, 8 and 16, tried before. "Same" counts
+questions of which every metric is equal; "ln p apart" is the largest difference of a log-likelihood (of WikiText: of a whole page)."""
+SERVER = """lm-eval's `gguf` model with llama-cpp-python's server on this machine, which has the same file. "As float32" counts questions of
+which every metric equals that of the float32 safetensors. The server's figures are wrong: its `echo` gives the log-probability of each token at
+the place of the one before it, and no generated token, so that lm-eval leaves out the last one of each answer. The ratio is therefore
+one of time alone."""
+
+
+def _gguf_rows(found: dict[str, dict[str, Any]]) -> list[list[str]]:
+    rows = [
+        ["work", "questions", "lm-eval and server, s", "weightsmith, s", "ratio", "as float32: server", "weightsmith"]
+    ]
+    for row in (row for name, row in found.items() if name.startswith("gguf")):
+        told = [f"{row['theirs']:.1f}", f"{row['ours']:.1f}", f"{row['theirs'] / row['ours']:.0f}"]
+        rows.append([row["title"], str(row["questions"]), *told, str(row["their_right"]), str(row["our_right"])])
+    return rows
+
+
+@app.command()
+def everything(data: Annotated[Path | None, DATA] = None) -> None:
+    """All rows, and the page."""
+    for name in CASES:
+        case(name, data=data)
+    gguf(data=data)
+    models(data=data)
+    page()
+
+
+def _order(model: str, tasks: list[str], limit: int, data: Path | None, include: str) -> dict[str, Any]:
+    return {
+        "model": model, "tasks": tasks, "limit": limit, "data": str(data) if data else None, "include": include,
+        "fewshot": None, "dtype": "float32", "threads": len(os.sched_getaffinity(0)),
+    }  # fmt: skip
+
+
+def _run(side: str, order: dict[str, Any], **more: Any) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".json") as out:
-        command = [sys.executable, __file__, "--work", json.dumps(order), "--out", out.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        one = str(Path(__file__).with_name("evaluate_one_side.py"))
+        done = subprocess.run(
+            [sys.executable, one, json.dumps(order | more | {"side": side}), out.name], capture_output=True, text=True, check=False
+        )  # fmt: skip
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
         return json.loads(Path(out.name).read_text())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?")
-    parser.add_argument("data", nargs="?")
-    parser.add_argument("--limit", type=int, default=12, help="questions of each task (GSM8K: 50)")
-    parser.add_argument("--cases", default=",".join(CASES))
-    parser.add_argument("--work", help=argparse.SUPPRESS)
-    parser.add_argument("--out", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.work:
-        Path(given.out).write_text(json.dumps(work(json.loads(given.work))))
-        return
-    import os
+def _compared(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "questions": len(theirs["answers"]), "theirs": theirs["seconds"], "ours": ours["seconds"], "same": _agree(theirs, ours),
+        "their_peak": theirs["peak"], "our_peak": ours["peak"], "apart": _apart(theirs, ours),
+    }  # fmt: skip
 
-    from weightsmith.evaluate.benchmark import fast_precision
-    from weightsmith.report.facts import machine
 
-    print(machine() + "\n")
-    print("| work | questions | lm-eval, s (batch) | weightsmith, s | ratio | same | bfloat16, s | on top | agree |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
-    with tempfile.TemporaryDirectory() as include:
-        fixed_tasks(Path(include))
-        for case in given.cases.split(","):
-            title, tasks, fewshot = CASES[case]
-            limit = 50 if case == "gsm8k" else given.limit
-            order = {
-                "model": given.model, "data": given.data, "include": include, "tasks": tasks, "fewshot": fewshot,
-                "threads": len(os.sched_getaffinity(0)), "dtype": "float32",
-            }  # fmt: skip
-            probe = {b: run(**order, side="lm_eval", batch=b, limit=b if case == "gsm8k" else 2)["seconds"] / (b if case == "gsm8k" else 1) for b in BATCHES}  # fmt: skip
-            batch = min(probe, key=lambda b: probe[b])
-            theirs = run(**order, side="lm_eval", batch=batch, limit=limit)
-            ours = run(**order, side="weightsmith", limit=limit)
-            same = sum(ours["answers"][k] == v for k, v in theirs["answers"].items())
-            row = [title, str(len(theirs["answers"])), f"{theirs['seconds']:.1f} ({batch})", f"{ours['seconds']:.1f}",
-                   f"{theirs['seconds'] / ours['seconds']:.1f}", f"{same} of {len(theirs['answers'])}"]  # fmt: skip
-            if fast_precision() == "bfloat16":
-                half = run(**(order | {"dtype": "bfloat16"}), side="weightsmith", limit=limit)
-                agree = sum(half["answers"][k] == v for k, v in ours["answers"].items())
-                row += [
-                    f"{half['seconds']:.1f}",
-                    f"{ours['seconds'] / half['seconds']:.2f}",
-                    f"{agree} of {len(ours['answers'])}",
-                ]
-            print("| " + " | ".join(row) + " |", flush=True)
+def _agree(one: dict[str, Any], other: dict[str, Any]) -> int:
+    return sum(_equal(other["answers"][question], metrics) for question, metrics in one["answers"].items())
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    """Metrics are equal; the sums behind a perplexity to five digits."""
+    if isinstance(ours, dict):
+        return all(_equal(ours[name], theirs[name]) for name in theirs)
+    if isinstance(ours, list):
+        return all(map(_equal, ours, theirs))
+    return math.isclose(ours, theirs, rel_tol=1e-5) if isinstance(ours, float) else ours == theirs
+
+
+def _apart(one: dict[str, Any], other: dict[str, Any]) -> float | None:
+    """The largest difference of a log-likelihood; None where nothing has one."""
+    pairs = [pair for name, found in one["scores"].items() for pair in zip(found, other["scores"][name], strict=True)]
+    return max((abs(a - b) for a, b in pairs), default=None)
+
+
+def _keep(name: str, row: dict[str, Any]) -> None:
+    lm_eval = metadata.version("lm-eval")
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found[name] = row | {"where": f"{processor()}; {machine()}, lm-eval {lm_eval}"}
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(found, indent=1))
+    print(name, {key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
+
+
+@contextmanager
+def _included() -> Iterator[str]:
+    """AGIEval's tasks with lm-eval's `first_n` examples."""
+    import lm_eval
+
+    tasks = Path(lm_eval.__path__[0]) / "tasks" / "agieval"
+    with tempfile.TemporaryDirectory() as folder:
+        for name in AGIEVAL:
+            text = f"include: {tasks / name.replace('_', '-')}.yaml\ntask: fixed_agieval_{name}\nfewshot_config: {{sampler: first_n}}\n"  # fmt: skip
+            (Path(folder) / f"{name}.yaml").write_text(text)
+        yield folder
+
+
+def _pipeline() -> dict[str, Any]:
+    if not (DEMO / "pipeline.yml").exists():
+        raise SystemExit(f"{DEMO} has no demo: run `make demo` first")
+    return YAML(typ="safe").load(DEMO / "pipeline.yml")
+
+
+def _adapter(skill: str) -> str:
+    return _pipeline()["evaluate"]["models"][skill].partition("+")[2]
+
+
+def _base() -> Path:
+    """The demo's base in float32, as a folder that lm-eval can load."""
+    folder = FOLDER / "base"
+    if not (folder / "config.json").exists():
+        recipe = {
+            "merge_method": "passthrough",
+            "models": [{"model": _pipeline()["merge"]["base_model"]}],
+            "dtype": "float32",
+        }
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        YAML().dump(recipe, FOLDER / "base.yml")
+        subprocess.run([PROGRAM, "merge", FOLDER / "base.yml", folder], check=True)
+    return folder
+
+
+def _exported(kind: str) -> Path:
+    file = FOLDER / kind / "base.gguf"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([PROGRAM, "export", _base(), file, "--type", kind], check=True)
+    return file
+
+
+@contextmanager
+def _server(file: Path) -> Iterator[str]:
+    """llama-cpp-python's server, with what lm-eval's `gguf` model needs: the logits of the prompt."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    threads = str(len(os.sched_getaffinity(0)))
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(file), "--port", str(port), "--n_ctx", "2048"]
+    command += ["--n_threads", threads, "--n_threads_batch", threads, "--logits_all", "true"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            for _ in range(240):
+                if server.poll() is not None:
+                    raise SystemExit(f"the server does not start: {' '.join(command)}")
+                with socket.socket() as attempt:
+                    if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
 
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -14,6 +14,7 @@ import torch
 import weightsmith
 from tests.conftest import weightsmith_process
 from weightsmith.architecture import open_model
+from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import question_tokens
 from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
 from weightsmith.evaluate.request import Request
@@ -159,6 +160,47 @@ print("largest difference", max(abs(a - b) for a, b in zip(expected, found)) < 1
 def test_out_of_memory_halves_the_batch_and_goes_on(chat_models: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _LITTLE_MEMORY, chat_models / "a"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "out of memory, going on with batches half as large (256 tokens)" in done.stdout
+    assert done.stdout.splitlines()[-1] == "largest difference True"
+
+
+def test_llama_cpp_keeps_to_the_memory(chat_models: Path, gguf_file: Path) -> None:
+    random = np.random.default_rng(3)
+    stem = random.integers(17, 9000, 200, dtype=np.int32)
+    requests = [Request(np.concatenate([stem, random.integers(17, 9000, 30, dtype=np.int32)]), 29) for _ in range(12)]
+    weights = gguf_file.stat().st_size
+    free, little = LlamaCppBackend(gguf_file, 2), LlamaCppBackend(gguf_file, 2, memory=weights + 2_000_000)
+    expected = [score.log_likelihood for score in free.score(requests)]
+    assert [s.log_likelihood for s in little.score(requests)] == pytest.approx(expected, abs=0.05)
+    prompts = [request.tokens for request in requests]
+    assert little.generate(prompts, 4, lambda question, text: True) == free.generate(prompts, 4, lambda q, text: True)
+    least = LlamaCppBackend(gguf_file, 2, memory=weights + 2000)
+    with pytest.raises(EvaluationError, match="--memory leaves room for keys and values of"):
+        least.score(requests)
+
+
+_LITTLE_MEMORY_FOR_LLAMA_CPP = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
+from weightsmith.evaluate.request import Request
+backend = LlamaCppBackend(Path(sys.argv[1]), 1, say=print)
+random = np.random.default_rng(0)
+requests = [Request(random.integers(20, 9000, 60, dtype=np.int32), 59) for _ in range(20)]
+expected = [score.log_likelihood for score in backend.score(requests)]
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 80_000_000,) * 2)  # logits of one pack take 100 MB
+found = [score.log_likelihood for score in backend.score(requests)]
+print("largest difference", max(abs(a - b) for a, b in zip(expected, found)) < 0.1)
+"""
+
+
+def test_llama_cpp_out_of_memory_halves_the_batch_and_goes_on(gguf_file: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LITTLE_MEMORY_FOR_LLAMA_CPP, gguf_file], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "out of memory, going on with batches half as large (256 tokens)" in done.stdout

@@ -17,10 +17,12 @@ from ruamel.yaml import YAML
 
 import weightsmith
 from tests.conftest import weightsmith_process
-from weightsmith.evaluate.benchmark import Settings, run_benchmarks
+from weightsmith.evaluate.benchmark import run_benchmarks
 from weightsmith.evaluate.compare import compare, compare_averages
+from weightsmith.evaluate.settings import Settings
 from weightsmith.evaluate.suite import Entry, load_suite, suite_names
 from weightsmith.evaluate.values import Value
+from weightsmith.report.benchmark_tables import side_by_side
 
 
 def value(answers: list[float], factor: float = 100.0) -> Value:
@@ -165,11 +167,42 @@ def test_a_budget_takes_the_same_share_of_each_task(chat_models: Path, tmp_path:
     assert any("budget" in line for line in said)
 
 
+_OWN_TASK = """
+task: own_text
+dataset_path: json
+dataset_kwargs: {data_files: {test: TEXT}}
+output_type: loglikelihood_rolling
+test_split: test
+doc_to_text: ""
+doc_to_target: "{{page}}"
+metric_list: [{metric: word_perplexity}]
+"""
+
+
+def test_a_perplexity_of_ones_own_does_not_enter_the_average(chat_models: Path, tmp_path: Path) -> None:
+    pages = ["The sea is calm tonight, the tide is full.", "A tree grows in the yard.", "It rained all night long."]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"page": page}) + "\n" for page in pages))
+    (tmp_path / "own.yaml").write_text(_OWN_TASK.replace("TEXT", str(tmp_path / "text.jsonl")))
+    named = {"base": str(chat_models / "base"), "a": str(chat_models / "a")}
+    settings = Settings(limit=3, precision="float32", include=(tmp_path,))
+    (found,) = run_benchmarks(named, tmp_path / "out", tasks=["own_text", "quick_facts"], settings=settings)
+    of = {entry.task: found.model("a").values[entry] for entry in found.suite.entries}
+    assert of["own_text"].value > 100 and not of["own_text"].averages and of["own_text"].error is None
+    assert found.model("a").average(found.suite) == of["quick_facts"].value
+    text, perplexity = side_by_side(found), found.suite.parts[0]
+    assert "| own_text " in text and "average" not in text  # of a single percentage
+    lower = found.model("a").values[perplexity.tasks[0]].value < found.model("base").values[perplexity.tasks[0]].value
+    told = found.compare("a", "base", perplexity)
+    assert told.verdict in ("better" if lower else "worse", "no difference seen with 3 questions")
+
+
 BAD = {
     "an unknown suite": (["--suite", "nouss"], "did you mean 'nous'"),
     "an unknown task": (["--tasks", "quick_fact"], "did you mean 'quick_facts'"),
     "no data": (["--tasks", "hellaswag", "--data", "."], "no file for the dataset Rowan/hellaswag"),
     "wrong fields": (["--tasks", "agieval_aqua_rat", "--data", "."], "'query' is undefined (its fields: question)"),
+    "no folder of tasks": (["--suite", "quick", "--include", "nowhere"], "nowhere: no such folder"),
+    "a base that is none": (["--suite", "quick", "--base", "x"], "'x' is none of the models"),
     "a label that is none": (["--suite", "quick", "--parent", "x"], "'x' is none of the models"),
     "a time that is none": (["--suite", "quick", "--budget", "soon"], "--budget 'soon': not a time"),
     "too little memory": (["--suite", "quick", "--memory", "1MB"], "more than --memory allows"),

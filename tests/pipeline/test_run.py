@@ -115,6 +115,9 @@ BAD = {
     "unknown type": ({"export": ["q9_9"]}, "unknown GGUF type 'q9_9'"),
     "not made": ({"evaluate": {"models": {"x": "$q4_k_m"}, "questions": []}}, "nothing to evaluate"),
     "not made here": ({"evaluate": {"models": {"x": "$q4_k_m"}, "questions": ["QUESTIONS"]}}, "'$q4_k_m' is not made here"),
+    "no such task": ({"evaluate": {"tasks": ["quick_factz"]}}, "did you mean 'quick_facts'"),
+    "no such suite": ({"evaluate": {"suites": ["nouz"]}}, "did you mean 'nous'"),
+    "no such base": ({"evaluate": {"suites": ["quick"], "base": "x"}}, "'x' is none of the models"),
     "no questions file": ({"evaluate": {"questions": ["/nowhere.jsonl"]}}, "/nowhere.jsonl: no such file"),
     "merge is missing": ({"merge": "absent"}, "the key 'merge' is missing"),
     "unknown method": ({"merge": {"merge_method": "tiez", "models": [{"model": "x"}]}}, "did you mean 'ties'"),
@@ -133,6 +136,22 @@ def test_bad_pipelines(case: str, chat_models: Path, questions: Path, tmp_path: 
     assert len(result.stderr.strip().splitlines()) == 1
     assert f"{path}:" in result.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["pipeline.yml"]
+
+
+def test_benchmarks_are_a_stage_of_a_run(chat_models: Path, questions: Path, finished: Path, tmp_path: Path) -> None:
+    models = {"base": str(chat_models / "base"), "a": str(chat_models / "a"), "merged": "$merged"}
+    stage = {"models": models, "suites": ["quick"], "tasks": ["quick_facts"], "limit": 3, "precision": "float32"}
+    path = pipeline(chat_models, questions, tmp_path, export=[], evaluate=stage)
+    first = weightsmith.run(path, tmp_path / "out")
+    assert done(first) == ["merge", "benchmarks", "report"] and first.evaluation is None
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "## Benchmarks: quick" in report and "18 questions of 360" in report and "a (best parent)" in report
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<svg") == 2 and "Benchmarks: tasks" in page
+    assert (tmp_path / "out" / "benchmarks" / "merged" / "model-index.yml").exists()
+    assert done(weightsmith.run(path, tmp_path / "out")) == []
+    more = pipeline(chat_models, questions, tmp_path, export=[], evaluate=stage | {"limit": 4})
+    assert done(weightsmith.run(more, tmp_path / "out")) == ["benchmarks", "report"]
 
 
 def test_somebody_elses_folder_is_left_alone(chat_models: Path, questions: Path, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from weightsmith.cli.plain_console import plain_console
-from weightsmith.cli.sizes import show_size
 from weightsmith.inspection.compare import Finding
 from weightsmith.inspection.facts import ModelFacts
 from weightsmith.inspection.inspect import Inspection
+from weightsmith.sizes import show_size
 
 if TYPE_CHECKING:
     from weightsmith.inspection.task_vectors import Movement

@@ -102,10 +102,10 @@ def merge(
     Example: weightsmith merge ties.yml merged
     """
     from weightsmith.cli.progress import progress_bar
-    from weightsmith.cli.sizes import parse_size, show_size, show_time
     from weightsmith.engine.merge import default_threads
     from weightsmith.engine.merge import merge as run
     from weightsmith.recipe import load_recipe, make_plan
+    from weightsmith.sizes import parse_size, show_size, show_time
 
     shard = parse_size(out_shard_size)
 
@@ -182,9 +182,9 @@ def verify(
     Example: weightsmith verify merged
     """
     from weightsmith.cli.progress import progress_bar
-    from weightsmith.cli.sizes import show_size
     from weightsmith.engine.checksums import verify as run
     from weightsmith.engine.merge import default_threads
+    from weightsmith.sizes import show_size
 
     with progress_bar("verifying", quiet=quiet) as progress:
         found = run(out, threads=threads or default_threads(), progress=progress)
@@ -272,8 +272,8 @@ def unify(
     Example: weightsmith unify phi-2-orange phi-2-orange-unified
     """
     from weightsmith.cli.progress import progress_bar
-    from weightsmith.cli.sizes import parse_size, show_size
     from weightsmith.engine.unify import unify as run
+    from weightsmith.sizes import parse_size, show_size
 
     shard = parse_size(out_shard_size)
     with _going_on(), progress_bar("unifying", quiet=quiet) as progress:
@@ -309,8 +309,8 @@ def export(
 
     Example: weightsmith export merged merged-q4_k_m.gguf --type q4_k_m
     """
-    from weightsmith.cli.sizes import show_size
     from weightsmith.export.model_export import export as run
+    from weightsmith.sizes import show_size
 
     def say(text: str) -> None:
         if not quiet:
@@ -397,10 +397,11 @@ def evaluate(
     if not (suite or tasks):
         return _evaluate_questions(named, questions, text, output or Path("evaluation.json"), threads, quiet)
     from weightsmith.cli.progress import counter
-    from weightsmith.cli.sizes import parse_size, parse_time
-    from weightsmith.evaluate.benchmark import Settings, run_benchmarks
+    from weightsmith.evaluate.benchmark import run_benchmarks
+    from weightsmith.evaluate.settings import Settings
     from weightsmith.report.benchmark_files import write_benchmarks
     from weightsmith.report.benchmark_tables import differences, note, side_by_side
+    from weightsmith.sizes import parse_size, parse_time
 
     settings = Settings(
         limit=limit, budget=parse_time(budget, "--budget") if budget else None, fewshot=fewshot, data=data, include=tuple(include),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from weightsmith.cli.sizes import show_size
+from weightsmith.sizes import show_size
 
 SECONDS_BETWEEN_LINES = 10.0
 

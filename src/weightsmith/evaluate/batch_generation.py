@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from weightsmith.evaluate.backend import Answered, Live, Sampling
+from weightsmith.evaluate.generation_batches import generation_batches
 from weightsmith.evaluate.growing_cache import growing_cache, padded_together
 from weightsmith.evaluate.next_token import next_tokens
-from weightsmith.evaluate.prefix_tree import common_prefix, in_order
+from weightsmith.evaluate.prefix_tree import common_prefix
 from weightsmith.evaluate.text_tokens import TextTokens
 
 _LEAVING = 0.2  # of a batch
@@ -30,20 +31,16 @@ class BatchGeneration:
     ) -> list[str]:
         texts = [""] * len(prompts)
         generator = torch.Generator().manual_seed(sampling.seed)
-        longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        while longest_first:
-            count = max(1, self._tokens_at_once // (len(prompts[longest_first[0]]) + limit))
-            batch, longest_first = longest_first[:count], longest_first[count:]
+        for batch in generation_batches(prompts, limit, self._tokens_at_once):
             self._answer(batch, prompts, limit, live, sampling, generator, texts)
             if answered:
                 answered([(question, texts[question]) for question in batch])
         return texts
 
     def _answer(
-        self, batch: list[int], prompts: Sequence[np.ndarray], limit: int, live: Live, sampling: Sampling,
+        self, alive: list[int], prompts: Sequence[np.ndarray], limit: int, live: Live, sampling: Sampling,
         generator: torch.Generator, texts: list[str],
     ) -> None:  # fmt: skip
-        alive = [batch[k] for k in in_order([prompts[i] for i in batch])]
         widest = max(len(prompts[i]) for i in alive)
         first: list[torch.Tensor] = []
         cache: Any = padded_together(self._read([prompts[i] for i in alive], first), len(alive), widest, limit)
@@ -51,9 +48,7 @@ class BatchGeneration:
         positions = torch.tensor([[len(prompts[i])] for i in alive])
         answers: dict[int, list[int]] = {i: [] for i in alive}
         logits = torch.cat(first)
-        finished: set[int] = (
-            set()
-        )  # rows that stay in the batch until a part of it is theirs: leaving it copies the cache
+        finished: set[int] = set()  # rows stay until they are a part of the batch: leaving it copies the cache
         for step in range(limit):
             following = next_tokens(logits, sampling, generator)
             for row, token in enumerate(following.tolist()):

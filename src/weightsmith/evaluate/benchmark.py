@@ -7,9 +7,8 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,114 +18,28 @@ from weightsmith.checkpoint.file_digests import FileDigests, digest
 from weightsmith.engine.run_digest import run_digest
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import Backend
+from weightsmith.evaluate.benchmark_result import Benchmark, ModelResult
 from weightsmith.evaluate.budget import Budget, choose_samples
 from weightsmith.evaluate.candidate import Candidate, merged_weights
-from weightsmith.evaluate.compare import Comparison, compare, compare_averages
 from weightsmith.evaluate.content_key import content_key
 from weightsmith.evaluate.live_model import filled_model
-from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
+from weightsmith.evaluate.open_backend import open_backend, runs_in_llama_cpp
 from weightsmith.evaluate.request_store import RequestStore
-from weightsmith.evaluate.suite import Entry, Part, Suite, load_suite, suite_of_tasks
+from weightsmith.evaluate.settings import Settings
+from weightsmith.evaluate.suite import load_suite, suite_of_tasks
 from weightsmith.evaluate.suite_tasks import SuiteTasks, load_tasks
 from weightsmith.evaluate.transformers_backend import PRECISIONS, TransformersBackend
-from weightsmith.evaluate.values import Value, read_value
+from weightsmith.evaluate.values import read_value
 from weightsmith.recipe.load import load_recipe
 from weightsmith.recipe.plan import make_plan
 
-Precision = Literal["auto", "float32", "bfloat16"]
 Say = Callable[[str], None]
 STORE, DIGESTS = "answers.sqlite", ".digests.json"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How every model is asked. `limit`: the first so many questions of each task; `budget`: seconds for all models together, from
-    which the number of questions follows; `memory`: bytes; `chat`: questions go through the chat template, with the `system` text
-    and, with `multiturn`, examples as turns of their own."""
-
-    limit: int | None = None
-    budget: float | None = None
-    fewshot: int | None = None
-    data: Path | None = None
-    include: tuple[Path, ...] = ()
-    chat: bool = False
-    system: str | None = None
-    multiturn: bool = True
-    precision: Precision = "auto"
-    memory: int | None = None
-    max_length: int | None = None
-    threads: int | None = None
-    seed: int = 1234
-
-
-@dataclass(frozen=True)
-class ModelResult:
-    """One model on one suite. `harness`: lm-evaluation-harness's results, samples included; `truncated`: requests per task whose
-    beginning did not fit; `computed` and `reused`: requests by where their answers came from."""
-
-    label: str
-    reference: str
-    backend: str
-    precision: str
-    values: dict[Entry, Value]
-    harness: dict[str, Any]
-    truncated: dict[str, int]
-    computed: int
-    reused: int
-    seconds: float
-
-    def of_part(self, part: Part) -> float:
-        return sum(self.values[entry].value for entry in part.tasks) / len(part.tasks)
-
-    def average(self, suite: Suite) -> float:
-        return sum(map(self.of_part, suite.parts)) / len(suite.parts)
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """All models on one suite; `base` and `parents` are labels. `questions`: how many of each task were asked, and there are."""
-
-    suite: Suite
-    settings: Settings
-    models: tuple[ModelResult, ...]
-    base: str | None
-    parents: tuple[str, ...]
-    questions: dict[str, tuple[int, int]]
-
-    def model(self, label: str) -> ModelResult:
-        return next(model for model in self.models if model.label == label)
-
-    def compare(self, label: str, other: str, place: Entry | Part | None = None) -> Comparison:
-        """On one entry, one part, or (None) the average of the suite."""
-        ours, theirs = self.model(label), self.model(other)
-        if isinstance(place, Entry):
-            return compare(ours.values[place], theirs.values[place], other)
-        weights = {}
-        for part in [place] if place else self.suite.parts:
-            for entry in part.tasks:
-                weights[entry] = 1 / len(part.tasks) / (1 if place else len(self.suite.parts))
-        entries = list(weights)
-        if len(entries) == 1:
-            return compare(ours.values[entries[0]], theirs.values[entries[0]], other)
-        mine, its = ([model.values[entry] for entry in entries] for model in (ours, theirs))
-        return compare_averages(mine, its, list(weights.values()), other)
-
-    def best_parent(self, place: Entry | Part | None = None) -> str | None:
-        """The label of the parent that is best there."""
-
-        def height(label: str) -> float:
-            model = self.model(label)
-            if isinstance(place, Entry):
-                value = model.values[place]
-                return value.value if value.higher_is_better else -value.value
-            return model.of_part(place) if place else model.average(self.suite)
-
-        return max(self.parents, key=height) if self.parents else None
-
-
 def run_benchmarks(
     models: Mapping[str, str], out: Path, *, suites: Sequence[str] = (), tasks: Sequence[str] = (),
-    base: str | None = None, parents: Sequence[str] | None = None, settings: Settings = Settings(), say: Say = lambda text: None,
+    base: str | None = None, parents: Sequence[str] | None = None, settings: Settings | None = None, say: Say = lambda text: None,
     progress: Callable[[str, int, int], None] = lambda label, done, total: None,
 ) -> list[Benchmark]:  # fmt: skip
     """Every model (label -> reference, or a merge recipe, which is merged in memory) on every suite, and on `tasks` named one by one.
@@ -135,6 +48,7 @@ def run_benchmarks(
     `out`/answers.sqlite as they come, and are not asked for again. `progress` is told of requests. Raises WeightsmithError
     before the first model is loaded for everything that can be known then.
     """
+    settings = settings or Settings()
     wanted = [load_suite(name) for name in suites] + ([suite_of_tasks(tasks)] if tasks else [])
     if not wanted:
         raise EvaluationError("nothing to evaluate: give a suite or tasks")
@@ -161,7 +75,8 @@ def run_benchmarks(
                 result = _ask(
                     label, reference, backend, key, suite_tasks, chosen[number], settings, store, token_cache, progress
                 )
-                told = f"{label}: {suite_tasks.suite.name} {result.average(suite_tasks.suite):.2f}"
+                average = result.average(suite_tasks.suite)
+                told = f"{label}: {suite_tasks.suite.name}" + ("" if average is None else f" {average:.2f}")
                 cut = sum(result.truncated.values())
                 say(
                     f"{told}; {result.computed} requests answered, {result.reused} known, in {result.seconds:.0f} s"
@@ -212,11 +127,8 @@ def _loaded(
             backend = TransformersBackend(described, memory=settings.memory, say=say, live=live)
             yield backend, digest([run_digest(plan, 0, 0, "cpu"), precision])
         return
-    if model.is_gguf and len(model.files) == 1:
-        yield LlamaCppBackend(model.home, threads, settings.memory, say), content_key(model, "llama.cpp", digests)
-        return
-    key = content_key(model, precision, digests)
-    yield TransformersBackend(model, precision=precision, memory=settings.memory, say=say), key
+    key = content_key(model, "llama.cpp" if runs_in_llama_cpp(model) else precision, digests)
+    yield open_backend(model, precision=precision, memory=settings.memory, threads=threads, say=say), key
 
 
 def fast_precision() -> str:

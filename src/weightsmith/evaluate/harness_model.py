@@ -22,10 +22,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from weightsmith.architecture import open_model
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import Backend, Sampling
-from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
+from weightsmith.evaluate.open_backend import open_backend
 from weightsmith.evaluate.request import Request, Score
 from weightsmith.evaluate.request_store import RequestStore
-from weightsmith.evaluate.transformers_backend import TransformersBackend
 
 DEFAULT_WINDOW = 2048  # where a model does not say; lm-eval's own default
 ANSWER_TOKENS = 256  # where a task does not say; lm-eval's own default
@@ -246,11 +245,7 @@ class PretrainedModel(HarnessModel):
     def __init__(
         self, pretrained: str, *, dtype: str = "float32", max_length: int | None = None, memory: int | None = None, **_: Any
     ) -> None:  # fmt: skip
-        model = open_model(pretrained)
-        if model.is_gguf and len(model.files) == 1:
-            backend: Backend = LlamaCppBackend(model.home, torch.get_num_threads(), memory)
-        else:
-            backend = TransformersBackend(model, precision=dtype, memory=memory)
+        backend = open_backend(open_model(pretrained), precision=dtype, memory=memory, threads=torch.get_num_threads())
         super().__init__(backend, max_length=max_length)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,21 @@ import torch
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import GREEDY, Answered, Live, Sampling
+from weightsmith.evaluate.generation_batches import generation_batches
 from weightsmith.evaluate.next_token import next_tokens
-from weightsmith.evaluate.prefix_tree import Step, common_prefix, in_order
+from weightsmith.evaluate.prefix_tree import Step, common_prefix
 from weightsmith.evaluate.request import Done, Request, Score
 from weightsmith.evaluate.text_tokens import Messages
 from weightsmith.evaluate.tree_scorer import Prediction, Wanted, score_tree
+from weightsmith.evaluate.until_answered import until_answered
 from weightsmith.export.llama_cpp import load_llama_cpp
 from weightsmith.tokenizer.chat import chat_text
 
 PARALLEL = 64  # answers generated together
 SEQUENCES = 255  # scored together, besides the stems; llama.cpp knows 256
 PACK = 512  # tokens handed over in one call, and nodes of one pack of a tree
+_LEAST_PACK = 8
+_NO_ROOM, _NOT_ALLOCATED = 1, -2  # what llama_decode returns (include/llama.h; ggml_status)
 
 Entry = tuple[int, int, Sequence[int], bool]  # token, position, sequences, are its logits wanted
 
@@ -48,6 +53,7 @@ class LlamaCppBackend:
         self._model = self._lib.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._model:
             raise EvaluationError(f"{path}: llama.cpp cannot load it")
+        weakref.finalize(self, self._lib.llama_model_free, self._model)
         self.tokens = LlamaCppTokens(self._lib, self._model, file, path)
         self._size = self._lib.llama_vocab_n_tokens(self.tokens.vocabulary)
         self.window: int | None = self._lib.llama_model_n_ctx_train(self._model) or None
@@ -59,75 +65,85 @@ class LlamaCppBackend:
         if memory and memory < weights:
             raise EvaluationError(f"{path}: it takes {weights / 1e9:.2f} GB, more than --memory allows")
         self._cells = (memory - weights) // 2 // position if memory else 1 << 17
-
-    def __del__(self) -> None:
-        if getattr(self, "_model", None):
-            self._lib.llama_model_free(self._model)
+        self._pack, self._parallel = PACK, PARALLEL
+        if memory:
+            self._pack = min(PACK, max(_LEAST_PACK, (memory - weights) // 4 // (4 * self._size)))  # logits of a pack
 
     def score(self, requests: Sequence[Request], *, done: Done | None = None) -> list[Score]:
-        if not requests:
-            return []
+        return until_answered(
+            len(requests), lambda left, note: self._score([requests[k] for k in left], note), self, done
+        )
+
+    def _score(self, requests: Sequence[Request], done: Done) -> None:
         longest = max(len(request.inputs) for request in requests)
-        with _Context(self, longest + max(PACK, longest), SEQUENCES + 1) as context:
-            return score_tree(requests, _LlamaCppTree(self, context), budget=PACK, most=SEQUENCES, done=done)
+        if 2 * longest > self._cells:  # its stems, and a pack that holds one answer of its own
+            raise EvaluationError(
+                f"{self._path}: --memory leaves room for keys and values of {self._cells} tokens, but a request of {longest} needs "
+                f"twice as many as it has"
+            )
+        pack = min(self._pack, self._cells - longest)
+        most = min(SEQUENCES, self._pack - 1)  # llama.cpp wants a token per sequence in a full batch
+        with _Context(self, longest + max(pack, longest), most + 1) as context:
+            score_tree(requests, _LlamaCppTree(context), budget=pack, most=most, done=done)
 
     def generate(
         self, prompts: Sequence[np.ndarray], limit: int, live: Live, *, sampling: Sampling = GREEDY,
         answered: Answered | None = None,
     ) -> list[str]:  # fmt: skip
-        texts = [""] * len(prompts)
         generator = torch.Generator().manual_seed(sampling.seed)
-        by_length = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        while by_length:
-            count = min(PARALLEL, max(1, self._cells // (len(prompts[by_length[0]]) + limit)))
-            batch, by_length = by_length[:count], by_length[count:]
-            self._answer(
-                [batch[k] for k in in_order([prompts[i] for i in batch])],
-                prompts,
-                limit,
-                live,
-                sampling,
-                generator,
-                texts,
-            )
-            if answered:
-                answered([(question, texts[question]) for question in batch])
-        return texts
+
+        def ask(left: Sequence[int], note: Answered) -> None:
+            some = [prompts[k] for k in left]
+            for batch in generation_batches(some, limit, self._cells, min(self._parallel, self._pack)):
+                texts = self._answer(
+                    [some[k] for k in batch], limit, lambda k, text, batch=batch: live(left[batch[k]], text), sampling, generator
+                )  # fmt: skip
+                note(list(zip(batch, texts, strict=True)))
+
+        return until_answered(len(prompts), ask, self, answered)
+
+    def shrink(self, error: Exception) -> None:
+        """Half of the batch; raises `error` where it is of another kind, or nothing is left to halve."""
+        if not isinstance(error, MemoryError):
+            raise error
+        if self._pack == _LEAST_PACK:
+            raise EvaluationError(f"{self._path}: not enough memory even for {_LEAST_PACK} tokens at a time") from error
+        self._pack, self._parallel = max(_LEAST_PACK, self._pack // 2), max(1, self._parallel // 2)
+        self._say(f"{self._path}: out of memory, going on with batches half as large ({self._pack} tokens)")
 
     def _answer(
-        self, batch: list[int], prompts: Sequence[np.ndarray], limit: int, live: Live, sampling: Sampling,
-        generator: torch.Generator, texts: list[str],
-    ) -> None:  # fmt: skip
-        cells = sum(len(prompts[i]) + limit for i in batch)
-        with _Context(self, cells, len(batch)) as context:
+        self, prompts: Sequence[np.ndarray], limit: int, live: Live, sampling: Sampling, generator: torch.Generator
+    ) -> list[str]:
+        """Of sorted prompts, each a sequence of its own."""
+        texts = [""] * len(prompts)
+        with _Context(self, sum(map(len, prompts)) + limit * len(prompts), len(prompts)) as context:
             rows = []
-            for sequence, question in enumerate(batch):
-                prompt = prompts[question]
-                kept = min(common_prefix(prompts[batch[sequence - 1]], prompt), len(prompt) - 1) if sequence else 0
+            for sequence, prompt in enumerate(prompts):
+                kept = min(common_prefix(prompts[sequence - 1], prompt), len(prompt) - 1) if sequence else 0
                 if kept:
                     context.copy(sequence - 1, sequence, kept)
                 last = len(prompt) - 1
                 rows += context.decode([(int(prompt[p]), p, [sequence], p == last) for p in range(kept, last + 1)])
-            waiting = list(range(len(batch)))
-            answers: list[list[int]] = [[] for _ in batch]
+            waiting = list(range(len(prompts)))
+            answers: list[list[int]] = [[] for _ in prompts]
             for step in range(limit):
                 following = next_tokens(torch.from_numpy(np.stack(rows)), sampling, generator).tolist()
                 entries: list[Entry] = []
                 still = []
                 for sequence, token in zip(waiting, following, strict=True):
-                    question = batch[sequence]
                     if self.tokens.ends(token):
                         continue
-                    position = len(prompts[question]) + len(answers[sequence])
+                    position = len(prompts[sequence]) + len(answers[sequence])
                     answers[sequence].append(token)
-                    texts[question] = self.tokens.decode(answers[sequence])
-                    if live(question, self.tokens.decode(answers[sequence], special=True)):
+                    texts[sequence] = self.tokens.decode(answers[sequence])
+                    if live(sequence, self.tokens.decode(answers[sequence], special=True)):
                         entries.append((token, position, [sequence], True))
                         still.append(sequence)
                 waiting = still
                 if not waiting or step == limit - 1:
                     break
                 rows = context.decode(entries)
+        return texts
 
 
 class _Context:
@@ -136,13 +152,14 @@ class _Context:
     def __init__(self, backend: LlamaCppBackend, cells: int, sequences: int) -> None:
         self._lib, self._path, self._size = backend._lib, backend._path, backend._size
         parameters = self._lib.llama_context_default_params()
-        parameters.n_ctx, parameters.n_batch, parameters.n_seq_max = max(cells, 256), PACK, sequences
-        parameters.n_ubatch = PACK
+        self._pack = backend._pack
+        parameters.n_ctx, parameters.n_seq_max = max(cells, 256), sequences
+        parameters.n_batch = parameters.n_ubatch = self._pack
         parameters.n_threads = parameters.n_threads_batch = backend._threads
         parameters.kv_unified = True
         self._pointer = self._lib.llama_init_from_model(backend._model, parameters)
         if not self._pointer:
-            raise EvaluationError(f"{self._path}: llama.cpp cannot make a context of {cells} tokens")
+            raise MemoryError(f"{self._path}: llama.cpp cannot make a context of {cells} tokens")
         self._memory = self._lib.llama_get_memory(self._pointer)
 
     def __enter__(self) -> _Context:
@@ -162,8 +179,8 @@ class _Context:
     def decode(self, entries: Sequence[Entry]) -> list[np.ndarray]:
         """The logits asked for, float32 [vocabulary] each."""
         found: list[np.ndarray] = []
-        for start in range(0, len(entries), PACK):
-            part = entries[start : start + PACK]
+        for start in range(0, len(entries), self._pack):
+            part = entries[start : start + self._pack]
             batch = self._lib.llama_batch_init(len(part), 0, max(len(sequences) for _, _, sequences, _ in part))
             try:
                 batch.n_tokens = len(part)
@@ -173,6 +190,8 @@ class _Context:
                         batch.seq_id[i][k] = sequence
                     batch.logits[i] = int(wanted)
                 code = self._lib.llama_decode(self._pointer, batch)
+                if code in (_NO_ROOM, _NOT_ALLOCATED):
+                    raise MemoryError(f"{self._path}: llama.cpp has no room for {len(part)} tokens")
                 if code:
                     raise EvaluationError(f"{self._path}: llama.cpp stopped with code {code}")
                 for i, entry in enumerate(part):
@@ -187,7 +206,7 @@ class _Context:
 class _LlamaCppTree:
     """`predict` of `score_tree`: sequence 0 is the stems, each sequence of a pack gets a number of its own."""
 
-    def __init__(self, backend: LlamaCppBackend, context: _Context) -> None:
+    def __init__(self, context: _Context) -> None:
         self._context = context
 
     def __call__(self, step: Step, wanted: Wanted) -> Iterator[Prediction]:
@@ -197,7 +216,6 @@ class _LlamaCppTree:
             of_node = [[0] for _ in step.tokens]
         else:
             for sequence, path in enumerate(step.paths.values(), start=1):
-                self._context.remove(sequence, 0)
                 if step.depth:
                     self._context.copy(0, sequence, step.depth)
                 for node in path:

@@ -10,15 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from weightsmith.architecture import open_model
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import Backend, question_tokens
-from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
+from weightsmith.evaluate.open_backend import open_backend
 from weightsmith.evaluate.request import Request
 from weightsmith.evaluate.tasks import Questions, Text, load_questions, load_text
-from weightsmith.evaluate.transformers_backend import TransformersBackend
 
 WINDOW = 512  # tokens of context for perplexity
 SPARE = 8  # tokens an answer may run beyond the longest right one
@@ -97,7 +94,7 @@ def _score_model(
     label: str, reference: str, tasks: Sequence[Questions | Text], threads: int, say: Callable[[str], None]
 ) -> ModelScores:
     started = time.monotonic()
-    backend = _load(reference, threads)
+    backend = open_backend(open_model(reference), threads=threads)
     scores = []
     for task in tasks:
         score = _perplexity(backend, task) if isinstance(task, Text) else _exact_match(backend, task)
@@ -105,14 +102,6 @@ def _score_model(
         say(f"{label}: {task.name} {shown}")
         scores.append(score)
     return ModelScores(label, reference, backend.name, tuple(scores), time.monotonic() - started)
-
-
-def _load(reference: str, threads: int) -> Backend:
-    model = open_model(reference)
-    if model.is_gguf and len(model.files) == 1:
-        return LlamaCppBackend(model.home, threads)
-    torch.set_num_threads(threads)
-    return TransformersBackend(model)
 
 
 def _exact_match(backend: Backend, task: Questions) -> Score:

@@ -20,6 +20,7 @@ from weightsmith.evaluate.request import Done, Request, Score
 from weightsmith.evaluate.text_tokens import TransformersTokens
 from weightsmith.evaluate.transformers_tree import TransformersTree
 from weightsmith.evaluate.tree_scorer import score_tree
+from weightsmith.evaluate.until_answered import until_answered
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _OWN_LIMITS = ("n_positions", "max_position_embeddings", "n_ctx")  # in the order that lm-eval asks for them
@@ -52,22 +53,9 @@ class TransformersBackend:
         self.branches = self._agrees_with_itself()
 
     def score(self, requests: Sequence[Request], *, done: Done | None = None) -> list[Score]:
-        """Halves the batch where memory runs out, and goes on with what is not scored yet."""
-        results: dict[int, Score] = {}
-        while len(results) < len(requests):
-            left = [number for number in range(len(requests)) if number not in results]
-
-            def note(found: Sequence[tuple[int, Score]], left: list[int] = left) -> None:
-                named = [(left[k], score) for k, score in found]
-                results.update(named)
-                if done:
-                    done(named)
-
-            try:
-                self._score([requests[number] for number in left], note)
-            except (RuntimeError, MemoryError) as error:
-                self._smaller(error)
-        return [results[number] for number in range(len(requests))]
+        return until_answered(
+            len(requests), lambda left, note: self._score([requests[k] for k in left], note), self, done
+        )
 
     def _score(self, requests: Sequence[Request], done: Done) -> None:
         if self.branches:
@@ -79,25 +67,15 @@ class TransformersBackend:
         self, prompts: Sequence[np.ndarray], limit: int, live: Live, *, sampling: Sampling = GREEDY,
         answered: Answered | None = None,
     ) -> list[str]:  # fmt: skip
-        texts: dict[int, str] = {}
-        while len(texts) < len(prompts):
-            left = [number for number in range(len(prompts)) if number not in texts]
+        form = BatchGeneration if self.branches else PlainGeneration
 
-            def note(found: Sequence[tuple[int, str]], left: list[int] = left) -> None:
-                named = [(left[k], text) for k, text in found]
-                texts.update(named)
-                if answered:
-                    answered(named)
-
-            form = BatchGeneration if self.branches else PlainGeneration
+        def ask(left: Sequence[int], note: Answered) -> None:
             run = form(self._model, self.tokens, self._ends, self._kept)
-            try:
-                run([prompts[k] for k in left], limit, lambda k, text, left=left: live(left[k], text), sampling, note)
-            except (RuntimeError, MemoryError) as error:
-                self._smaller(error)
-        return [texts[number] for number in range(len(prompts))]
+            run([prompts[k] for k in left], limit, lambda k, text: live(left[k], text), sampling, note)
 
-    def _smaller(self, error: Exception) -> None:
+        return until_answered(len(prompts), ask, self, answered)
+
+    def shrink(self, error: Exception) -> None:
         """Half of the batch; raises `error` where it is of another kind, or nothing is left to halve."""
         if not isinstance(error, MemoryError) and "alloc" not in str(error):
             raise error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -11,6 +12,9 @@ from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.suite import PREFERRED, Entry
 from weightsmith.evaluate.suite_tasks import SuiteTasks
 
+_NO_SHARE = re.compile(
+    r"(^|_)(perplexity|bits_per_byte|bleu|rouge[^_]*|chrf|ter|eqbench|percent|likelihood_diff|brier)(_|$)"
+)
 Question = tuple[str, int]  # task, number in its data
 
 
@@ -18,7 +22,8 @@ Question = tuple[str, int]  # task, number in its data
 class Value:
     """One entry of a suite for one model. `value` and `error` (standard error; None where there is none) are as published: percent,
     normalised where the suite says so. `of_question` is what the metric says of each; `aggregate` makes the bare value of them, None
-    for the plain mean; `factor` is what one unit of the bare value is in `value`."""
+    for the plain mean; `factor` is what one unit of the bare value is in `value`; `averages`: is it a percentage that an average may
+    hold, as a perplexity is not."""
 
     entry: Entry
     metric: str
@@ -29,6 +34,7 @@ class Value:
     higher_is_better: bool
     aggregate: Callable[[Sequence[Any]], float] | None
     factor: float
+    averages: bool = True
 
     @property
     def count(self) -> int:
@@ -56,16 +62,18 @@ def read_value(entry: Entry, tasks: SuiteTasks, results: dict[str, Any]) -> Valu
         if sample["filter"] == chosen and metric in sample
     }
     baseline = _chance(leaves, results) if entry.baseline == "choices" else entry.baseline
-    scale = 1.0 if not _is_share(metric) else entry.scale
+    is_share = _is_share(metric) or "scale" in entry.model_fields_set
+    scale = entry.scale if is_share else 1.0
     factor = scale / (1 - baseline)
     value = max(0.0, (bare - baseline) * factor) if baseline else bare * factor
     task = tasks.tasks[leaves[0]]
     aggregate = task.aggregation().get(metric)
     is_mean = aggregate is None or getattr(aggregate, "__name__", "") in ("mean", "nanmean")
     plain = is_mean and all(_is_number(found) for found in of_question.values())
+    higher = bool(task.higher_is_better().get(metric, True))
     return Value(
-        entry, metric, chosen, float(value), abs(float(error) * factor) if _is_number(error) else None, of_question,
-        bool(task.higher_is_better().get(metric, True)), None if plain else aggregate, factor,
+        entry, metric, chosen, float(value), abs(float(error) * factor) if _is_number(error) else None, of_question, higher,
+        None if plain else aggregate, factor, higher and is_share,
     )  # fmt: skip
 
 
@@ -90,7 +98,8 @@ def _chance(leaves: Sequence[str], results: dict[str, Any]) -> float:
 
 
 def _is_share(metric: str) -> bool:
-    return not any(word in metric for word in ("perplexity", "bits_per_byte"))
+    """Between 0 and 1; lm-evaluation-harness does not say so of a metric."""
+    return metric.endswith("_acc") or not _NO_SHARE.search(metric)
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from weightsmith.architecture import Model, open_model
 from weightsmith.engine.merge import merge
@@ -17,11 +18,13 @@ from weightsmith.evaluate.tasks import load_questions, load_text
 from weightsmith.export.convert import PLAIN_TYPES
 from weightsmith.export.llama_cpp import quantization_types
 from weightsmith.export.model_export import export
+from weightsmith.pipeline.benchmark_stage import BenchmarkOrder, check_benchmarks, run_benchmark_stage
 from weightsmith.pipeline.schema import MERGED, Pipeline
 from weightsmith.pipeline.stages import RECORDS, Stage, Stages
 from weightsmith.recipe.load import LoadedRecipe, load_recipe
 from weightsmith.recipe.plan import Plan, make_plan
 from weightsmith.recipe.yaml_file import YamlFile, nearest, read_yaml
+from weightsmith.report.benchmark_tables import BenchmarkTables
 from weightsmith.report.facts import ReportFacts
 from weightsmith.report.write_report import write_report
 
@@ -49,6 +52,7 @@ class _Checked:
     scored: dict[str, str]
     questions: tuple[Path, ...]
     texts: tuple[Path, ...]
+    benchmarks: BenchmarkOrder | None
 
 
 def run(
@@ -60,7 +64,7 @@ def run(
     say: Say = lambda text: None,
     progress: Progress | None = None,
 ) -> RunSummary:
-    """Run a pipeline file into the folder `out`: merged/, gguf/, evaluation/, evaluation.json, report.md, report.html.
+    """Run a pipeline file into the folder `out`: merged/, gguf/, evaluation/, evaluation.json, benchmarks/, report.md, report.html.
 
     A stage whose recipe, models, data and settings are what they were is not done again; `force` takes a folder that
     holds something else than an earlier run. Paths in the file are relative to the working directory or to the file.
@@ -77,8 +81,12 @@ def run(
         raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
     merged = _merge(checked, out, stages, threads, progress)
     exports = _export(checked, out, stages, merged, threads, say)
-    scores = _evaluate(checked, out, stages, merged, exports, threads, say)
-    page = _report(checked, out, stages, scores)
+    models = _scored_models(checked, out, stages, merged, exports)
+    scores = _evaluate(checked, models, out, stages, threads, say)
+    benchmarks: list[BenchmarkTables] = []
+    if checked.benchmarks:
+        benchmarks = run_benchmark_stage(checked.benchmarks, models, out, stages, threads, say)
+    page = _report(checked, out, stages, scores, benchmarks)
     return RunSummary(out, tuple(stages.done), scores, page)
 
 
@@ -96,8 +104,10 @@ def _check(path: Path) -> _Checked:
     plan = make_plan(recipe)
     stage, scored, questions, texts = pipeline.evaluate, {}, [], []
     if stage:
-        if not stage.questions and not stage.texts:
-            raise file.error(["evaluate"], "evaluate: nothing to evaluate; give `questions` or `texts`")
+        if not (stage.questions or stage.texts or stage.suites or stage.tasks):
+            raise file.error(
+                ["evaluate"], "evaluate: nothing to evaluate; give `questions`, `texts`, `suites` or `tasks`"
+            )
         questions = [_existing(file, ["evaluate", "questions", i], q) for i, q in enumerate(stage.questions)]
         texts = [_existing(file, ["evaluate", "texts", i], t) for i, t in enumerate(stage.texts)]
         for questions_file in questions:
@@ -117,7 +127,8 @@ def _check(path: Path) -> _Checked:
                     open_model(reference, beside=file.path.parent)
                 except CheckpointError as error:
                     raise CheckpointError(f"{file.path}:{file.line(['evaluate', 'models', label])}: {error}") from error
-    return _Checked(file, pipeline, recipe, plan, scored, tuple(questions), tuple(texts))
+    benchmarks = check_benchmarks(file, stage, scored) if stage else None
+    return _Checked(file, pipeline, recipe, plan, scored, tuple(questions), tuple(texts), benchmarks)
 
 
 def _existing(file: YamlFile, keys: list[str | int], name: str) -> Path:
@@ -166,30 +177,33 @@ def _export(
     return made
 
 
+def _scored_models(
+    checked: _Checked, out: Path, stages: Stages, merged: Stage, exports: dict[str, tuple[Path, Stage]]
+) -> list[tuple[str, str, Any]]:
+    """Label, reference, and what the content is known by."""
+    found: list[tuple[str, str, Any]] = []
+    for label, reference in checked.scored.items():
+        if reference == MERGED:
+            found.append((label, str(out / "merged"), merged.key))
+        elif reference.startswith("$"):
+            path, stage = exports[reference[1:]]
+            found.append((label, str(path), stage.key))
+        else:
+            opened = open_model(reference, beside=checked.file.path.parent)
+            found.append((label, "+".join(map(str, opened.files)), _identity(stages, opened)))
+    return found
+
+
 def _evaluate(
-    checked: _Checked,
-    out: Path,
-    stages: Stages,
-    merged: Stage,
-    exports: dict[str, tuple[Path, Stage]],
-    threads: int | None,
-    say: Say,
+    checked: _Checked, models: list[tuple[str, str, Any]], out: Path, stages: Stages, threads: int | None, say: Say
 ) -> Evaluation | None:
-    if checked.pipeline.evaluate is None:
+    if not (checked.questions or checked.texts):
         return None
     folder = out / "evaluation"
     folder.mkdir(exist_ok=True)
     data = {str(path.name): stages.files.of(path) for path in (*checked.questions, *checked.texts)}
     scored = []
-    for number, (label, reference) in enumerate(checked.scored.items()):
-        if reference == MERGED:
-            model, identity = str(out / "merged"), merged.key
-        elif reference.startswith("$"):
-            path, stage = exports[reference[1:]]
-            model, identity = str(path), stage.key
-        else:
-            opened = open_model(reference, beside=checked.file.path.parent)
-            model, identity = "+".join(map(str, opened.files)), _identity(stages, opened)
+    for number, (label, model, identity) in enumerate(models):
         path = folder / f"{number:02d}.json"
 
         def work(label: str = label, model: str = model, path: Path = path) -> dict:
@@ -210,7 +224,9 @@ def _evaluate(
     return result
 
 
-def _report(checked: _Checked, out: Path, stages: Stages, scores: Evaluation | None) -> Path | None:
+def _report(
+    checked: _Checked, out: Path, stages: Stages, scores: Evaluation | None, benchmarks: list[BenchmarkTables]
+) -> Path | None:
     if checked.pipeline.report is None:
         return None
     done = list(stages.done)
@@ -225,7 +241,9 @@ def _report(checked: _Checked, out: Path, stages: Stages, scores: Evaluation | N
             how = "llama.cpp's converter" if kind in PLAIN_TYPES else "llama.cpp's quantizer"
             files.append((f"gguf/merged-{kind}.gguf", stage.result["bytes"], how))
     steps = tuple((stage.name, stage.seconds) for stage in done)
-    facts = ReportFacts(checked.pipeline.report.title, checked.recipe.file.text, tuple(files), steps, scores)
+    facts = ReportFacts(
+        checked.pipeline.report.title, checked.recipe.file.text, tuple(files), steps, scores, tuple(benchmarks)
+    )
     depends = {"keys": [stage.key for stage in done], "title": facts.title, "recipe": facts.recipe, "steps": steps}
     outputs = [out / "report.md", out / "report.html"]
     stages.run("report", depends, outputs, lambda: {"written": [str(p.name) for p in write_report(facts, out)]})

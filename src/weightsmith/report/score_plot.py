@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-from weightsmith.errors import ReportError
 from weightsmith.evaluate.score_models import Evaluation
+from weightsmith.report.svg_figure import svg_figure
 
 PANELS = (("exact_match", "questions answered right, %"), ("perplexity", "perplexity (lower is better)"))
 
 
 def score_plot(evaluation: Evaluation) -> str:
     """The plot as an SVG element. Raises ReportError where matplotlib is not installed."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ReportError("a report needs matplotlib: `pip install 'weightsmith[report]'`") from error
     scores = evaluation.models[0].scores
     panels = [(metric, title) for metric, title in PANELS if any(s.metric == metric for s in scores)]
     widths = [sum(s.metric == metric for s in scores) for metric, _ in panels]
-    # A fixed salt and no date: the same scores give the same bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "weightsmith", "svg.fonttype": "path", "font.size": 10}):
-        figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+
+    def draw(figure: Any) -> None:
         axes = figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
         for axis, (metric, title) in zip(axes, panels, strict=True):
             _bars(axis, evaluation, metric, title)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+
+    return svg_figure(draw, (9.6, 3.8))
 
 
 def _bars(axis: Any, evaluation: Evaluation, metric: str, title: str) -> None:

@@ -1,11 +1,13 @@
-"""`report.md` and a self-contained `report.html`: recipe, scores, plot, files, times."""
+"""`report.md` and a self-contained `report.html`: scores, benchmarks, plots, recipe, files, times."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from weightsmith.errors import ReportError
+from weightsmith.report.benchmark_plot import benchmark_plot
 from weightsmith.report.facts import ReportFacts, machine
+from weightsmith.report.markdown_table import markdown_table
 from weightsmith.report.score_plot import score_plot
 from weightsmith.report.score_table import score_cells, score_note, score_table
 
@@ -33,6 +35,8 @@ def write_report(facts: ReportFacts, folder: Path) -> tuple[Path, Path]:
         "note": score_note(scores) if scores else "",
         "cells": score_cells(scores) if scores else [],
         "plot": score_plot(scores) if scores else "",
+        "markdown_table": markdown_table,
+        "benchmark_plot": benchmark_plot,
         "megabytes": lambda count: f"{count / 1e6:.1f} MB",
     }
     written = []

@@ -1,0 +1,31 @@
+"""Which backend runs a model: llama.cpp a single GGUF file, transformers everything else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+
+from weightsmith.architecture import Model
+from weightsmith.evaluate.backend import Backend
+from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
+from weightsmith.evaluate.transformers_backend import TransformersBackend
+
+
+def runs_in_llama_cpp(model: Model) -> bool:
+    """A GGUF file as it is; with an adapter it becomes tensors, which transformers runs."""
+    return model.is_gguf and len(model.files) == 1
+
+
+def open_backend(
+    model: Model, *, precision: str = "float32", memory: int | None = None, threads: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Backend:  # fmt: skip
+    """`precision`: what transformers computes in, llama.cpp has its own; `memory`: bytes in all; `threads`: by default one per core
+    that this process may use. Raises EvaluationError."""
+    threads = threads or len(os.sched_getaffinity(0))
+    if runs_in_llama_cpp(model):
+        return LlamaCppBackend(model.home, threads, memory, say)
+    torch.set_num_threads(threads)
+    return TransformersBackend(model, precision=precision, memory=memory, say=say)
