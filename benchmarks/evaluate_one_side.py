@@ -15,7 +15,7 @@ from weightsmith.architecture import open_model
 from weightsmith.evaluate.suite import suite_of_tasks
 from weightsmith.evaluate.suite_tasks import SuiteTasks, load_tasks
 
-PROBED = 2  # questions of each task by which lm-eval's batch size is chosen
+PROBED = 1  # questions of each task by which lm-eval's batch size is chosen
 
 
 def work(order: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ _PUBLIC = {
     "export": "weightsmith.export",
     "quantize": "weightsmith.export",
     "evaluate": "weightsmith.evaluate",
+    "run_benchmarks": "weightsmith.evaluate.benchmark",
+    "BenchmarkSettings": "weightsmith.evaluate.benchmark_settings",
     "run": "weightsmith.pipeline.run",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -18,9 +18,10 @@ from ruamel.yaml import YAML
 import weightsmith
 from tests.conftest import weightsmith_process
 from weightsmith.evaluate.benchmark import run_benchmarks
+from weightsmith.evaluate.benchmark_settings import BenchmarkSettings
 from weightsmith.evaluate.compare import compare, compare_averages
-from weightsmith.evaluate.settings import Settings
-from weightsmith.evaluate.suite import Entry, load_suite, suite_names
+from weightsmith.evaluate.suite import Entry, load_suite, suite_names, suite_of_tasks
+from weightsmith.evaluate.suite_tasks import load_tasks
 from weightsmith.evaluate.values import Value
 from weightsmith.report.benchmark_tables import side_by_side
 
@@ -101,7 +102,7 @@ def test_what_a_benchmark_leaves(finished: Path) -> None:
 def test_a_merge_in_memory_scores_as_the_written_one(finished: Path) -> None:
     weightsmith.merge(finished / "recipe.yml", finished / "merged")
     models = {"memory": str(finished / "recipe.yml"), "disk": str(finished / "merged")}
-    settings = Settings(limit=4, precision="float32")
+    settings = BenchmarkSettings(limit=4, precision="float32")
     (found,) = run_benchmarks(models, finished / "both", suites=["quick"], settings=settings)
     samples = [model.harness["samples"] for model in found.models]
     assert samples[0] == samples[1]
@@ -109,7 +110,7 @@ def test_a_merge_in_memory_scores_as_the_written_one(finished: Path) -> None:
 
 
 def test_nothing_is_asked_twice(finished: Path, chat_models: Path) -> None:
-    settings = Settings(limit=7, precision="float32")
+    settings = BenchmarkSettings(limit=7, precision="float32")
     models = {"again": str(chat_models / "a")}
     (found,) = run_benchmarks(models, finished / "out", suites=["quick"], settings=settings)
     six = [found.models[0].harness["samples"][task][:6] for task in found.questions]
@@ -158,7 +159,7 @@ def _answers(store: Path) -> int:
 
 def test_a_budget_takes_the_same_share_of_each_task(chat_models: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    settings = Settings(budget=3.0, precision="float32")
+    settings = BenchmarkSettings(budget=3.0, precision="float32")
     (found,) = run_benchmarks(
         {"a": str(chat_models / "a")}, tmp_path, suites=["quick"], settings=settings, say=said.append
     )
@@ -184,7 +185,7 @@ def test_a_perplexity_of_ones_own_does_not_enter_the_average(chat_models: Path, 
     (tmp_path / "text.jsonl").write_text("".join(json.dumps({"page": page}) + "\n" for page in pages))
     (tmp_path / "own.yaml").write_text(_OWN_TASK.replace("TEXT", str(tmp_path / "text.jsonl")))
     named = {"base": str(chat_models / "base"), "a": str(chat_models / "a")}
-    settings = Settings(limit=3, precision="float32", include=(tmp_path,))
+    settings = BenchmarkSettings(limit=3, precision="float32", include=(tmp_path,))
     (found,) = run_benchmarks(named, tmp_path / "out", tasks=["own_text", "quick_facts"], settings=settings)
     of = {entry.task: found.model("a").values[entry] for entry in found.suite.entries}
     assert of["own_text"].value > 100 and not of["own_text"].averages and of["own_text"].error is None
@@ -194,6 +195,17 @@ def test_a_perplexity_of_ones_own_does_not_enter_the_average(chat_models: Path, 
     lower = found.model("a").values[perplexity.tasks[0]].value < found.model("base").values[perplexity.tasks[0]].value
     told = found.compare("a", "base", perplexity)
     assert told.verdict in ("better" if lower else "worse", "no difference seen with 3 questions")
+
+
+def test_data_in_linked_folders(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    row = {"query": "2+2?", "choices": ["(A)3", "(B)4"], "gold": [1]}
+    (tmp_path / "elsewhere" / "aqua-rat.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "agieval").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "data")  # a circle
+    tasks = load_tasks(suite_of_tasks(["agieval_aqua_rat"]), data=tmp_path / "data")
+    assert [doc["query"] for doc in tasks.tasks["agieval_aqua_rat"].eval_docs] == ["2+2?"]
 
 
 BAD = {

@@ -398,12 +398,12 @@ def evaluate(
         return _evaluate_questions(named, questions, text, output or Path("evaluation.json"), threads, quiet)
     from weightsmith.cli.progress import counter
     from weightsmith.evaluate.benchmark import run_benchmarks
-    from weightsmith.evaluate.settings import Settings
+    from weightsmith.evaluate.benchmark_settings import BenchmarkSettings
     from weightsmith.report.benchmark_files import write_benchmarks
     from weightsmith.report.benchmark_tables import differences, note, side_by_side
     from weightsmith.sizes import parse_size, parse_time
 
-    settings = Settings(
+    settings = BenchmarkSettings(
         limit=limit, budget=parse_time(budget, "--budget") if budget else None, fewshot=fewshot, data=data, include=tuple(include),
         chat=chat, system=system, precision=precision.value, memory=parse_size(memory, "--memory") if memory else None,
         threads=threads,

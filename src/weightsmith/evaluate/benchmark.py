@@ -19,13 +19,13 @@ from weightsmith.engine.run_digest import run_digest
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import Backend
 from weightsmith.evaluate.benchmark_result import Benchmark, ModelResult
+from weightsmith.evaluate.benchmark_settings import BenchmarkSettings
 from weightsmith.evaluate.budget import Budget, choose_samples
 from weightsmith.evaluate.candidate import Candidate, merged_weights
 from weightsmith.evaluate.content_key import content_key
 from weightsmith.evaluate.live_model import filled_model
 from weightsmith.evaluate.open_backend import open_backend, runs_in_llama_cpp
 from weightsmith.evaluate.request_store import RequestStore
-from weightsmith.evaluate.settings import Settings
 from weightsmith.evaluate.suite import load_suite, suite_of_tasks
 from weightsmith.evaluate.suite_tasks import SuiteTasks, load_tasks
 from weightsmith.evaluate.transformers_backend import PRECISIONS, TransformersBackend
@@ -39,7 +39,7 @@ STORE, DIGESTS = "answers.sqlite", ".digests.json"
 
 def run_benchmarks(
     models: Mapping[str, str], out: Path, *, suites: Sequence[str] = (), tasks: Sequence[str] = (),
-    base: str | None = None, parents: Sequence[str] | None = None, settings: Settings | None = None, say: Say = lambda text: None,
+    base: str | None = None, parents: Sequence[str] | None = None, settings: BenchmarkSettings | None = None, say: Say = lambda text: None,
     progress: Callable[[str, int, int], None] = lambda label, done, total: None,
 ) -> list[Benchmark]:  # fmt: skip
     """Every model (label -> reference, or a merge recipe, which is merged in memory) on every suite, and on `tasks` named one by one.
@@ -48,7 +48,7 @@ def run_benchmarks(
     `out`/answers.sqlite as they come, and are not asked for again. `progress` is told of requests. Raises WeightsmithError
     before the first model is loaded for everything that can be known then.
     """
-    settings = settings or Settings()
+    settings = settings or BenchmarkSettings()
     wanted = [load_suite(name) for name in suites] + ([suite_of_tasks(tasks)] if tasks else [])
     if not wanted:
         raise EvaluationError("nothing to evaluate: give a suite or tasks")
@@ -114,7 +114,7 @@ def _open(reference: str) -> Model | Path:
 
 @contextmanager
 def _loaded(
-    label: str, model: Model | Path, settings: Settings, digests: FileDigests, say: Say
+    label: str, model: Model | Path, settings: BenchmarkSettings, digests: FileDigests, say: Say
 ) -> Iterator[tuple[Backend, str]]:
     threads = settings.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
@@ -143,7 +143,7 @@ def fast_precision() -> str:
 
 def _ask(
     label: str, reference: str, backend: Backend, key: str, tasks: SuiteTasks, samples: dict[str, list[int]] | None,
-    settings: Settings, store: RequestStore, token_cache: dict[str, np.ndarray] | None,
+    settings: BenchmarkSettings, store: RequestStore, token_cache: dict[str, np.ndarray] | None,
     progress: Callable[[str, int, int], None],
 ) -> ModelResult:  # fmt: skip
     from lm_eval.evaluator import evaluate as ask

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from weightsmith.evaluate.benchmark_settings import BenchmarkSettings
 from weightsmith.evaluate.compare import Comparison, compare, compare_averages
-from weightsmith.evaluate.settings import Settings
 from weightsmith.evaluate.suite import Entry, Part, Suite
 from weightsmith.evaluate.values import Value
 
@@ -42,7 +42,7 @@ class Benchmark:
     """All models on one suite; `base` and `parents` are labels. `questions`: how many of each task were asked, and there are."""
 
     suite: Suite
-    settings: Settings
+    settings: BenchmarkSettings
     models: tuple[ModelResult, ...]
     base: str | None
     parents: tuple[str, ...]

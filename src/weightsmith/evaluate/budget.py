@@ -11,8 +11,8 @@ import numpy as np
 
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import Backend
+from weightsmith.evaluate.benchmark_settings import BenchmarkSettings
 from weightsmith.evaluate.request import Request
-from weightsmith.evaluate.settings import Settings
 from weightsmith.evaluate.suite_tasks import SuiteTasks
 
 _PROBE = 12  # questions of each task that are read to learn how long they are
@@ -32,7 +32,11 @@ class Budget:
 
 
 def choose_samples(
-    suites: Sequence[SuiteTasks], backend: Backend, budget: Budget, settings: Settings, say: Callable[[str], None]
+    suites: Sequence[SuiteTasks],
+    backend: Backend,
+    budget: Budget,
+    settings: BenchmarkSettings,
+    say: Callable[[str], None],
 ) -> list[dict[str, list[int]] | None]:
     """The numbers of the questions of each task, per suite. Raises EvaluationError where not even a few of each fit."""
     costs, sizes = {}, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,8 +51,8 @@ class LocalFiles:
         self._folder, self.fields = folder, list[str]()
         self._keys = {
             path: _key(*path.relative_to(folder).with_suffix("").parts)
-            for path in sorted(folder.rglob("*"))
-            if path.suffix in _FORMATS and path.is_file()
+            for path in sorted(_files(folder))
+            if path.suffix in _FORMATS
         }
 
     def load(self, dataset: str, config: str | None, original: Any) -> Any:
@@ -92,6 +93,18 @@ class LocalFiles:
             f"--data {self._folder}: no file for the dataset {dataset}{f' ({config})' if config else ''}; it is looked for as "
             f"{like}.jsonl, {like}/test.jsonl (or .parquet, .json)"
         )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below, those of linked folders too, each folder once."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in names)
 
 
 class LocalSplits(dict):

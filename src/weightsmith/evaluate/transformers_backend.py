@@ -12,6 +12,7 @@ from weightsmith.architecture import Model
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import GREEDY, Answered, Live, Sampling
 from weightsmith.evaluate.batch_generation import BatchGeneration
+from weightsmith.evaluate.bfloat16_attention import use_bfloat16_attention
 from weightsmith.evaluate.live_model import end_tokens, live_model
 from weightsmith.evaluate.memory_plan import plan_memory
 from weightsmith.evaluate.plain_generation import PlainGeneration
@@ -39,6 +40,8 @@ class TransformersBackend:
         self.tokens = TransformersTokens(model.home)
         self._model = live if live is not None else live_model(model, PRECISIONS[precision])
         self.precision = str(self._model.dtype).removeprefix("torch.")
+        if self.precision == "bfloat16":
+            use_bfloat16_attention(self._model)
         config = self._model.config.get_text_config()
         self.window = next((int(v) for name in _OWN_LIMITS if (v := getattr(config, name, None))), None)
         self._ends = end_tokens(model) | ({self.tokens.eos} if self.tokens.eos is not None else set())

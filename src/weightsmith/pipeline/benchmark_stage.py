@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.errors import WeightsmithError
-from weightsmith.evaluate.settings import Settings
+from weightsmith.evaluate.benchmark_settings import BenchmarkSettings
 from weightsmith.evaluate.suite import load_suite, suite_of_tasks
 from weightsmith.evaluate.suite_tasks import load_tasks
 from weightsmith.pipeline.schema import EvaluateStage
@@ -26,7 +26,7 @@ class BenchmarkOrder:
 
     suites: tuple[str, ...]
     tasks: tuple[str, ...]
-    settings: Settings
+    settings: BenchmarkSettings
     base: str | None
     parents: tuple[str, ...]
 
@@ -43,7 +43,7 @@ def check_benchmarks(file: YamlFile, stage: EvaluateStage, scored: Mapping[str, 
             if label not in scored:
                 raise file.error(["evaluate", key], f"{label!r} is none of the models; they are {', '.join(scored)}")
     try:
-        settings = Settings(
+        settings = BenchmarkSettings(
             limit=stage.limit, budget=parse_time(stage.budget, "budget") if stage.budget else None, fewshot=stage.fewshot,
             data=data, include=tuple(_beside(file, folder) for folder in stage.include), chat=stage.chat, system=stage.system,
             precision=stage.precision, memory=parse_size(stage.memory, "memory") if stage.memory else None,

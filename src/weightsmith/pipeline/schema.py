@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from weightsmith.evaluate.settings import Precision
+from weightsmith.evaluate.benchmark_settings import Precision
 
 MERGED = "$merged"  # in evaluate.models: the merged folder; $q4_k_m and so on: the exported file of that type
 

@@ -10,7 +10,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchmarkSettings:
     """How every model is asked. `limit`: the first so many questions of each task; `budget`: seconds for all models together, from
     which the number of questions follows; `memory`: bytes; `chat`: questions go through the chat template, with the `system` text
     and, with `multiturn`, examples as turns of their own."""
