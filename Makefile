@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: demo test lint docs bench bench-demo bench-unify clean
+.PHONY: demo test lint docs bench bench-demo bench-evaluate bench-unify clean
 
 demo: $(VENV)/demo
 	$(BIN)/weightsmith demo demo
@@ -31,6 +31,10 @@ bench-demo: $(VENV)/dev
 	$(BIN)/python benchmarks/merge_demo_models.py
 	$(BIN)/python benchmarks/demo_recipes.py
 
+# Tasks come from the hub, or with `make bench-evaluate DATA=folder` from files.
+bench-evaluate: $(VENV)/server demo
+	$(BIN)/python benchmarks/evaluate_against_lm_eval.py everything $(if $(DATA),--data $(DATA))
+
 bench-unify: $(VENV)/dev
 	$(BIN)/python benchmarks/unify_full_size.py
 
@@ -48,6 +52,10 @@ $(VENV)/dev: $(VENV)/demo
 	$(PIP) -e '.[dev]' -r tests/mergekit-needs.txt
 	$(PIP) --no-deps mergekit
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d $(VENV)/oracles transformers==4.36.2
+	touch $@
+
+$(VENV)/server: $(VENV)/dev benchmarks/server-needs.txt
+	$(PIP) -r benchmarks/server-needs.txt
 	touch $@
 
 $(VENV)/docs: $(VENV)/bin/python pyproject.toml constraints.txt

@@ -177,7 +177,7 @@ def test_llama_cpp_keeps_to_the_memory(chat_models: Path, gguf_file: Path) -> No
     prompts = [request.tokens for request in requests]
     assert little.generate(prompts, 4, lambda question, text: True) == free.generate(prompts, 4, lambda q, text: True)
     least = LlamaCppBackend(gguf_file, 2, memory=weights + 2000)
-    with pytest.raises(EvaluationError, match="--memory leaves room for keys and values of"):
+    with pytest.raises(EvaluationError, match="memory leaves room for keys and values of"):
         least.score(requests)
 
 
@@ -205,3 +205,38 @@ def test_llama_cpp_out_of_memory_halves_the_batch_and_goes_on(gguf_file: Path) -
     assert done.returncode == 0, done.stderr
     assert "out of memory, going on with batches half as large (256 tokens)" in done.stdout
     assert done.stdout.splitlines()[-1] == "largest difference True"
+
+
+_MEMORY_USED = """
+import resource, sys
+import numpy as np, torch
+from weightsmith.architecture import open_model
+from weightsmith.evaluate.request import Request
+from weightsmith.evaluate.transformers_backend import TransformersBackend
+torch.set_num_threads(1)
+model, extra = open_model(sys.argv[1]), int(sys.argv[2])
+weights = TransformersBackend(model)._model.num_parameters() * 4
+backend = TransformersBackend(model, memory=weights + extra if extra else None)
+random = np.random.default_rng(0)
+requests = [Request(random.integers(20, 40000, 200, dtype=np.int32), 199) for _ in range(30)]
+backend.score(requests[:1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+backend.score(requests)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def test_memory_is_a_bound(chat_models: Path) -> None:
+    used = {}
+    for extra in (0, 60_000_000):
+        command = [sys.executable, "-c", _MEMORY_USED, chat_models / "a", str(extra)]
+        used[extra] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert used[60_000_000] < 60_000_000 < used[0]
+
+
+def test_a_request_that_memory_has_no_room_for(chat_models: Path) -> None:
+    model = open_model(str(chat_models / "a"))
+    weights = TransformersBackend(model)._model.num_parameters() * 4
+    backend = TransformersBackend(model, memory=weights + 100_000)
+    with pytest.raises(EvaluationError, match="memory leaves room for keys and values of"):
+        backend.score([Request(np.ones(2000, np.int32), 5)])

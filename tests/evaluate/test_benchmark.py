@@ -231,6 +231,23 @@ def test_bad_input_is_one_message(case: str, chat_models: Path, tmp_path: Path) 
     assert done.returncode == 2 and len(lines) == 1 and message in lines[0], done.stderr
 
 
-def test_a_model_without_tokenizer(models: Path, tmp_path: Path) -> None:
-    done = weightsmith_process("evaluate", models / "a", "--suite", "quick", "-o", tmp_path / "out")
-    assert done.returncode == 2 and "tokenizer" in done.stderr and "Traceback" not in done.stderr
+def test_a_model_without_tokenizer_is_found_before_the_others_are_asked(
+    chat_models: Path, models: Path, tmp_path: Path
+) -> None:
+    done = weightsmith_process(
+        "evaluate", chat_models / "a", f"bare={models / 'a'}", "--suite", "quick", "-o", tmp_path / "out"
+    )
+    assert done.returncode == 2 and "tokenizer" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_chat_asks_for_a_template(chat_models: Path, tmp_path: Path) -> None:
+    plain = Path(shutil.copytree(chat_models / "a", tmp_path / "plain"))
+    config = json.loads((plain / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (plain / "tokenizer_config.json").write_text(json.dumps(config))
+    (plain / "chat_template.jinja").unlink(missing_ok=True)
+    done = weightsmith_process(
+        "evaluate", chat_models / "a", plain, "--suite", "quick", "--chat", "-o", tmp_path / "out"
+    )
+    assert done.returncode == 2 and "plain: has no chat template" in done.stderr and len(done.stderr.splitlines()) == 1

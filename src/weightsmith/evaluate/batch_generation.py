@@ -32,25 +32,30 @@ class BatchGeneration:
         texts = [""] * len(prompts)
         generator = torch.Generator().manual_seed(sampling.seed)
         for batch in generation_batches(prompts, limit, self._tokens_at_once):
-            self._answer(batch, prompts, limit, live, sampling, generator, texts)
-            if answered:
-                answered([(question, texts[question]) for question in batch])
+            for found in self._answer(batch, prompts, limit, live, sampling, generator):
+                for question, text in found:
+                    texts[question] = text
+                if answered:
+                    answered(found)
         return texts
 
     def _answer(
         self, alive: list[int], prompts: Sequence[np.ndarray], limit: int, live: Live, sampling: Sampling,
-        generator: torch.Generator, texts: list[str],
-    ) -> None:  # fmt: skip
+        generator: torch.Generator,
+    ) -> Iterator[list[tuple[int, str]]]:  # fmt: skip
+        """Questions with their answers, as soon as they are finished."""
         widest = max(len(prompts[i]) for i in alive)
         first: list[torch.Tensor] = []
         cache: Any = padded_together(self._read([prompts[i] for i in alive], first), len(alive), widest, limit)
         seen = torch.tensor([[0] * (widest - len(prompts[i])) + [1] * len(prompts[i]) for i in alive])
         positions = torch.tensor([[len(prompts[i])] for i in alive])
         answers: dict[int, list[int]] = {i: [] for i in alive}
+        texts = dict.fromkeys(alive, "")
         logits = torch.cat(first)
         finished: set[int] = set()  # rows stay until they are a part of the batch: leaving it copies the cache
         for step in range(limit):
             following = next_tokens(logits, sampling, generator)
+            before = set(finished)
             for row, token in enumerate(following.tolist()):
                 question = alive[row]
                 if row in finished:
@@ -61,8 +66,12 @@ class BatchGeneration:
                     if live(question, self._tokens.decode(answers[question], special=True)):
                         continue
                 finished.add(row)
-            if len(finished) == len(alive) or step == limit - 1:
-                break
+            if step == limit - 1:
+                finished = set(range(len(alive)))
+            if found := [(alive[row], texts[alive[row]]) for row in sorted(finished - before)]:
+                yield found
+            if len(finished) == len(alive):
+                return
             if len(finished) >= _LEAVING * len(alive):
                 index = torch.tensor([row for row in range(len(alive)) if row not in finished])
                 alive, finished = [alive[row] for row in index], set()

@@ -24,7 +24,7 @@ from weightsmith.evaluate.budget import Budget, choose_samples
 from weightsmith.evaluate.candidate import Candidate, merged_weights
 from weightsmith.evaluate.content_key import content_key
 from weightsmith.evaluate.live_model import filled_model
-from weightsmith.evaluate.open_backend import open_backend, runs_in_llama_cpp
+from weightsmith.evaluate.open_backend import check_tokenizer, open_backend, runs_in_llama_cpp
 from weightsmith.evaluate.request_store import RequestStore
 from weightsmith.evaluate.suite import load_suite, suite_of_tasks
 from weightsmith.evaluate.suite_tasks import SuiteTasks, load_tasks
@@ -53,7 +53,7 @@ def run_benchmarks(
     if not wanted:
         raise EvaluationError("nothing to evaluate: give a suite or tasks")
     base, parents = _roles(list(models), base, parents)
-    opened = {label: _open(reference) for label, reference in models.items()}
+    opened = {label: _open(reference, settings) for label, reference in models.items()}
     say("loading tasks")
     loaded = [
         load_tasks(suite, data=settings.data, fewshot=settings.fewshot, include=settings.include) for suite in wanted
@@ -104,12 +104,14 @@ def _questions(tasks: SuiteTasks, result: ModelResult) -> dict[str, tuple[int, i
     return {name: (sizes[name]["effective"], sizes[name]["original"]) for name in tasks.tasks}
 
 
-def _open(reference: str) -> Model | Path:
+def _open(reference: str, settings: BenchmarkSettings) -> Model | Path:
     path = Path(reference)
     if path.suffix in (".yml", ".yaml") and path.is_file():
         make_plan(load_recipe(path))  # what is wrong with it is said now
         return path
-    return open_model(reference)
+    model = open_model(reference)
+    check_tokenizer(model, chat=settings.chat)
+    return model
 
 
 @contextmanager

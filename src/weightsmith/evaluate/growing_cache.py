@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class _GrowingLayer(DynamicLayer):
-    """`keys` and `values`, [batch, heads, positions, head size], are the first positions of memory that doubles when it is full."""
+    """`keys` and `values`, [batch, heads, positions, head size], are the first positions of memory that grows by half when it is full."""
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
@@ -42,7 +42,7 @@ class _GrowingLayer(DynamicLayer):
         end = begin + key_states.shape[-2]
         for number, states in enumerate((key_states, value_states)):
             if self._memory[number].shape[-2] < end:
-                wider = self._room(states, max(end, 2 * begin))
+                wider = self._room(states, max(end, begin + begin // 2))
                 wider[..., :begin, :] = self._memory[number][..., :begin, :]
                 self._memory[number] = wider
             self._memory[number][..., begin:end, :] = states

@@ -78,7 +78,7 @@ class LlamaCppBackend:
         longest = max(len(request.inputs) for request in requests)
         if 2 * longest > self._cells:  # its stems, and a pack that holds one answer of its own
             raise EvaluationError(
-                f"{self._path}: --memory leaves room for keys and values of {self._cells} tokens, but a request of {longest} needs "
+                f"{self._path}: memory leaves room for keys and values of {self._cells} tokens, but a request of {longest} needs "
                 f"twice as many as it has"
             )
         pack = min(self._pack, self._cells - longest)
@@ -95,10 +95,11 @@ class LlamaCppBackend:
         def ask(left: Sequence[int], note: Answered) -> None:
             some = [prompts[k] for k in left]
             for batch in generation_batches(some, limit, self._cells, min(self._parallel, self._pack)):
-                texts = self._answer(
+                answers = self._answer(
                     [some[k] for k in batch], limit, lambda k, text, batch=batch: live(left[batch[k]], text), sampling, generator
                 )  # fmt: skip
-                note(list(zip(batch, texts, strict=True)))
+                for found in answers:
+                    note([(batch[k], text) for k, text in found])
 
         return until_answered(len(prompts), ask, self, answered)
 
@@ -113,8 +114,8 @@ class LlamaCppBackend:
 
     def _answer(
         self, prompts: Sequence[np.ndarray], limit: int, live: Live, sampling: Sampling, generator: torch.Generator
-    ) -> list[str]:
-        """Of sorted prompts, each a sequence of its own."""
+    ) -> Iterator[list[tuple[int, str]]]:
+        """Of sorted prompts, each a sequence of its own: their numbers with their answers, as soon as they are finished."""
         texts = [""] * len(prompts)
         with _Context(self, sum(map(len, prompts)) + limit * len(prompts), len(prompts)) as context:
             rows = []
@@ -139,11 +140,14 @@ class LlamaCppBackend:
                     if live(sequence, self.tokens.decode(answers[sequence], special=True)):
                         entries.append((token, position, [sequence], True))
                         still.append(sequence)
+                if step == limit - 1:
+                    still = []
+                if found := [(sequence, texts[sequence]) for sequence in waiting if sequence not in still]:
+                    yield found
                 waiting = still
-                if not waiting or step == limit - 1:
-                    break
+                if not waiting:
+                    return
                 rows = context.decode(entries)
-        return texts
 
 
 class _Context:

@@ -14,7 +14,8 @@ _LEAST_PACK = 32
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """`pack`: nodes per forward pass; `kept`: positions with keys and values, of all sequences together."""
+    """`pack`: nodes per forward pass; `kept`: positions with keys and values, of all sequences together (the cache may have half as
+    many again in reserve)."""
 
     pack: int
     kept: int

@@ -8,14 +8,27 @@ from collections.abc import Callable
 import torch
 
 from weightsmith.architecture import Model
+from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import Backend
 from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
+from weightsmith.evaluate.text_tokens import TransformersTokens
 from weightsmith.evaluate.transformers_backend import TransformersBackend
 
 
 def runs_in_llama_cpp(model: Model) -> bool:
     """A GGUF file as it is; with an adapter it becomes tensors, which transformers runs."""
     return model.is_gguf and len(model.files) == 1
+
+
+def check_tokenizer(model: Model, *, chat: bool) -> None:
+    """What can be known before weights are loaded. Raises EvaluationError where there is no tokenizer, or, with `chat`, no template."""
+    if runs_in_llama_cpp(model):
+        template = GGUFFile(model.home).metadata.get("tokenizer.chat_template")
+    else:
+        template = TransformersTokens(model.home).template
+    if chat and not template:
+        raise EvaluationError(f"{model.reference}: has no chat template; evaluate without --chat")
 
 
 def open_backend(

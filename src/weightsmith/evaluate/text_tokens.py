@@ -87,7 +87,7 @@ class TransformersTokens:
             raise EvaluationError(f"the model's chat template cannot be used: {error}") from error
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _load(home: Path) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -100,4 +100,5 @@ def _load(home: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(home), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise EvaluationError(f"{home}: its tokenizer cannot be loaded: {error}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise EvaluationError(f"{home}: its tokenizer cannot be loaded: {reason}") from error

@@ -52,7 +52,7 @@ class TransformersBackend:
                 f"{model.reference}: its weights take {weights / 1e9:.2f} GB in {self.precision}, more than --memory allows"
             )
         plan = plan_memory(self._model.config, weights, itemsize, memory)
-        self._pack, self._kept = plan.pack, plan.kept
+        self._pack, self._kept, self._room = plan.pack, plan.kept, plan.kept
         self.branches = self._agrees_with_itself()
 
     def score(self, requests: Sequence[Request], *, done: Done | None = None) -> list[Score]:
@@ -61,6 +61,11 @@ class TransformersBackend:
         )
 
     def _score(self, requests: Sequence[Request], done: Done) -> None:
+        longest = max(len(request.inputs) for request in requests)
+        if longest > self._room:
+            raise EvaluationError(
+                f"{self._reference}: memory leaves room for keys and values of {self._room} tokens, but a request has {longest}"
+            )
         if self.branches:
             score_tree(requests, TransformersTree(self._model), budget=self._pack, done=done)
         else:
