@@ -45,7 +45,7 @@ BATCHES = (1, 4, 8, 16)
 CASES: dict[str, tuple[str, list[str], int | None]] = {
     "zero-shot": ("AGIEval, 8 tasks, 0-shot", [f"agieval_{name}" for name in AGIEVAL], None),
     "fixed": ("AGIEval, 8 tasks, 5-shot, the first examples", [f"fixed_agieval_{name}" for name in AGIEVAL], 5),
-    "drawn": ("AGIEval, 8 tasks, 5-shot, drawn examples", [f"agieval_{name}" for name in AGIEVAL], 5),
+    "drawn": ("AGIEval, 8 tasks, 5-shot, drawn examples", [f"shots_agieval_{name}" for name in AGIEVAL], 5),
     "gsm8k": ("GSM8K, 5-shot, generated", ["gsm8k"], 5),
     "bbh": ("BBH, 4 tasks, 3-shot, chosen", [f"leaderboard_bbh_{name}" for name in BBH], None),
     "bbh-generated": ("BBH, 4 tasks, 3-shot, generated", [f"bbh_fewshot_{name}" for name in BBH], None),
@@ -60,7 +60,7 @@ DATA = typer.Option(help="Folder with the tasks' data, as `weightsmith evaluate 
 
 @app.command()
 def case(
-    name: str, limit: Annotated[int, LIMIT] = 10, data: Annotated[Path | None, DATA] = None,
+    name: str, limit: Annotated[int | None, LIMIT] = None, data: Annotated[Path | None, DATA] = None,
 ) -> None:  # fmt: skip
     """One row against lm-eval's `hf` model, in float32 and, where the processor has it, bfloat16."""
     title, tasks, fewshot = CASES[name]
@@ -229,14 +229,17 @@ def _keep(name: str, row: dict[str, Any]) -> None:
 
 @contextmanager
 def _included() -> Iterator[str]:
-    """AGIEval's tasks with lm-eval's `first_n` examples."""
+    """AGIEval's tasks in a form that lm-eval 0.4.13 can take examples for (its own ends in "Answer is not a string!": `gold` is a
+    list), and the same with `first_n` examples."""
     import lm_eval
 
     tasks = Path(lm_eval.__path__[0]) / "tasks" / "agieval"
     with tempfile.TemporaryDirectory() as folder:
         for name in AGIEVAL:
-            text = f"include: {tasks / name.replace('_', '-')}.yaml\ntask: fixed_agieval_{name}\nfewshot_config: {{sampler: first_n}}\n"  # fmt: skip
-            (Path(folder) / f"{name}.yaml").write_text(text)
+            text = f'include: {tasks / name.replace("_", "-")}.yaml\ndoc_to_target: "{{{{gold[0]}}}}"\n'
+            (Path(folder) / f"shots_{name}.yaml").write_text(f"{text}task: shots_agieval_{name}\n")
+            fixed = f"{text}task: fixed_agieval_{name}\nfewshot_config: {{sampler: first_n}}\n"
+            (Path(folder) / f"fixed_{name}.yaml").write_text(fixed)
         yield folder
 
 

@@ -40,8 +40,7 @@ def test_every_position_is_computed_once_behind_its_own_prefix(
         assert len({(p, t) for p, t in zip(step.parents.tolist(), step.tokens.tolist(), strict=True)}) == len(
             step.tokens
         )
-        if not step.stem and len(step.paths) > 1:
-            assert len(step.tokens) <= budget and len(step.paths) <= most
+        assert len(step.tokens) <= budget and (step.stem or len(step.paths) <= most)
         mask = step.mask()
         for k, path in step.paths.items():
             assert list(sequences[k][: step.depth]) == kept and covered[k] == step.depth

@@ -62,8 +62,8 @@ def in_order(sequences: Sequence[np.ndarray]) -> list[int]:
 
 
 def steps(sequences: Sequence[np.ndarray], budget: int, most: int = 1 << 30) -> Iterator[Step]:
-    """What to compute, in order, for sorted `sequences` of int32, none of them empty. Packs hold at most `budget` nodes, unless a
-    single sequence has more of its own, and at most `most` sequences. Before a step, keys and values beyond its `depth` are
+    """What to compute, in order, for sorted `sequences` of int32, none of them empty. A step holds at most `budget` nodes, a pack
+    at most `most` sequences. Before a step, keys and values beyond its `depth` are
     dropped."""
     shared = [0, *(common_prefix(a, b) for a, b in pairwise(sequences))]
     yield from _walk(_Tree(sequences, shared, budget, most), 0, len(sequences), 0)
@@ -85,12 +85,17 @@ def _walk(tree: _Tree, low: int, high: int, depth: int) -> Iterator[Step]:
     nodes = tree.nodes(low, high, depth)
     if not nodes:  # all of them end where the last stem does
         return
-    if high - low == 1 or (nodes <= tree.budget and high - low <= tree.most):
+    if high - low == 1:
+        begin = depth + (nodes - 1) // tree.budget * tree.budget
+        yield from _stem(tree, low, high, depth, begin)
+        yield _pack(tree, low, high, begin)
+        return
+    if nodes <= tree.budget and high - low <= tree.most:
         yield _pack(tree, low, high, depth)
         return
     common = min(len(tree.sequences[low]), *tree.shared[low + 1 : high])
     if common - depth >= _SHORTEST_STEM:
-        yield _stem(tree, low, high, depth, common)
+        yield from _stem(tree, low, high, depth, common)
         depth = common
     begin, filled = low, 0
     for first, last in _children(tree, low, high, common):
@@ -112,13 +117,15 @@ def _children(tree: _Tree, low: int, high: int, common: int) -> Iterator[tuple[i
     yield begin, high
 
 
-def _stem(tree: _Tree, low: int, high: int, depth: int, common: int) -> Step:
-    count = common - depth
-    nodes = np.arange(count)
-    return Step(
-        tree.sequences[low][depth:common].astype(np.int64), np.arange(depth, common), nodes - 1,
-        {k: nodes for k in range(low, high)}, depth, True,
-    )  # fmt: skip
+def _stem(tree: _Tree, low: int, high: int, depth: int, common: int) -> Iterator[Step]:
+    """Positions `depth` to `common`, in steps of the budget."""
+    for begin in range(depth, common, tree.budget):
+        end = min(begin + tree.budget, common)
+        nodes = np.arange(end - begin)
+        yield Step(
+            tree.sequences[low][begin:end].astype(np.int64), np.arange(begin, end), nodes - 1,
+            {k: nodes for k in range(low, high)}, begin, True,
+        )  # fmt: skip
 
 
 def _pack(tree: _Tree, low: int, high: int, depth: int) -> Step:
