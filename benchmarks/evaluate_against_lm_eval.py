@@ -61,19 +61,16 @@ DATA = typer.Option(help="Folder with the tasks' data, as `weightsmith evaluate 
 @app.command()
 def case(
     name: str, limit: Annotated[int | None, LIMIT] = None, data: Annotated[Path | None, DATA] = None,
+    batch: Annotated[int | None, typer.Option(help="lm-eval's batch size; the best of several if not given.")] = None,
 ) -> None:  # fmt: skip
     """One row against lm-eval's `hf` model, in float32 and, where the processor has it, bfloat16."""
     title, tasks, fewshot = CASES[name]
     with _included() as include:
         order = _order(str(_base()), tasks, limit or LIMITS[name], data, include) | {"fewshot": fewshot}
-        batches = (
-            (1,) if name == "wikitext" else BATCHES[1:] if name in GENERATED else BATCHES
-        )  # logits of pages take 1.6 GB
-        probe = order | {"batches": batches, "generates": name in GENERATED}
-        seconds = {int(batch): told for batch, told in _run("probe", probe)["seconds"].items()}
-        batch = min(seconds, key=lambda b: seconds[b])
+        tried = batch is None
+        batch = batch or _best_batch(name, order)
         theirs, ours = _run("lm_eval", order, batch=batch), _run("weightsmith", order)
-        row = {"title": title, "batch": batch} | _compared(theirs, ours)
+        row = {"title": title, "batch": str(batch) if tried else f"{batch}, given"} | _compared(theirs, ours)
         if fast_precision() == "bfloat16":
             half = _run("weightsmith", order, dtype="bfloat16")
             row |= {"bfloat16": half["seconds"], "bfloat16_agree": _agree(ours, half)}
@@ -146,12 +143,13 @@ def page() -> None:
 
 
 ABOUT = """`make bench-evaluate` writes this page. SmolLM2-135M, the demo's base; both programs ask the same questions in the same run, each in a
-process of its own, times without loading. lm-eval has the best of the batch sizes 1, 4, 8 and 16 (generation from 4, whole pages 1), tried before. "Same" counts
-questions of which every metric is equal; "ln p apart" is the largest difference of a log-likelihood (of WikiText: of a whole page)."""
+process of its own, times without loading. lm-eval has the best of the batch sizes 1, 4, 8 and 16 (generation from 4, whole pages 1),
+tried before, unless the table says that it was given. "Same" counts questions of which every metric is equal; "ln p apart" is the
+largest difference of a log-likelihood (of WikiText: of a whole page)."""
 SERVER = """lm-eval's `gguf` model with llama-cpp-python's server on this machine, which has the same file. "As float32" counts questions of
-which every metric equals that of the float32 safetensors. The server's figures are wrong: its `echo` gives the log-probability of each token at
-the place of the one before it, and no generated token, so that lm-eval leaves out the last one of each answer. The ratio is therefore
-one of time alone."""
+which every metric equals that of the float32 safetensors. The server's figures are wrong: its `echo` gives the log-probability of each
+token at the place of the one before it, and no generated token, so that lm-eval leaves out the last one of each answer. The ratio is
+therefore one of time alone."""
 
 
 def _gguf_rows(found: dict[str, dict[str, Any]]) -> list[list[str]]:
@@ -190,6 +188,14 @@ def _run(side: str, order: dict[str, Any], **more: Any) -> dict[str, Any]:
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
         return json.loads(Path(out.name).read_text())
+
+
+def _best_batch(name: str, order: dict[str, Any]) -> int:
+    batches = BATCHES[1:] if name in GENERATED else BATCHES
+    if name == "wikitext":
+        batches = (1,)  # logits of a page take 1.6 GB
+    seconds = _run("probe", order | {"batches": batches, "generates": name in GENERATED})["seconds"]
+    return min(batches, key=lambda size: seconds[str(size)])
 
 
 def _compared(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:

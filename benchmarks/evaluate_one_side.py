@@ -34,18 +34,13 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
     found = evaluate(model, _given(tasks), limit=order["limit"], bootstrap_iters=0)
     seconds = time.perf_counter() - started
     assert found
-    answers = {
-        f"{task} {sample['doc_id']} {sample['filter']}": {m: sample[m] for m in sample["metrics"]}
-        for task, samples in found["samples"].items()
-        for sample in samples
-    }
-    scores = {
-        f"{task} {sample['doc_id']} {sample['filter']}": [
-            score for resp in sample["resps"] for score in _log_likelihoods(resp)
-        ]
-        for task, samples in found["samples"].items()
-        for sample in samples
-    }
+    answers: dict[str, dict[str, Any]] = {}
+    scores: dict[str, list[float]] = {}
+    for task, samples in found["samples"].items():
+        for sample in samples:
+            name = f"{task} {sample['doc_id']}"
+            answers.setdefault(name, {}).update({f"{m},{sample['filter']}": sample[m] for m in sample["metrics"]})
+            scores[name] = [score for response in sample["resps"] for score in _log_likelihoods(response)]
     return {
         "seconds": seconds,
         "answers": answers,
