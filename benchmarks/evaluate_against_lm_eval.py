@@ -192,8 +192,10 @@ def _run(side: str, order: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def _best_batch(name: str, order: dict[str, Any]) -> int:
     batches = BATCHES[1:] if name in GENERATED else BATCHES
+    if name in ("fixed", "drawn"):
+        batches = (1, 4)  # logits of 16 prompts take 10 GB
     if name == "wikitext":
-        batches = (1,)  # logits of a page take 1.6 GB
+        return 1  # logits of a page take 1.6 GB
     seconds = _run("probe", order | {"batches": batches, "generates": name in GENERATED})["seconds"]
     return min(batches, key=lambda size: seconds[str(size)])
 

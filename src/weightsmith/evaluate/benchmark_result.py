@@ -54,8 +54,7 @@ class Benchmark:
     def compare(self, label: str, other: str, place: Entry | Part | None = None) -> Comparison:
         """On one entry, one part, or (None) the average of the suite; these two must have an average."""
         ours, theirs = self.model(label), self.model(other)
-        if isinstance(place, Part) and len(place.tasks) == 1:
-            place = place.tasks[0]
+        place = _single(place)
         if isinstance(place, Entry):
             return compare(ours.values[place], theirs.values[place], other)
         parts = [
@@ -69,8 +68,7 @@ class Benchmark:
 
     def best_parent(self, place: Entry | Part | None = None) -> str | None:
         """The label of the parent that is best there."""
-        if isinstance(place, Part) and len(place.tasks) == 1:
-            place = place.tasks[0]
+        place = _single(place)
 
         def height(label: str) -> float:
             model = self.model(label)
@@ -80,3 +78,8 @@ class Benchmark:
             return (model.of_part(place) if place else model.average(self.suite)) or 0.0
 
         return max(self.parents, key=height) if self.parents else None
+
+
+def _single(place: Entry | Part | None) -> Entry | Part | None:
+    """A part of one task is that task, with its own test and direction."""
+    return place.tasks[0] if isinstance(place, Part) and len(place.tasks) == 1 else place

@@ -63,8 +63,7 @@ def in_order(sequences: Sequence[np.ndarray]) -> list[int]:
 
 def steps(sequences: Sequence[np.ndarray], budget: int, most: int = 1 << 30) -> Iterator[Step]:
     """What to compute, in order, for sorted `sequences` of int32, none of them empty. A step holds at most `budget` nodes, a pack
-    at most `most` sequences. Before a step, keys and values beyond its `depth` are
-    dropped."""
+    at most `most` sequences. Before a step, keys and values beyond its `depth` are dropped."""
     shared = [0, *(common_prefix(a, b) for a, b in pairwise(sequences))]
     yield from _walk(_Tree(sequences, shared, budget, most), 0, len(sequences), 0)
 

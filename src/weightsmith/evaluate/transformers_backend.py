@@ -51,8 +51,7 @@ class TransformersBackend:
             raise EvaluationError(
                 f"{model.reference}: its weights take {weights / 1e9:.2f} GB in {self.precision}, more than --memory allows"
             )
-        plan = plan_memory(self._model.config, weights, itemsize, memory)
-        self._pack, self._kept, self._room = plan.pack, plan.kept, plan.kept
+        self._plan, self._halvings = plan_memory(self._model.config, weights, itemsize, memory), 0
         self.branches = self._agrees_with_itself()
 
     def score(self, requests: Sequence[Request], *, done: Done | None = None) -> list[Score]:
@@ -62,14 +61,19 @@ class TransformersBackend:
 
     def _score(self, requests: Sequence[Request], done: Done) -> None:
         longest = max(len(request.inputs) for request in requests)
-        if longest > self._room:
+        if longest > self._plan.kept:
             raise EvaluationError(
-                f"{self._reference}: memory leaves room for keys and values of {self._room} tokens, but a request has {longest}"
+                f"{self._reference}: memory leaves room for keys and values of {self._plan.kept} tokens, but a request has {longest}"
             )
         if self.branches:
             score_tree(requests, TransformersTree(self._model), budget=self._pack, done=done)
         else:
             score_plainly(self._model, requests, budget=4 * self._pack, done=done)
+
+    @torch.inference_mode()
+    def logits(self, tokens: np.ndarray) -> np.ndarray:
+        """float32 [tokens, vocabulary]: what follows each of `tokens` (int32 ids of one text)."""
+        return self._model(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0].float().numpy()
 
     def generate(
         self, prompts: Sequence[np.ndarray], limit: int, live: Live, *, sampling: Sampling = GREEDY,
@@ -78,7 +82,7 @@ class TransformersBackend:
         form = BatchGeneration if self.branches else PlainGeneration
 
         def ask(left: Sequence[int], note: Answered) -> None:
-            run = form(self._model, self.tokens, self._ends, self._kept)
+            run = form(self._model, self.tokens, self._ends, max(1, self._plan.kept >> self._halvings))
             run([prompts[k] for k in left], limit, lambda k, text: live(left[k], text), sampling, note)
 
         return until_answered(len(prompts), ask, self, answered)
@@ -89,8 +93,12 @@ class TransformersBackend:
             raise error
         if self._pack == 1:
             raise EvaluationError(f"{self._reference}: not enough memory even for one token at a time") from error
-        self._pack, self._kept = max(1, self._pack // 2), max(1, self._kept // 2)
+        self._halvings += 1
         self._say(f"{self._reference}: out of memory, going on with batches half as large ({self._pack} tokens)")
+
+    @property
+    def _pack(self) -> int:
+        return max(1, self._plan.pack >> self._halvings)
 
     def _agrees_with_itself(self) -> bool:
         """Does the tree give what one plain pass per request gives? Not for recurrent layers, nor where positions count by mask."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from weightsmith.evaluate.growing_cache import growing_cache
@@ -43,9 +44,9 @@ class TransformersTree:
                     yield Prediction(sequence, float(some[row, token]) - normal[row], best[row] == token)
 
     def _masks(self, step: Step) -> torch.Tensor | dict[str, torch.Tensor] | None:
-        """[1, 1, nodes, stems + nodes], 0 where a node attends; by kind of layer where some see a window only. None for the first
-        stem, a plain sequence: attention then skips the half that is masked."""
-        if step.stem and not step.depth:
+        """[1, 1, nodes, stems + nodes], 0 where a node attends; by kind of layer where some see a window only. None for a plain
+        sequence from the first position: attention then skips the half that is masked."""
+        if not step.depth and np.array_equal(step.parents, np.arange(len(step.parents)) - 1):
             return None
         seen, config = torch.from_numpy(step.mask()), self._model.config
         window, kinds = getattr(config, "sliding_window", None), set(getattr(config, "layer_types", None) or ())

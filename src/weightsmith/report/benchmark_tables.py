@@ -69,7 +69,7 @@ def difference_rows(benchmark: Benchmark) -> list[list[str]]:
         for place in places(benchmark, tasks=False):
             for found, role in comparisons(benchmark, model.label, place):
                 rows.append([
-                    model.label, _name(benchmark, place), f"{found.other} ({role})", f"{found.difference:+.2f}",
+                    model.label, _name(benchmark, place), found.other if found.other == role else f"{found.other} ({role})", f"{found.difference:+.2f}",
                     f"{found.low:+.2f} to {found.high:+.2f}", f"{found.p:.3f}", found.verdict,
                 ])  # fmt: skip
     return rows if len(rows) > 1 else []
