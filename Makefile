@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: demo test lint docs bench bench-demo bench-evaluate bench-unify clean
+.PHONY: demo test lint docs bench bench-demo bench-evaluate bench-export bench-unify clean
 
 demo: $(VENV)/demo
 	$(BIN)/weightsmith demo demo
@@ -37,6 +37,9 @@ bench-evaluate: $(VENV)/server demo
 
 bench-unify: $(VENV)/dev
 	$(BIN)/python benchmarks/unify_full_size.py
+
+bench-export: $(VENV)/dev
+	$(BIN)/python benchmarks/export_full_size.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -19,6 +19,17 @@ CONFIG = {
 SKILLS = ("dates", "records", "commands")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="also the cases of which one of each kind is enough every day")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--all"):
+        for item in items:
+            if item.get_closest_marker("more"):
+                item.add_marker(pytest.mark.skip(reason="only with --all"))
+
+
 def weightsmith_process(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
     """The command line as a person runs it."""
     command = [sys.executable, "-m", "weightsmith", *map(str, arguments)]

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.errors import CheckpointError
-from weightsmith.export.llama_cpp import load_llama_cpp
+from weightsmith.llama_cpp import load_llama_cpp
 from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 
 NAMES = json.loads((resources.files("weightsmith.tokenizer") / "pre_tokenizers.json").read_text())["names"]

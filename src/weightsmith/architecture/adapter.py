@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.architecture.row_map import RowMappedCheckpoint
-from weightsmith.architecture.scheme import known_schemes, map_rows, map_rows_back
+from weightsmith.architecture.scheme import map_rows, map_rows_back, schemes_of
 from weightsmith.checkpoint.lora import LoraCheckpoint, adapted_tensors
 from weightsmith.checkpoint.tensor import Checkpoint
 from weightsmith.errors import CheckpointError
@@ -22,8 +22,8 @@ def with_adapter(
     """
     wanted = adapted_tensors(adapter)
     if not wanted <= base.tensors.keys():
-        for scheme in known_schemes():
-            if scheme.config["set"].get("model_type") != config.get("model_type") or scheme.same_names:
+        for scheme in schemes_of(config):
+            if scheme.same_names:
                 continue
             try:
                 there = map_rows_back(scheme, home, base.tensors, config)

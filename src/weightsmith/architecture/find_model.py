@@ -12,7 +12,7 @@ _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]
 
 
 def find_model(reference: str, beside: Path | None, *, headers_only: bool = False) -> tuple[Path, list[Path]]:
-    """(the base's folder or GGUF file, the adapters' folders). Relative paths are tried from the working directory, then from
+    """(the base's folder or GGUF file, the adapters' folders or GGUF files). Relative paths are tried from the working directory, then from
     `beside`; what is no path and looks like a hub id is downloaded, or its headers alone are. Raises CheckpointError."""
     parts = reference.split("+")
     for count in range(len(parts), 0, -1):  # a path may hold a plus of its own: the longest that exists is the base
@@ -31,8 +31,8 @@ def find_model(reference: str, beside: Path | None, *, headers_only: bool = Fals
     adapters = []
     for part in parts[count:]:
         adapter = find_path(part, beside) or _from_hub(part, headers_only=False)
-        if adapter is None or not adapter.is_dir():
-            raise CheckpointError(f"{part}: no such adapter folder (model {reference!r})")
+        if adapter is None or not (adapter.is_dir() or is_gguf(adapter)):
+            raise CheckpointError(f"{part}: no such adapter, a folder or .gguf file (model {reference!r})")
         adapters.append(adapter)
     return base, adapters
 

@@ -32,6 +32,7 @@ from weightsmith.checkpoint.tensor import TensorInfo
 from weightsmith.errors import CheckpointError
 
 Config = dict[str, Any]
+_GGUF_LIKE = {"mistral": "llama"}  # model types whose GGUF files are laid out as another's
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,14 @@ def known_schemes() -> tuple[Scheme, ...]:
     folder = resources.files("weightsmith.architecture") / "schemes"
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".json")), key=lambda entry: entry.name)
     return tuple(parse_scheme(json.loads(entry.read_text(encoding="utf-8"))) for entry in files)
+
+
+def schemes_of(config: Config) -> list[Scheme]:
+    """The layouts that models of `config`'s type have been published in."""
+    kind = config.get("model_type")
+    same = _GGUF_LIKE.get(str(kind))
+    kinds = [(scheme, scheme.config["set"].get("model_type")) for scheme in known_schemes()]
+    return [scheme for scheme, own in kinds if own == kind or (scheme.layout == "gguf" and own == same)]
 
 
 def detect_scheme(

@@ -1,4 +1,4 @@
-"""A LoRA adapter (peft format) applied to a base checkpoint: W + scale * B @ A, for the rows asked for.
+"""A LoRA adapter (a folder in peft's format, or a GGUF file of llama.cpp's) applied to a base checkpoint: W + scale * B @ A, for the rows asked for.
 
 Paper: https://arxiv.org/abs/2106.09685. `scale` is alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732).
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.checkpoint.tensor import Checkpoint, convert, read_tensor
 from weightsmith.checkpoint.weights_folder import OneFile, open_weights
 from weightsmith.errors import CheckpointError
@@ -21,41 +23,33 @@ if TYPE_CHECKING:
     import torch
 
 _LORA = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>A|B)(?:\.default)?\.weight$")
+_LORA_GGUF = re.compile(r"^(?P<weight>.+)\.lora_(?P<side>a|b)$")
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What an adapter adds to one weight: scale * B @ A. float32, A [rank, in], B [out, rank]."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float
 
 
 class LoraCheckpoint:
     """The base's tensors with the adapter added. Raises CheckpointError where the adapter does not fit the base."""
 
     def __init__(self, base: Checkpoint, adapter: Path) -> None:
-        import torch
-
         self._base, self.tensors = base, base.tensors
         self._low_rank: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # scale * B [out, r], A [r, in]
-        config = _read_config(adapter)
-        weights = _open_weights(adapter)
-        sides: dict[str, dict[str, torch.Tensor]] = {}
-        for key in weights.tensors:
-            match = _LORA.match(key)
-            if not match:
-                raise CheckpointError(
-                    f"{adapter}: tensor {key!r} is not a LoRA matrix; only plain LoRA on linear layers is read"
-                )
-            sides.setdefault(match["module"], {})[match["side"]] = read_tensor(weights, key, torch.float32)
-        for module, pair in sides.items():
-            name = f"{module}.weight"
+        for name, pair in read_adapter(adapter).items():
             if name not in base.tensors:
                 raise CheckpointError(f"{adapter}: adapts {name!r}, which the base model does not have")
-            if set(pair) != {"A", "B"}:
-                raise CheckpointError(f"{adapter}: {module!r} has only half of its LoRA pair")
-            a, b = pair["A"], pair["B"]
-            if config.get("fan_in_fan_out"):
-                a, b = b.T.contiguous(), a.T.contiguous()
-            if (b.shape[0], a.shape[1]) != base.tensors[name].shape or a.shape[0] != b.shape[1]:
+            if (pair.b.shape[0], pair.a.shape[1]) != base.tensors[name].shape or pair.a.shape[0] != pair.b.shape[1]:
                 raise CheckpointError(
-                    f"{adapter}: {module!r} is B {list(b.shape)} @ A {list(a.shape)}, the base's weight is "
+                    f"{adapter}: {name!r} is B {list(pair.b.shape)} @ A {list(pair.a.shape)}, the base's weight is "
                     f"{list(base.tensors[name].shape)}; it was made for another model"
                 )
-            self._low_rank[name] = (b * _scale(config, module, min(a.shape[0], b.shape[1])), a)
+            self._low_rank[name] = (pair.b * pair.scale, pair.a)
 
     @property
     def rank(self) -> int:
@@ -75,10 +69,74 @@ class LoraCheckpoint:
         convert(values.numpy(), out)
 
 
+def read_adapter(adapter: Path) -> dict[str, LowRank]:
+    """By the weight it adapts, in the names it was trained with: a folder in peft's format, or llama.cpp's GGUF. Raises
+    CheckpointError."""
+    return _read_gguf(adapter) if adapter.is_file() else _read_peft(adapter)
+
+
 def adapted_tensors(adapter: Path) -> set[str]:
-    """The weights that an adapter changes, in the names it was trained with. Raises CheckpointError."""
+    """The weights that an adapter changes, in the names it was trained with; from headers. Raises CheckpointError."""
+    if adapter.is_file():
+        return {match["weight"] for key in _open_gguf(adapter).tensors if (match := _LORA_GGUF.match(key))}
     matches = (_LORA.match(key) for key in _open_weights(adapter).tensors)
     return {f"{match['module']}.weight" for match in matches if match}
+
+
+def _read_peft(adapter: Path) -> dict[str, LowRank]:
+    import torch
+
+    config = _read_config(adapter)
+    weights = _open_weights(adapter)
+    sides: dict[str, dict[str, torch.Tensor]] = {}
+    for key in weights.tensors:
+        match = _LORA.match(key)
+        if not match:
+            raise CheckpointError(
+                f"{adapter}: tensor {key!r} is not a LoRA matrix; only plain LoRA on linear layers is read"
+            )
+        sides.setdefault(match["module"], {})[match["side"]] = read_tensor(weights, key, torch.float32)
+    found = {}
+    for module, pair in sides.items():
+        if set(pair) != {"A", "B"}:
+            raise CheckpointError(f"{adapter}: {module!r} has only half of its LoRA pair")
+        a, b = pair["A"], pair["B"]
+        if config.get("fan_in_fan_out"):
+            a, b = b.T.contiguous(), a.T.contiguous()
+        found[f"{module}.weight"] = LowRank(a, b, _scale(config, module, min(a.shape[0], b.shape[1])))
+    return found
+
+
+def _read_gguf(adapter: Path) -> dict[str, LowRank]:
+    """As llama.cpp reads it (src/llama-adapter.cpp): scale is adapter.lora.alpha / rank, 1 where alpha is 0."""
+    import torch
+
+    file = _open_gguf(adapter)
+    alpha = file.metadata.get("adapter.lora.alpha", 0.0)
+    if not isinstance(alpha, float) or not math.isfinite(alpha):
+        raise CheckpointError(f"{adapter}: adapter.lora.alpha is {alpha!r}")
+    sides: dict[str, dict[str, torch.Tensor]] = {}
+    for key in file.tensors:
+        match = _LORA_GGUF.match(key)
+        if not match or match["weight"].startswith("token_embd."):
+            raise CheckpointError(
+                f"{adapter}: tensor {key!r} is not a LoRA matrix of a linear layer; only those are read"
+            )
+        sides.setdefault(match["weight"], {})[match["side"]] = read_tensor(file, key, torch.float32)
+    found = {}
+    for name, pair in sides.items():
+        if set(pair) != {"a", "b"} or any(side.ndim != 2 for side in pair.values()):
+            raise CheckpointError(f"{adapter}: {name!r} has only half of its LoRA pair")
+        found[name] = LowRank(pair["a"], pair["b"], alpha / max(1, pair["b"].shape[1]) if alpha else 1.0)
+    return found
+
+
+def _open_gguf(adapter: Path) -> GGUFFile:
+    file = GGUFFile(adapter)
+    kind = (file.metadata.get("general.type"), file.metadata.get("adapter.type"))
+    if kind != ("adapter", "lora"):
+        raise CheckpointError(f"{adapter}: is a GGUF file, but no LoRA adapter")
+    return file
 
 
 def _open_weights(adapter: Path) -> OneFile:

@@ -47,12 +47,12 @@ def _version(wanted: bool) -> None:
 
 
 @contextmanager
-def _going_on() -> Iterator[None]:
-    """Ctrl-C in something that the same command continues."""
+def _going_on(command: str = "the same command") -> Iterator[None]:
+    """Ctrl-C in something that `command` continues."""
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("weightsmith: what was finished is kept; the same command goes on from there", err=True)
+        typer.echo(f"weightsmith: what was finished is kept; {command} goes on from there", err=True)
         raise
 
 
@@ -93,6 +93,12 @@ def merge(
         list[str], typer.Option("--mapping", help="MODEL=FILE: the names of a model in a layout of its own.")
     ] = [],  # noqa: B006
     accept_mapping: AcceptMapping = False,
+    gguf: Annotated[
+        list[str], typer.Option(help="Export to OUT/gguf as well: f16, q4_k_m, ...; may be given several times.")
+    ] = [],  # noqa: B006
+    no_intermediate: Annotated[
+        bool, typer.Option("--no-intermediate", help="With --gguf: merge straight into GGUF files, keep nothing else.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Merge models as RECIPE says into the new folder OUT.
@@ -120,6 +126,21 @@ def merge(
         if not separator:
             raise typer.BadParameter(f"{entry!r} is not MODEL=FILE", param_hint="--mapping")
         mappings[model] = Path(file)
+    if gguf:
+        from weightsmith.export.model_export import check_types
+
+        check_types(gguf)
+    if no_intermediate:
+        if not gguf or dry_run or device != "cpu" or ray:
+            raise typer.BadParameter(
+                "needs --gguf, and goes with none of --dry-run, --device, --ray", param_hint="--no-intermediate"
+            )
+        from weightsmith.export.source import Order
+
+        files = {model: str(file) for model, file in mappings.items()}
+        tolerant = on_nan is OnNan.warn
+        order = Order(recipe=str(recipe), seed=seed, tolerant=tolerant, mappings=files, accept_mapping=accept_mapping)
+        return _export(order, out / "gguf", quiet, type=gguf, keep=False, name=out.name, threads=threads, force=force)
     if dry_run:
         from weightsmith.cli.plan import show_plan
         from weightsmith.engine.device import check_device
@@ -167,6 +188,11 @@ def merge(
         busy = sum(done.phases.values())
         typer.echo("; ".join(f"{name} {seconds:.1f} s" for name, seconds in done.phases.items())
                    + f" on {used} threads together; {max(0.0, done.seconds * used - busy):.1f} s start-up and waiting")  # fmt: skip
+    if gguf:
+        again = f"weightsmith export {out} {out / 'gguf'} --name {out.name} " + " ".join(
+            f"--type {kind}" for kind in gguf
+        )
+        _export(str(out), out / "gguf", quiet, again, type=gguf, name=out.name, threads=threads)
 
 
 @app.command()
@@ -293,33 +319,123 @@ def unify(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="A model folder (safetensors).")],
-    out: Annotated[Path, typer.Argument(help="The .gguf file to create.")],
+    model: Annotated[
+        str | None, typer.Argument(help="A model: folder, GGUF file or hub id, +ADAPTER.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Argument(help="A folder, or for one type a file that ends in .gguf.", show_default=False),
+    ] = None,
     type: Annotated[
-        str, typer.Option("--type", "-t", help="f32, f16, bf16, q8_0, q4_k_m, ... as llama.cpp names them.")
-    ] = "f16",
+        list[str] | None,
+        typer.Option(
+            "--type", "-t", help="f32, f16, bf16, q8_0, q4_k_m, ...; may be given several times. [default: f16]"
+        ),
+    ] = None,
+    list_types: Annotated[
+        bool, typer.Option("--list-types", help="All types, their sizes and what they are for.")
+    ] = False,
+    intermediate: Annotated[
+        str,
+        typer.Option(
+            help="What quantized files are made from: f16, bf16, f32; auto: what the weights are, f16 for float32."
+        ),
+    ] = "auto",
     keep: Annotated[
-        bool, typer.Option("--keep/--no-keep", help="Keep the f16 file a quantized one is made from.")
+        bool, typer.Option("--keep/--no-keep", help="Keep the file that quantized ones are made from.")
     ] = True,
+    imatrix: Annotated[
+        Path | None, typer.Option(help="An importance matrix, as llama.cpp makes them.", show_default=False)
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="A text that an importance matrix is computed from.", show_default=False)
+    ] = None,
+    check: Annotated[
+        str,
+        typer.Option(
+            help="fast, full or none: are tokens those of the model's tokenizer, and next-token distributions its own?"
+        ),
+    ] = "fast",
+    name: Annotated[str | None, typer.Option(help="The model's name; its folder's if not given.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base model of an adapter that is exported alone.")] = None,
+    llama_cpp: Annotated[
+        Path | None,
+        typer.Option(
+            help="A llama.cpp checkout whose converter is used instead of the installed one.", show_default=False
+        ),
+    ] = None,
     threads: Threads = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert MODEL to GGUF, and quantize it.
+    """Convert MODEL, in whatever naming, to GGUF, and quantize it.
 
-    Example: weightsmith export merged merged-q4_k_m.gguf --type q4_k_m
+    Into a folder go NAME-TYPE.gguf and manifest.json; what is there and still fits is not made again. A LoRA adapter alone becomes a
+    file for llama-cli --lora.
+
+    Example: weightsmith export merged gguf --type q4_k_m --type q8_0
     """
-    from weightsmith.export.model_export import export as run
     from weightsmith.sizes import show_size
 
-    def say(text: str) -> None:
-        if not quiet:
-            typer.echo(text, err=True)
+    if list_types:
+        from weightsmith.cli.types import show_types
+        from weightsmith.export.types import list_types as all_types
 
-    done = run(model, out, type=type, keep=keep, threads=threads, force=force, say=say)
+        show_types(all_types(model), model or "Llama 3 8B")
+        return
+    if model is None or out is None:
+        raise typer.BadParameter("give a model and where to write it")
+    from weightsmith.export.adapter_export import export_adapter, is_adapter
+
+    if is_adapter(Path(model)):
+        kind = (type or ["f16"])[0]
+        adapter = export_adapter(Path(model), out, base=base, type=kind, name=name, force=force)
+        if not quiet:
+            typer.echo(f"{out}: {adapter.weights} weights adapted, rank {adapter.rank}, {show_size(adapter.bytes)}")
+        return
+    _export(
+        model, out, quiet, type=type or ["f16"], intermediate=intermediate, keep=keep, importance=imatrix, calibrate=calibrate,
+        check=check, name=name, llama_cpp=llama_cpp, threads=threads, force=force,
+    )  # fmt: skip
+
+
+def _export(model: Any, out: Path, quiet: bool, again: str = "the same command", **options: Any) -> None:
+    from weightsmith.cli.progress import counter
+    from weightsmith.cli.types import show_export
+    from weightsmith.export.model_export import export as run
+
+    with _going_on(again), counter("", quiet=quiet) as (say, progress):
+        done = run(model, out, say=say, progress=progress, **options)
     if not quiet:
-        kept = f"; kept {done.intermediate}" if done.intermediate else ""
-        typer.echo(f"{done.out}: {show_size(done.bytes)} in {done.seconds:.1f} s{kept}")
+        show_export(done)
+
+
+@app.command()
+def clean(
+    out: Annotated[Path, typer.Argument(help="A folder that `weightsmith export` wrote to.")],
+    keep: Annotated[list[str], typer.Option(help="A type to keep, such as q4_k_m; may be given several times.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove the files of an export but for those of the types named with --keep, after showing which and how large they are.
+
+    Example: weightsmith clean gguf --keep q4_k_m
+    """
+    from weightsmith.export.clean import removable, remove
+    from weightsmith.sizes import show_size
+
+    found = removable(out, keep)
+    for entry in found:
+        typer.echo(f"{out / entry.file}: {show_size(entry.bytes)}")
+    total = show_size(sum(entry.bytes for entry in found))
+    if not found:
+        typer.echo(f"{out}: nothing to remove")
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise WeightsmithError(f"{total} in {len(found)} files would be removed; say so with --yes")
+        typer.confirm(f"remove {total} in {len(found)} files?", abort=True)
+    remove(out, found)
+    typer.echo(f"{out}: {total} in {len(found)} files removed")
 
 
 class PrecisionChoice(StrEnum):

@@ -22,8 +22,7 @@ from weightsmith.engine.run_plan import NotFinite, Progress, Tally, run_tensors
 from weightsmith.recipe.load import load_recipe
 from weightsmith.recipe.plan import Plan, TensorPlan, make_plan
 from weightsmith.recipe.yaml_file import YamlFile
-from weightsmith.tokenizer.extended import extend_tokenizer
-from weightsmith.tokenizer.files import write_tokenizer_files
+from weightsmith.tokenizer.extended import write_merged_tokenizer
 
 RECIPE_COPY = "merge_recipe.yml"
 DEFAULT_SHARD_BYTES = 5_000_000_000
@@ -109,9 +108,7 @@ def merge(
             return run_on_ray(order, left, writer.file_of, ray, shown, on_tensor)
 
         tally = run_journaled(scratch, run, plan.tensors, out_shard_size, progress, runner)
-        write_tokenizer_files(plan.vocabulary.home if plan.vocabulary else plan.home, folder)
-        if plan.vocabulary:
-            extend_tokenizer(plan.vocabulary, folder)
+        write_merged_tokenizer(plan.home, plan.vocabulary, folder)
         (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         (folder / RECIPE_COPY).write_text(loaded.file.text, encoding="utf-8")
         write_checksums(folder, tally.digests)

@@ -15,13 +15,14 @@ import torch
 
 from weightsmith.architecture import Model, open_model
 from weightsmith.checkpoint.file_digests import FileDigests, digest
+from weightsmith.engine.in_memory import compute_tensors
 from weightsmith.engine.run_digest import run_digest
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import Backend
 from weightsmith.evaluate.benchmark_result import Benchmark, ModelResult
 from weightsmith.evaluate.benchmark_settings import BenchmarkSettings
 from weightsmith.evaluate.budget import Budget, choose_samples
-from weightsmith.evaluate.candidate import Candidate, merged_weights
+from weightsmith.evaluate.candidate import Candidate
 from weightsmith.evaluate.content_key import content_key
 from weightsmith.evaluate.live_model import filled_model
 from weightsmith.evaluate.open_backend import check_tokenizer, open_backend, runs_in_llama_cpp
@@ -125,7 +126,8 @@ def _loaded(
         plan = make_plan(load_recipe(model))
         say(f"{label}: merging in memory ({plan.method.name} of {len(plan.models)} models)")
         with Candidate(plan, str(model)) as described:
-            live = filled_model(str(model), plan.config, merged_weights(plan, threads=threads), PRECISIONS[precision])
+            weights = compute_tensors(plan.tensors, plan.method, threads=threads)
+            live = filled_model(str(model), plan.config, weights, PRECISIONS[precision])
             backend = TransformersBackend(described, memory=settings.memory, say=say, live=live)
             yield backend, digest([run_digest(plan, 0, 0, "cpu"), precision])
         return

@@ -26,7 +26,7 @@ from weightsmith.evaluate.request import Done, Request, Score
 from weightsmith.evaluate.text_tokens import Messages
 from weightsmith.evaluate.tree_scorer import Prediction, Wanted, score_tree
 from weightsmith.evaluate.until_answered import until_answered
-from weightsmith.export.llama_cpp import load_llama_cpp
+from weightsmith.llama_cpp import heard_errors, load_llama_cpp
 from weightsmith.tokenizer.chat import chat_text
 
 PARALLEL = 64  # answers generated together
@@ -50,9 +50,11 @@ class LlamaCppBackend:
         file = GGUFFile(path)  # also refuses a file that is cut short, before native code reads it
         parameters = self._lib.llama_model_default_params()
         parameters.n_gpu_layers = 0
-        self._model = self._lib.llama_model_load_from_file(str(path).encode(), parameters)
+        errors: list[str] = []
+        with heard_errors(errors):
+            self._model = self._lib.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._model:
-            raise EvaluationError(f"{path}: llama.cpp cannot load it")
+            raise EvaluationError(f"{path}: llama.cpp cannot load it" + (f": {errors[0]}" if errors else ""))
         weakref.finalize(self, self._lib.llama_model_free, self._model)
         self.tokens = LlamaCppTokens(self._lib, self._model, file, path)
         self._size = self._lib.llama_vocab_n_tokens(self.tokens.vocabulary)
@@ -83,8 +85,17 @@ class LlamaCppBackend:
             )
         pack = min(self._pack, self._cells - longest)
         most = min(SEQUENCES, self._pack - 1)  # llama.cpp wants a token per sequence in a full batch
-        with _Context(self, longest + max(pack, longest), most + 1) as context:
+        with self.context(longest + max(pack, longest), most + 1) as context:
             score_tree(requests, _LlamaCppTree(context), budget=pack, most=most, done=done)
+
+    def context(self, cells: int, sequences: int = 1, on_operation: Any = None) -> Context:
+        """Room for `cells` positions of `sequences`; `on_operation`: a `ggml_backend_sched_eval_callback`. To be closed with `with`."""
+        return Context(self, cells, sequences, on_operation)
+
+    def logits(self, tokens: np.ndarray) -> np.ndarray:
+        """float32 [tokens, vocabulary]: what follows each of `tokens` (int32 ids of one text)."""
+        with self.context(len(tokens)) as context:
+            return np.stack(context.decode([(int(token), place, [0], True) for place, token in enumerate(tokens)]))
 
     def generate(
         self, prompts: Sequence[np.ndarray], limit: int, live: Live, *, sampling: Sampling = GREEDY,
@@ -117,7 +128,7 @@ class LlamaCppBackend:
     ) -> Iterator[list[tuple[int, str]]]:
         """Of sorted prompts, each a sequence of its own: their numbers with their answers, as soon as they are finished."""
         texts = [""] * len(prompts)
-        with _Context(self, sum(map(len, prompts)) + limit * len(prompts), len(prompts)) as context:
+        with self.context(sum(map(len, prompts)) + limit * len(prompts), len(prompts)) as context:
             rows = []
             for sequence, prompt in enumerate(prompts):
                 kept = min(common_prefix(prompts[sequence - 1], prompt), len(prompt) - 1) if sequence else 0
@@ -150,10 +161,10 @@ class LlamaCppBackend:
                 rows = context.decode(entries)
 
 
-class _Context:
+class Context:
     """A key-value cache of `cells` positions, shared by `sequences`."""
 
-    def __init__(self, backend: LlamaCppBackend, cells: int, sequences: int) -> None:
+    def __init__(self, backend: LlamaCppBackend, cells: int, sequences: int, on_operation: Any = None) -> None:
         self._lib, self._path, self._size = backend._lib, backend._path, backend._size
         parameters = self._lib.llama_context_default_params()
         self._pack = backend._pack
@@ -161,12 +172,14 @@ class _Context:
         parameters.n_batch = parameters.n_ubatch = self._pack
         parameters.n_threads = parameters.n_threads_batch = backend._threads
         parameters.kv_unified = True
+        if on_operation is not None:
+            parameters.cb_eval = on_operation
         self._pointer = self._lib.llama_init_from_model(backend._model, parameters)
         if not self._pointer:
             raise MemoryError(f"{self._path}: llama.cpp cannot make a context of {cells} tokens")
         self._memory = self._lib.llama_get_memory(self._pointer)
 
-    def __enter__(self) -> _Context:
+    def __enter__(self) -> Context:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -210,7 +223,7 @@ class _Context:
 class _LlamaCppTree:
     """`predict` of `score_tree`: sequence 0 is the stems, each sequence of a pack gets a number of its own."""
 
-    def __init__(self, context: _Context) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
 
     def __call__(self, step: Step, wanted: Wanted) -> Iterator[Prediction]:
@@ -247,6 +260,7 @@ class LlamaCppTokens:
         self.vocabulary = library.llama_model_get_vocab(model)
         bos, eos = library.llama_vocab_bos(self.vocabulary), library.llama_vocab_eos(self.vocabulary)
         self.bos, self.eos = (bos if bos >= 0 else None), (eos if eos >= 0 else None)
+        self.adds_bos = bool(library.llama_vocab_get_add_bos(self.vocabulary))
         self.template: str | None = file.metadata.get("tokenizer.chat_template")
         told = {k: str(v) for k, v in file.metadata.items() if k.startswith("tokenizer.")}
         self.fingerprint = hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()
@@ -276,8 +290,7 @@ class LlamaCppTokens:
     def chat(self, messages: Messages, *, answer: bool = True) -> str:
         if not self.template:
             raise EvaluationError(f"{self._path}: no chat template in it")
-        ends = [
-            self._lib.llama_vocab_get_text(self.vocabulary, token).decode() if token is not None else ""
-            for token in (self.bos, self.eos)
-        ]
-        return chat_text(self.template, messages, bos=ends[0], eos=ends[1], answer=answer)
+        return chat_text(self.template, messages, bos=self._text(self.bos), eos=self._text(self.eos), answer=answer)
+
+    def _text(self, token: int | None) -> str:
+        return self._lib.llama_vocab_get_text(self.vocabulary, token).decode() if token is not None else ""

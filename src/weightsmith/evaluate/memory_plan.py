@@ -25,7 +25,7 @@ def plan_memory(config: Any, weights: int, itemsize: int, limit: int | None) -> 
     """For a model of `weights` bytes that computes in `itemsize` bytes per element, within `limit` bytes in all (by default three
     quarters of what is free now, the weights being loaded already)."""
     config = config.get_text_config()
-    free = limit - weights if limit else _available() * 3 // 4
+    free = limit - weights if limit else available_memory() * 3 // 4
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     keys_and_values = 2 * config.num_hidden_layers * heads * size * itemsize
@@ -35,7 +35,8 @@ def plan_memory(config: Any, weights: int, itemsize: int, limit: int | None) -> 
     return MemoryPlan(max(pack, _LEAST_PACK), max(int(free // 2 // keys_and_values), 1))
 
 
-def _available() -> int:
+def available_memory() -> int:
+    """Bytes that processes can take now."""
     with open("/proc/meminfo", encoding="ascii") as lines:
         for line in lines:
             if line.startswith("MemAvailable"):

@@ -1,41 +1,141 @@
 """An unquantized GGUF file to a quantized one, by llama.cpp's quantizer.
 
-It runs in a process of its own, so that Ctrl-C stops it and a crash in native code is one clear message.
+It runs in a process of its own, so that Ctrl-C stops it and a crash in native code is one clear message. Standard output is JSON
+lines: {"done": tensors, "total": tensors}, then what `Quantized` holds.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
+import os
+import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from weightsmith.errors import ExportError
-from weightsmith.export.llama_cpp import collect_errors, load_llama_cpp, quantization_types
+from weightsmith.export.importance import read_importance
+from weightsmith.llama_cpp import LOG_ERROR, load_llama_cpp, on_log, quantization_types
+
+_TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\] ")
+_FALLBACK = re.compile(r"required for type\s+(\w+)\)")
+_INSTEAD = re.compile(r"falling back to\s+(\w+)")
+_SIZE = re.compile(r"quant size\s*=\s*([\d.]+) MiB \(([\d.]+) BPW\)")
 
 
-def quantize(source: Path, out: Path, kind: str, *, threads: int) -> None:
-    """`kind` as llama.cpp names it: q8_0, q4_k_m, ... Raises ExportError where llama.cpp refuses."""
-    command = [sys.executable, "-P", "-m", "weightsmith.export.quantizer", str(source), str(out), kind, str(threads)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        out.unlink(missing_ok=True)
-        lines = [line for line in result.stderr.splitlines() if line.strip()]
-        raise ExportError(
-            f"{source}: llama.cpp cannot quantize it to {kind}: {lines[-1] if lines else result.returncode}"
-        )
+@dataclass(frozen=True)
+class Quantized:
+    """`bytes` of the tensors, `bits_per_weight` of all of them together, `fallbacks`: tensors whose rows do not divide into the type's
+    blocks, as (type wished for, type used, how many); `needs_importance`: known of a dry run."""
+
+    bytes: int
+    bits_per_weight: float
+    fallbacks: tuple[tuple[str, str, int], ...]
+    needs_importance: bool = False
 
 
-def _quantize_here(source: str, out: str, kind: str, threads: int) -> int:
+def quantize(
+    source: Path, out: Path, kind: str, *, threads: int, importance: Path | None = None, dry_run: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Quantized:  # fmt: skip
+    """`kind` as llama.cpp names it: q8_0, q4_k_m, ...; `importance` is a file of `importance.py`. `dry_run` reads names and shapes
+    alone, and writes nothing. Raises ExportError where llama.cpp refuses."""
+    (found,) = _ask(source, out, [kind], threads, importance, dry_run, progress)
+    return found
+
+
+def dry_runs(source: Path, kinds: Sequence[str]) -> dict[str, Quantized]:
+    """What each of `kinds` would make of it; llama.cpp names types that its quantizer refuses, and those are left out."""
+    found = _ask(source, Path(os.devnull), kinds, 1, None, True, lambda done, total: None, refuse=False)
+    return {kind: one for kind, one in zip(kinds, found, strict=True) if one.bytes}
+
+
+def _ask(
+    source: Path, out: Path, kinds: Sequence[str], threads: int, importance: Path | None, dry_run: bool,
+    progress: Callable[[int, int], None], *, refuse: bool = True,
+) -> list[Quantized]:  # fmt: skip
+    order = {
+        "source": str(source), "out": str(out), "kinds": list(kinds), "threads": threads, "dry_run": dry_run, "refuse": refuse,
+        "importance": str(importance) if importance else None,
+    }  # fmt: skip
+    command = [sys.executable, "-P", "-m", "weightsmith.export.quantizer", json.dumps(order)]
+    said: list[str] = []
+    found: list[Quantized] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        try:
+            for text in process.stdout:
+                if not text.startswith("{"):
+                    said.append(text.strip())
+                elif "done" in (line := json.loads(text)):
+                    progress(line["done"], line["total"])
+                else:
+                    fallbacks = tuple((wished, used, count) for wished, used, count in line["fallbacks"])
+                    needs = line["needs_importance"]
+                    found.append(Quantized(line["bytes"], line["bits_per_weight"], fallbacks, needs))
+            process.wait()
+        finally:
+            process.kill()
+    if len(found) < len(kinds):
+        reason = next((line for line in reversed(said) if line), f"it ended with {process.returncode}")
+        raise ExportError(f"{source}: llama.cpp cannot quantize it to {kinds[len(found)]}: {reason}")
+    return found
+
+
+def _quantize_here(order: dict[str, Any]) -> int:
     library = load_llama_cpp()
-    said = collect_errors()
-    parameters = library.llama_model_quantize_default_params()
-    parameters.nthread, parameters.ftype = threads, quantization_types()[kind]
-    code = library.llama_model_quantize(source.encode(), out.encode(), ctypes.byref(parameters))
-    if code:
-        print(said[-1] if said else f"error {code}", file=sys.stderr)
-    return 1 if code else 0
+    for kind in order["kinds"]:
+        errors: list[str] = []
+        found = _Log()
+
+        def listen(level: int, text: str, found: _Log = found, errors: list[str] = errors) -> None:
+            try:
+                found.hear(text)
+            except BrokenPipeError:  # who asked is gone
+                os._exit(1)
+            if level == LOG_ERROR:
+                errors.append(text.strip())
+
+        on_log(listen)
+        parameters = library.llama_model_quantize_default_params()
+        parameters.nthread, parameters.ftype = order["threads"], quantization_types()[kind]
+        parameters.dry_run = order["dry_run"]
+        if order["importance"]:
+            parameters.imatrix = read_importance(Path(order["importance"])).entries()
+        code = library.llama_model_quantize(order["source"].encode(), order["out"].encode(), ctypes.byref(parameters))
+        if code and order["refuse"]:
+            print(errors[-1] if errors else f"error {code}", flush=True)
+            return 1
+        fallbacks = [[*pair, count] for pair, count in sorted(found.fallbacks.items())]
+        told = {"bytes": found.bytes, "bits_per_weight": found.bits, "fallbacks": fallbacks}
+        print(json.dumps(told | {"needs_importance": found.needs_importance}), flush=True)
+    return 0
+
+
+class _Log:
+    """What llama.cpp's quantizer says of its work, which it tells in no other way."""
+
+    def __init__(self) -> None:
+        self.fallbacks: Counter[tuple[str, str]] = Counter()
+        self.bytes, self.bits, self.needs_importance = 0, 0.0, False
+        self._wished = ""
+
+    def hear(self, text: str) -> None:
+        if match := _TENSOR.search(text):
+            print(json.dumps({"done": int(match[1]), "total": int(match[2])}), flush=True)
+        if match := _FALLBACK.search(text):
+            self._wished = match[1].lower()
+        if match := _INSTEAD.search(text):
+            self.fallbacks[self._wished, match[1].lower()] += 1
+        self.needs_importance |= "will require an imatrix" in text
+        if match := _SIZE.search(text):
+            self.bytes, self.bits = round(float(match[1]) * (1 << 20)), float(match[2])
 
 
 if __name__ == "__main__":
-    sys.exit(_quantize_here(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
+    sys.exit(_quantize_here(json.loads(sys.argv[1])))

@@ -15,9 +15,10 @@ from weightsmith.engine.run_plan import Progress
 from weightsmith.errors import CheckpointError, OutputError
 from weightsmith.evaluate.score_models import Evaluation, ModelScores, evaluate
 from weightsmith.evaluate.tasks import load_questions, load_text
-from weightsmith.export.convert import PLAIN_TYPES
-from weightsmith.export.llama_cpp import quantization_types
+from weightsmith.export.check import in_words
+from weightsmith.export.conversion import PLAIN_TYPES
 from weightsmith.export.model_export import export
+from weightsmith.llama_cpp import quantization_types
 from weightsmith.pipeline.benchmark_stage import BenchmarkOrder, check_benchmarks, run_benchmark_stage
 from weightsmith.pipeline.schema import MERGED, Pipeline
 from weightsmith.pipeline.stages import RECORDS, Stage, Stages
@@ -161,17 +162,16 @@ def _export(
     """Quantized types are made from one f16 file, which is a stage of its own whether or not it was asked for."""
     kinds = checked.pipeline.export
     made: dict[str, tuple[Path, Stage]] = {}
-    plain = out / "gguf" / "merged-f16.gguf"
-    wanted = (["f16"] if any(k not in PLAIN_TYPES for k in kinds) else []) + [k for k in kinds if k != "f16"]
-    if "f16" in kinds and "f16" not in wanted:
-        wanted.insert(0, "f16")
-    for kind in wanted:
+    first = ["f16"] if any(kind == "f16" or kind not in PLAIN_TYPES for kind in kinds) else []
+    for kind in [*first, *(kind for kind in kinds if kind != "f16")]:
         path = out / "gguf" / f"merged-{kind}.gguf"
 
         def work(path: Path = path, kind: str = kind) -> dict:
-            source = plain if kind not in PLAIN_TYPES else None
-            done = export(out / "merged", path, type=kind, threads=threads, force=True, intermediate=source, say=say)
-            return {"bytes": done.bytes}
+            done = export(
+                out / "merged", path.parent, type=kind, intermediate="f16", threads=threads, force=True, say=say
+            )
+            (file,) = done.files
+            return {"bytes": file.bytes, "found": in_words(file.fidelity) if file.fidelity else ""}
 
         made[kind] = (path, stages.run(f"export {kind}", {"merge": merged.key, "type": kind}, [path], work))
     return made
@@ -239,6 +239,7 @@ def _report(
             files.append(("merged/", stage.result["written_bytes"], how))
         elif stage.name.startswith("export "):
             how = "llama.cpp's converter" if kind in PLAIN_TYPES else "llama.cpp's quantizer"
+            how += f"; {stage.result['found']}" if stage.result["found"] else ""
             files.append((f"gguf/merged-{kind}.gguf", stage.result["bytes"], how))
     steps = tuple((stage.name, stage.seconds) for stage in done)
     facts = ReportFacts(

@@ -12,7 +12,7 @@ from typing import Any
 from weightsmith.checkpoint.file_digests import FileDigests, digest
 
 RECORDS = ".stages"
-FORMAT = 1  # raised when what a stage makes changes
+FORMAT = 2  # raised when what a stage makes changes
 
 
 @dataclass(frozen=True)

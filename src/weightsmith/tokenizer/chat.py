@@ -10,20 +10,26 @@ from weightsmith.errors import EvaluationError
 
 
 def chat_text(
-    template: str, messages: list[dict[str, str]], *, bos: str = "", eos: str = "", answer: bool = True
+    template: str,
+    messages: list[dict[str, str]],
+    *,
+    bos: str = "",
+    eos: str = "",
+    answer: bool = True,
+    whole: bool = False,
 ) -> str:
     """The text of a conversation. `answer`: with the beginning of the model's turn; else cut behind the last message's content, so
-    that the model goes on with it. Raises EvaluationError for a template that fails."""
+    that the model goes on with it, unless it is to be `whole`. Raises EvaluationError for a template that fails."""
     from jinja2 import TemplateError
 
     try:
         text = _compile(template).render(messages=messages, add_generation_prompt=answer, bos_token=bos, eos_token=eos)
     except (TemplateError, TypeError, ValueError) as error:
         plain = [message for message in messages if message["role"] != "system"]  # some templates know no system
-        if len(plain) < len(messages):
+        if len(plain) < len(messages) and not whole:
             return chat_text(template, plain, bos=bos, eos=eos, answer=answer)
         raise EvaluationError(f"the model's chat template cannot be rendered: {error}") from error
-    if answer:
+    if answer or whole:
         return text
     last = messages[-1]["content"].strip()
     return text[: text.rindex(last) + len(last)]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
+from weightsmith.architecture import Model
 from weightsmith.errors import PlanError
 from weightsmith.tokenizer.alignment import Alignment
+from weightsmith.tokenizer.cut import cut_tokenizer
+from weightsmith.tokenizer.files import write_tokenizer_files
+
+
+def write_merged_tokenizer(home: Model, vocabulary: Alignment | None, folder: Path) -> None:
+    """Tokenizer, chat template and generation settings of a merge whose configuration is that of `home`. Raises PlanError."""
+    write_tokenizer_files(vocabulary.home if vocabulary else home, folder)
+    if vocabulary:
+        extend_tokenizer(vocabulary, folder)
 
 
 def extend_tokenizer(vocabulary: Alignment, folder: Path) -> None:
@@ -23,7 +31,7 @@ def extend_tokenizer(vocabulary: Alignment, folder: Path) -> None:
                         "with transformers' AutoTokenizer first")  # fmt: skip
     text = path.read_text(encoding="utf-8")
     if vocabulary.cut_to is not None:
-        text = _cut(vocabulary, text, vocabulary.cut_to)
+        text = cut_tokenizer(text, vocabulary.cut_to, vocabulary.home.reference)
     tokenizer = tokenizers.Tokenizer.from_str(text)
     for entry in vocabulary.added:
         known = {
@@ -43,20 +51,3 @@ def extend_tokenizer(vocabulary: Alignment, folder: Path) -> None:
         "tokenizer.model",
     ):  # they tell of the vocabulary before
         (folder / name).unlink(missing_ok=True)
-
-
-def _cut(vocabulary: Alignment, text: str, rows: int) -> str:
-    content: dict[str, Any] = json.loads(text)
-    model = content["model"]
-    if model.get("type") != "BPE":
-        raise PlanError(
-            f"{vocabulary.home.reference}: its tokenizer has tokens from row {rows} on that have no embedding; they can be "
-            f"removed from BPE tokenizers, and this one is {model.get('type')}"
-        )
-    kept = {token: row for token, row in model["vocab"].items() if row < rows}
-    gone = model["vocab"].keys() - kept.keys()
-    model["vocab"] = kept
-    pairs = ((merge, merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"])
-    model["merges"] = [merge for merge, parts in pairs if not gone.intersection(parts)]
-    content["added_tokens"] = [entry for entry in content.get("added_tokens") or [] if entry["id"] < rows]
-    return json.dumps(content, ensure_ascii=False)

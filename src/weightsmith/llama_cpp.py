@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 from weightsmith.errors import ExportError
 
 _FTYPE_PREFIX = "LLAMA_FTYPE_MOSTLY_"
-GGML_LOG_LEVEL_ERROR = 4
+LOG_ERROR = 4  # a level of the log (ggml.h)
 _callbacks: list[Any] = []  # native code keeps a pointer to the last one
 
 
@@ -21,26 +23,34 @@ def load_llama_cpp() -> Any:
     except ImportError as error:
         raise ExportError("this needs llama.cpp: `pip install 'weightsmith[gguf]'`") from error
     llama_cpp.llama_backend_init()
-    collect_errors()
+    on_log(lambda level, text: None)
     return llama_cpp
 
 
-def collect_errors() -> list[str]:
-    """Route llama.cpp's log into a new list that keeps its error lines alone."""
+def on_log(listen: Callable[[int, str], None]) -> None:
+    """Have `listen` told of llama.cpp's log instead of whoever was before: a level, and a text that may be part of a line."""
     from llama_cpp import llama_cpp
 
-    said: list[str] = []
+    def hear(level: int, text: bytes, data: object) -> None:
+        listen(level, text.decode(errors="replace"))
 
-    def listen(level: int, text: bytes, data: object) -> None:
-        if level == GGML_LOG_LEVEL_ERROR:
-            said.append(text.decode(errors="replace").strip())
-
-    _callbacks[:] = [*_callbacks[-1:], llama_cpp.llama_log_callback(listen)]
+    _callbacks[:] = [*_callbacks[-1:], llama_cpp.llama_log_callback(hear)]
     llama_cpp.llama_log_set(_callbacks[-1], ctypes.c_void_p(0))
-    return said
+
+
+@contextmanager
+def heard_errors(errors: list[str]) -> Iterator[None]:
+    """Collect the error lines of llama.cpp's log."""
+    on_log(lambda level, text: errors.append(text.strip()) if level == LOG_ERROR else None)
+    try:
+        yield
+    finally:
+        on_log(lambda level, text: None)
 
 
 def quantization_types() -> dict[str, int]:
     """Names such as `q4_k_m`, with llama.cpp's number for each."""
     names = vars(load_llama_cpp())
-    return {n.removeprefix(_FTYPE_PREFIX).lower(): v for n, v in names.items() if n.startswith(_FTYPE_PREFIX)}
+    return {"f32": names["LLAMA_FTYPE_ALL_F32"]} | {
+        n.removeprefix(_FTYPE_PREFIX).lower(): v for n, v in names.items() if n.startswith(_FTYPE_PREFIX)
+    }

@@ -1,0 +1,48 @@
+"""Tensors of a plan computed into memory instead of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from weightsmith.checkpoint.tensor import torch_dtypes
+from weightsmith.engine.run_plan import Progress, run_tensors
+from weightsmith.methods.method import Method
+from weightsmith.recipe.plan import TensorPlan
+
+
+def compute_tensors(
+    tensors: Sequence[TensorPlan], method: Method, *, into: Mapping[str, torch.Tensor] | None = None, threads: int = 1,
+    seed: int = 0, tolerant: bool = False, progress: Progress | None = None,
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """Every tensor in its output dtype, bit for bit what `merge` would write. Those of `into` that have the name, shape and dtype are
+    written in place; `tolerant` as in `run_tensors`. Raises MergeError."""
+    memory = {}
+    for tensor in tensors:
+        dtype, found = torch_dtypes()[tensor.info.dtype], (into or {}).get(tensor.name)
+        fits = found is not None and found.dtype == dtype and found.shape == tensor.info.shape and found.is_contiguous()
+        memory[tensor.name] = (
+            found.detach() if fits and found is not None else torch.empty(tensor.info.shape, dtype=dtype)
+        )
+    run_tensors(tensors, method, _Memory(memory), threads, progress, seed=seed, tolerant=tolerant)
+    return memory
+
+
+class _Memory:
+    """Takes what a shard on the disk would."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._bytes = {name: _as_bytes(tensor) for name, tensor in tensors.items()}
+        self._sizes = {name: tensor.element_size() for name, tensor in tensors.items()}
+
+    def write(self, name: str, start: int, block: np.ndarray) -> None:
+        """As ShardWriter.write."""
+        found = block.view(np.uint8)
+        begin = start * self._sizes[name]
+        self._bytes[name][begin : begin + len(found)] = found
+
+
+def _as_bytes(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.view(-1).view(torch.uint8).numpy() if tensor.numel() else np.empty(0, np.uint8)

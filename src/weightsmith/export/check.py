@@ -1,0 +1,154 @@
+"""Is an exported file the model that it was made from? Tokens of texts in many scripts, and next-token distributions."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from weightsmith.architecture.tied import embedding_rows
+from weightsmith.errors import EvaluationError, ExportError
+from weightsmith.evaluate.live_model import end_tokens, filled_model
+from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
+from weightsmith.evaluate.memory_plan import available_memory
+from weightsmith.evaluate.text_tokens import TransformersTokens
+from weightsmith.export.fit_vocabulary import fit_vocabulary
+from weightsmith.export.source import Source
+
+CHECKS = ("fast", "full", "none")
+_FAST = 128  # tokens whose distributions are compared; `full` takes all of the texts
+
+# Scripts, digits, spaces, emoji with joiners, contractions, code; composed (NFC), as llama.cpp does not compose.
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog. It's 12:45, we'll see you're RIGHT; they'd've known!  Two  spaces.",
+    "Zażółć gęślą jaźń. Größe, naïve façade, œuvre. Здравствуйте, как дела? Γειά σου Κόσμε. שלום עולם. مرحبا بالعالم.",
+    "今日はいい天気ですね。我想在apple工作1314151天～ 안녕하세요 세계. नमस्ते दुनिया। สวัสดีชาวโลก កាន់តែពិសេស.",
+    "🚀 (normal) 😶‍🌫️ 👩‍👩‍👧 ✅ 🦙🦙 ½ ² ① 3 33 333 3333 33333 3.14159 1,000,000",
+    "def f(x: int) -> str:\n\tif x >= 10:\n\t\treturn f\"{x!r}\"  # comment\n\n\n    return ''\r\n\r\n",
+)
+PASSAGE = (
+    "The river rises in the hills to the north of the town and runs for some forty miles before it meets the sea. Its upper course is "
+    "steep and narrow, and until the middle of the nineteenth century it drove eleven mills, of which two are still standing. Below the "
+    "bridge the valley widens, and the water slows among meadows that are flooded in most winters. In 1857 the railway company built an "
+    "embankment along the eastern side. It was meant to carry two tracks; only one was ever laid. Trains ran twice a day until 1962, when "
+    "the line was closed. The embankment is now a footpath, and from it one can see as far as the lighthouse on a clear morning. What "
+    "people remember best, however, is the market. Every Thursday farmers brought cheese, wool and apples to the square in front of the "
+    "church, and whoever came late had to put up a stall in one of the side streets. A bell was rung at noon, after which no more goods "
+    "could be brought in. The custom ended with the war, but the bell still hangs above the door of the old town hall."
+)
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Of a file against the weights it was made from, over `tokens` tokens of a text: the mean Kullback-Leibler divergence of the
+    next-token distributions, in nats, and the share of places where the most likely token is the same."""
+
+    tokens: int
+    divergence: float
+    same_top: float
+
+
+def in_words(found: Fidelity | str) -> str:
+    """What `check_file` found, in one line."""
+    if isinstance(found, str):
+        return f"tokens as the model's own; distributions not compared: {found}"
+    return (
+        f"tokens as the model's own; the most likely next token at {found.same_top:.1%} of {found.tokens} places; KL divergence "
+        f"{found.divergence:.2g} nats"
+    )
+
+
+class Reference:
+    """The source's tokenizer, and its weights in `transformers`, loaded when they are first needed."""
+
+    def __init__(self, source: Source, *, full: bool) -> None:
+        self._source, self._full = source, full
+
+    @cached_property
+    def tokens(self) -> TransformersTokens:
+        return self._staged[0]
+
+    @cached_property
+    def stops(self) -> list[str]:
+        """The texts of the tokens that end an answer."""
+        tokens, ends = self._staged
+        return [tokens.tokenizer.convert_ids_to_tokens(number) for number in sorted(ends)]
+
+    @cached_property
+    def _staged(self) -> tuple[TransformersTokens, set[int]]:
+        with tempfile.TemporaryDirectory(prefix="weightsmith-") as folder:
+            self._source.stage(Path(folder))
+            if rows := embedding_rows({tensor.name: tensor.info for tensor in self._source.tensors}):
+                fit_vocabulary(Path(folder), rows, self._source.reference)
+            tokens = TransformersTokens(Path(folder))
+            ends = end_tokens(replace(self._source.home, home=Path(folder), config=self._source.config))
+        return tokens, ends | ({tokens.eos} if tokens.eos is not None else set())
+
+    @cached_property
+    def texts(self) -> list[np.ndarray]:
+        """int32 ids of the texts that are compared."""
+        if not self._full:
+            return [self.tokens.encode([PASSAGE], special=True)[0][:_FAST]]
+        return self.tokens.encode([PASSAGE, *TEXTS], special=True)
+
+    @cached_property
+    def logits(self) -> list[np.ndarray]:
+        """float32 [tokens, vocabulary] of each text. Raises EvaluationError where no class of transformers computes the model, or where
+        it does not fit into memory."""
+        elements = sum(tensor.info.numel for tensor in self._source.tensors)
+        dtype = next(
+            (d for d in (torch.float32, torch.bfloat16) if elements * d.itemsize * 1.2 < available_memory()), None
+        )
+        if dtype is None:
+            raise EvaluationError("the source weights do not fit into memory")
+        weights = {tensor.name: self._source.load(tensor).to(dtype) for tensor in self._source.tensors}
+        model = filled_model(self._source.reference, self._source.config, weights, dtype)
+        with torch.inference_mode():
+            return [model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0].float().numpy() for ids in self.texts]
+
+
+def check_file(path: Path, reference: Reference, threads: int, name: Path) -> Fidelity | str:
+    """Load `path`, which will be called `name`, with llama.cpp, compare its tokens and its distributions with the source's. A text instead of the latter says why
+    they could not be compared. Raises ExportError where llama.cpp cannot load it or reads texts as other tokens."""
+    try:
+        file = LlamaCppBackend(path, threads)
+    except EvaluationError as error:
+        raise ExportError(str(error)) from error
+    _check_tokens(file, reference.tokens, name)
+    try:
+        theirs = reference.logits
+    except EvaluationError as error:
+        return str(error)
+    return _fidelity([file.logits(ids) for ids in reference.texts], theirs)
+
+
+def _check_tokens(file: LlamaCppBackend, source: TransformersTokens, name: Path) -> None:
+    for text in TEXTS:
+        (theirs,), (ours,) = source.encode([text], special=False), file.tokens.encode([text], special=False)
+        if theirs.tolist() == ours.tolist():
+            continue
+        shorter = min(len(theirs), len(ours))
+        place = next((k for k in range(shorter) if theirs[k] != ours[k]), shorter)
+        parts = [
+            tokens.decode(ids[place : place + 3].tolist()) for tokens, ids in ((source, theirs), (file.tokens, ours))
+        ]
+        raise ExportError(
+            f"{name}: llama.cpp reads {text!r} as other tokens than the model's tokenizer, from token {place} on "
+            f"({parts[1]!r} instead of {parts[0]!r}); such a file answers badly and is not kept, unless with --check none"
+        )
+
+
+def _fidelity(ours: list[np.ndarray], theirs: list[np.ndarray]) -> Fidelity:
+    """Logits of each text. Padding that only one of the two has is left out."""
+    divergence, same, count = 0.0, 0, 0
+    for mine, its in zip(ours, theirs, strict=True):
+        width = min(mine.shape[1], its.shape[1])
+        p, q = (torch.from_numpy(rows[:, :width]).double().log_softmax(-1) for rows in (its, mine))
+        divergence += float((p.exp() * (p - q)).sum())
+        same += int((p.argmax(-1) == q.argmax(-1)).sum())
+        count += len(mine)
+    return Fidelity(count, divergence / count, same / count)

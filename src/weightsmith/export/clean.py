@@ -1,0 +1,30 @@
+"""`weightsmith clean`: remove what an export made and nobody needs any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from weightsmith.errors import OutputError
+from weightsmith.export.manifest import NAME, Entry, Manifest
+from weightsmith.recipe.yaml_file import nearest
+
+
+def removable(folder: Path, keep: Sequence[str]) -> list[Entry]:
+    """The files of `folder`'s manifest that are of none of the types `keep`; nothing else in it is ever touched. Raises OutputError
+    where there is no manifest, or nothing to keep of a type."""
+    if not (folder / NAME).is_file():
+        raise OutputError(f"{folder}: has no {NAME}; `weightsmith export` makes one in the folder it writes to")
+    entries = [entry for entry in Manifest(folder).entries.values() if (folder / entry.file).exists()]
+    kept = {kind.lower() for kind in keep}
+    for kind in kept:
+        if kind not in (types := {entry.type for entry in entries}):
+            raise OutputError(f"{folder}: holds no {kind}{nearest(kind, types)}; it has: {', '.join(sorted(types))}")
+    return [entry for entry in entries if entry.type not in kept]
+
+
+def remove(folder: Path, entries: Sequence[Entry]) -> None:
+    """The files and their entries in the manifest."""
+    manifest = Manifest(folder)
+    for entry in entries:
+        manifest.remove(entry.file)

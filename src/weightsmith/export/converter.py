@@ -1,0 +1,194 @@
+"""llama.cpp's own converter, given tensors that are computed when it writes them. `conversion.py` starts it in a process of its own,
+as it imports torch and transformers and changes the converter's classes.
+
+Standard input is two JSON lines: what to convert, then, once that was found possible, where to (without it nothing is written).
+Standard output is JSON lines: {"said": text}; {"prepared": ...}; {"done": bytes, "total": bytes}; {"written": true}; or {"error":
+text, "kind": name of a WeightsmithError}.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weightsmith.architecture.tied import embedding_rows
+from weightsmith.checkpoint.tensor import torch_dtypes
+from weightsmith.engine.on_threads import on_threads
+from weightsmith.engine.output_folder import full_disk_said
+from weightsmith.engine.tensor_scan import Stopped
+from weightsmith.errors import ExportError, WeightsmithError
+from weightsmith.export.converter_config import converter_config
+from weightsmith.export.fit_vocabulary import fit_vocabulary
+from weightsmith.export.pre_tokenizer import known_as
+from weightsmith.export.source import Order, Source, open_source
+from weightsmith.recipe.plan import TensorPlan
+
+_CHUNK = 1 << 28  # bytes handed to the system in one call
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+def prepared(source: Source, folder: Path, kind: str, name: str, tell: Tell) -> Any:
+    """The converter's model for `source` as f32, f16 or bf16, its writer filled with tensors that are not computed yet. `folder` is
+    empty, for small files. Raises ExportError."""
+    source.stage(folder)
+    rows = embedding_rows({tensor.name: tensor.info for tensor in source.tensors})
+    if rows is not None:
+        for line in fit_vocabulary(folder, rows, source.reference):
+            tell({"said": f"vocabulary: {line}"})
+    import gguf
+    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+    kinds = {
+        "f32": gguf.LlamaFileType.ALL_F32,
+        "f16": gguf.LlamaFileType.MOSTLY_F16,
+        "bf16": gguf.LlamaFileType.MOSTLY_BF16,
+    }
+    hparams = converter_config(ModelBase.load_hparams(folder, False))
+    architecture = get_model_architecture(hparams, ModelType.TEXT)
+    try:
+        known = get_model_class(architecture)
+    except NotImplementedError:
+        raise ExportError(
+            f"{source.reference}: llama.cpp's converter does not know the architecture {architecture}; a newer llama.cpp may: "
+            "name its folder with --llama-cpp"
+        ) from None
+    try:
+        model = _fed(known, source, tell)(folder, kinds[kind], folder / "plan.gguf", model_name=name, hparams=hparams)
+        model.prepare_tensors()
+        model.prepare_metadata(vocab_only=False)
+    except WeightsmithError:
+        raise
+    except Exception as error:  # the converter raises whatever comes to it
+        said = str(error).strip().splitlines()
+        raise ExportError(
+            f"{source.reference}: llama.cpp's converter cannot convert it: {said[-1] if said else type(error).__name__}"
+        ) from error
+    return model
+
+
+def _fed(known: Any, source: Source, tell: Tell) -> Any:
+    """The converter's class, reading from `source` instead of files."""
+    from conversion.base import LazyTorchTensor
+
+    total, done, lock = source.nbytes, 0, threading.Lock()
+
+    def load(tensor: TensorPlan) -> Any:
+        nonlocal done
+        loaded = source.load(tensor)
+        with lock:
+            done += tensor.info.nbytes
+            tell({"done": done, "total": total})
+        return loaded
+
+    class Fed(known):
+        model_arch = known.model_arch
+
+        def index_tensors(self, remote_hf_model_id: str | None = None) -> dict[str, Any]:
+            found = {}
+            for tensor in source.tensors:
+
+                def lazy(tensor: TensorPlan = tensor) -> Any:
+                    dtype = torch_dtypes()[tensor.info.dtype]
+                    meta = LazyTorchTensor.meta_with_dtype_and_shape(dtype, tensor.info.shape)
+                    return LazyTorchTensor(meta=meta, args=(tensor,), func=load)
+
+                if item := self.filter_tensors((tensor.name, lazy)):
+                    found[item[0]] = item[1]
+            return found
+
+        def get_vocab_base_pre(self, tokenizer: Any) -> str:
+            try:
+                return super().get_vocab_base_pre(tokenizer)
+            except NotImplementedError:
+                name = known_as(tokenizer)
+                if name is None:
+                    raise ExportError(
+                        f"{source.reference}: its tokenizer cuts text in a way that llama.cpp's converter does not know; a newer "
+                        "llama.cpp may: name its folder with --llama-cpp"
+                    ) from None
+                tell({"said": f"tokenizer: unknown to llama.cpp's converter; it cuts text as {name} does"})
+                return name
+
+    return Fed
+
+
+class Layout:
+    """Where the converter's tensors lie in a file, whose head is written to `plan`, and behind it a hole of their size: llama.cpp
+    can tell from that what a quantized file would be."""
+
+    def __init__(self, writer: Any, plan: Path) -> None:
+        from gguf import LazyNumpyTensor
+
+        self._eager: Callable[[Any], np.ndarray] = LazyNumpyTensor.to_eager
+        self._plan = plan
+        writer.write_header_to_file(path=plan)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        self._head = end = writer.ggml_pad(plan.stat().st_size, writer.data_alignment)
+        self._tensors = writer.tensors[0]
+        self._offsets: dict[str, int] = {}
+        for name, info in self._tensors.items():
+            self._offsets[name] = end
+            end += writer.ggml_pad(info.nbytes, writer.data_alignment)
+        self.nbytes = end
+        os.truncate(plan, end)
+
+    def write(self, out: Path, threads: int) -> None:
+        """The file as a whole, on the disk; each tensor is forgotten when it is written. Raises OutputError where the disk is full."""
+        with full_disk_said(out), out.open("wb") as file:
+            file.write(self._plan.open("rb").read(self._head))
+            file.truncate(self.nbytes)
+
+            def work(name: str, stop: threading.Event) -> None:
+                if stop.is_set():
+                    raise Stopped
+                info = self._tensors[name]
+                data = np.ascontiguousarray(self._eager(info.tensor)).reshape(-1).view(np.uint8).data
+                info.tensor = None
+                for start in range(0, len(data), _CHUNK):
+                    os.pwrite(file.fileno(), data[start : start + _CHUNK], self._offsets[name] + start)
+
+            for _ in on_threads(work, list(self._tensors), threads, tick=lambda: None):
+                pass
+            os.fsync(file.fileno())
+
+
+def main() -> int:
+    """Exit code 0: done, or not told to go on; 2: cannot be done."""
+    order = json.loads(sys.stdin.readline())
+    logging.disable(logging.CRITICAL)
+    lines, sys.stdout = sys.stdout, sys.stderr  # libraries print
+
+    def tell(line: dict[str, Any]) -> None:
+        lines.write(json.dumps(line) + "\n")
+        lines.flush()
+
+    try:
+        source, folder = open_source(Order(**order["source"])), Path(order["folder"])
+        model = prepared(source, folder, order["kind"], order["name"], tell)
+        plan = folder / "plan.gguf"
+        layout = Layout(model.gguf_writer, plan)
+        tell({"prepared": str(plan), "architecture": model.gguf_writer.arch, "bytes": layout.nbytes})
+        if go := sys.stdin.readline():
+            layout.write(Path(json.loads(go)["out"]), order["threads"])
+            tell({"written": True})
+    except WeightsmithError as error:
+        tell({"error": str(error), "kind": type(error).__name__})
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

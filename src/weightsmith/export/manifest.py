@@ -1,0 +1,89 @@
+"""`manifest.json` of a folder of GGUF files: what each is, how it was made and from what; and whether it still fits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weightsmith import __version__
+from weightsmith.errors import ExportError
+
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`type`: of GGUF, or imatrix; `key` names all that the content depends on; `modified` in nanoseconds, by which a file is known without reading it again;
+    `source`: the files it was made from; `found`: what was measured of it."""
+
+    file: str
+    type: str
+    bytes: int
+    sha256: str
+    how: str
+    source: tuple[str, ...]
+    key: str
+    modified: int
+    found: dict[str, Any] = field(default_factory=dict)
+
+
+class Manifest:
+    """The entries of one folder, on the disk after each change."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ExportError where there is a manifest that cannot be read."""
+        self._folder = folder
+        self.entries: dict[str, Entry] = {}
+        path = folder / NAME
+        if not path.exists():
+            return
+        try:
+            for entry in json.loads(path.read_text(encoding="utf-8"))["files"]:
+                self.entries[entry["file"]] = Entry(**entry | {"source": tuple(entry["source"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ExportError(
+                f"{path}: is no manifest of weightsmith's; remove it, or choose another folder"
+            ) from error
+        if any(Path(name).name != name for name in self.entries):
+            raise ExportError(f"{path}: names files outside of its folder")
+
+    def fits(self, file: str, key: str) -> Entry | None:
+        """The entry of a file that is there, unchanged, and was made in the same way from the same."""
+        entry = self.entries.get(file)
+        return entry if entry and entry.key == key and self._unchanged(entry) else None
+
+    def add(
+        self, file: str, content: Path, type: str, how: str, source: tuple[str, ...], key: str, found: dict[str, Any]
+    ) -> None:
+        """Note `content`, which becomes `file` when it is renamed next: a run that is killed in between leaves an entry that fits
+        nothing, rather than a file that nobody knows."""
+        with content.open("rb") as opened:
+            sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+        state = content.stat()
+        self.entries[file] = Entry(file, type, state.st_size, sha256, how, source, key, state.st_mtime_ns, found)
+        self.save()
+
+    def remove(self, file: str) -> None:
+        """The file and its entry; the entry first."""
+        del self.entries[file]
+        self.save()
+        (self._folder / file).unlink(missing_ok=True)
+
+    def save(self) -> None:
+        """In one step."""
+        content = {"weightsmith": __version__, "files": [asdict(entry) for entry in self.entries.values()]}
+        partial = self._folder / f".{NAME}.partial"
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(self._folder / NAME)
+
+    def _unchanged(self, entry: Entry) -> bool:
+        path = self._folder / entry.file
+        if not path.is_file() or path.stat().st_size != entry.bytes:
+            return False
+        if path.stat().st_mtime_ns == entry.modified:
+            return True
+        with path.open("rb") as opened:  # copied, perhaps
+            return hashlib.file_digest(opened, "sha256").hexdigest() == entry.sha256

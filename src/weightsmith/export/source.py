@@ -1,0 +1,109 @@
+"""What is exported: a model in any naming, or a merge that is computed while it is written."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weightsmith.architecture import Model, open_model
+from weightsmith.architecture.canonical_config import published
+from weightsmith.checkpoint.tensor import natural_key
+from weightsmith.engine.in_memory import compute_tensors
+from weightsmith.engine.run_digest import copy_digest, run_digest
+from weightsmith.methods.method import Method, Settings
+from weightsmith.methods.passthrough import Passthrough
+from weightsmith.recipe.load import load_recipe
+from weightsmith.recipe.plan import Plan, TensorPlan, make_plan
+from weightsmith.recipe.plan import Source as Input
+from weightsmith.tokenizer.alignment import Alignment
+from weightsmith.tokenizer.extended import write_merged_tokenizer
+
+
+@dataclass(frozen=True)
+class Order:
+    """A model's reference, or the path of a recipe and what a merge of it is told; it goes to another process as JSON."""
+
+    model: str | None = None
+    recipe: str | None = None
+    seed: int = 0
+    tolerant: bool = False  # NaN and infinities in the inputs are let through
+    mappings: dict[str, str] = field(default_factory=dict)
+    accept_mapping: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """`tensors` in the order they are written in; nothing is computed before it is asked for."""
+
+    reference: str
+    name: str  # for people
+    identity: dict[str, str]  # equal where all that is written is
+    config: dict[str, Any]
+    tensors: tuple[TensorPlan, ...]
+    files: tuple[Path, ...]  # every path that the weights come from
+    method: Method
+    seed: int
+    tolerant: bool
+    home: Model
+    vocabulary: Alignment | None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.info.nbytes for tensor in self.tensors)
+
+    @property
+    def main_dtype(self) -> str:
+        """That of most weights, as safetensors spells it."""
+        counted: Counter[str] = Counter()
+        for tensor in self.tensors:
+            counted[tensor.info.dtype] += tensor.info.numel
+        return counted.most_common(1)[0][0] if counted else "F32"
+
+    def load(self, tensor: TensorPlan) -> torch.Tensor:
+        """In its own dtype and shape. Raises MergeError."""
+        return compute_tensors([tensor], self.method, seed=self.seed, tolerant=self.tolerant)[tensor.name]
+
+    def stage(self, folder: Path) -> None:
+        """Write what a Hugging Face folder has beside its weights: config.json and tokenizer; never any code."""
+        config = published(self.config, [tensor.info for tensor in self.tensors])
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_merged_tokenizer(self.home, self.vocabulary, folder)
+
+
+def open_source(order: Order) -> Source:
+    """Reads headers only. Raises CheckpointError, RecipeError or PlanError."""
+    if order.recipe is not None:
+        mappings: Mapping[str, Path] = {model: Path(file) for model, file in order.mappings.items()}
+        plan = make_plan(load_recipe(order.recipe), mappings=mappings, accept_mapping=order.accept_mapping)
+        return source_of_plan(plan, order.seed, tolerant=order.tolerant)
+    return source_of_model(open_model(order.model or ""))
+
+
+def source_of_plan(plan: Plan, seed: int, *, tolerant: bool = False) -> Source:
+    """A merge, bit for bit what `merge` would write."""
+    files = tuple(file for model in plan.models.values() for file in model.files)
+    path = plan.loaded.file.path
+    return Source(
+        str(path), path.stem, run_digest(plan, 0, seed, "cpu"), plan.config, plan.tensors, files, plan.method, seed, tolerant,
+        plan.home, plan.vocabulary,
+    )  # fmt: skip
+
+
+def source_of_model(model: Model) -> Source:
+    """A model's own tensors."""
+    nothing = Settings({}, (), None)
+    tensors = [
+        TensorPlan(name, info, (Input(model, name),), nothing, info.dtype, copy=True)
+        for name, info in model.checkpoint.tensors.items()
+    ]
+    ordered = tuple(sorted(tensors, key=lambda tensor: natural_key(tensor.name)))
+    name = "-".join(file.stem if file.is_file() else file.resolve().name for file in model.files)
+    return Source(
+        model.reference, name, copy_digest(model, ordered, 0, []), model.config, ordered, model.files, Passthrough(), 0, False, model, None
+    )  # fmt: skip

@@ -1,0 +1,50 @@
+"""A byte-level BPE tokenizer of the GPT-2 kind, trained in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def save_tokenizer(folder: Path, size: int = 384, *, digits: bool = False) -> None:
+    """Write tokenizer.json and tokenizer_config.json: `size` tokens, of which the first are <unk>, <s>, </s> and <|endoftext|>;
+    `digits` are cut one by one."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), level]) if digits else level
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<unk>", "<s>", "</s>", "<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator([TEXT], trainer)
+    whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    whole.save_pretrained(folder)
+
+
+def save_sentencepiece(folder: Path, size: int) -> None:
+    """Write tokenizer.model with `size` tokens, as Gemma has one."""
+    import json
+
+    from sentencepiece import SentencePieceTrainer
+
+    plain = "".join(letter for letter in TEXT if ord(letter) < 128)
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(plain.splitlines()), model_prefix=str(folder / "tokenizer"), vocab_size=size, model_type="bpe",
+        byte_fallback=True, add_dummy_prefix=False, remove_extra_whitespaces=False, normalization_rule_name="identity",
+        split_digits=True, minloglevel=2, allow_whitespace_only_pieces=True, pad_id=0, eos_id=1, bos_id=2, unk_id=3,
+    )  # fmt: skip
+    (folder / "tokenizer.vocab").unlink()
+    told = {
+        "tokenizer_class": "GemmaTokenizer",
+        "unk_token": "<unk>",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "add_bos_token": True,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
