@@ -1,6 +1,6 @@
 """Our backends against lm-evaluation-harness's own: same weights, tasks, questions and scores, one after the other.
 
-    make bench-evaluate                                       # everything, about 1½ hours; runs the demo for its models
+    make bench-evaluate                                       # everything, about 2½ hours; runs the demo for its models
     python benchmarks/evaluate_against_lm_eval.py case zero-shot --limit 10
     python benchmarks/evaluate_against_lm_eval.py gguf
     python benchmarks/evaluate_against_lm_eval.py models
