@@ -85,6 +85,7 @@ def test_llama_cpp_adds_it_as_peft_does(family: str, tmp_path: Path) -> None:
             assert torch.allclose(a, b, atol=2e-3), name
 
 
+@pytest.mark.more
 def test_bad_adapters(tmp_path: Path, smollm: Path) -> None:
     base = save_model("llama", FEW_HEADS, tmp_path / "base")
     save_adapter(base, ["q_proj"], tmp_path / "adapter")

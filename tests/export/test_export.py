@@ -43,6 +43,7 @@ def test_quantized_with_its_intermediate(chat_models: Path, tmp_path: Path) -> N
     assert text
 
 
+@pytest.mark.more
 def test_no_keep(chat_models: Path, tmp_path: Path) -> None:
     result = weightsmith_process("export", chat_models / "a", tmp_path / "small.gguf", "--type", "q4_k_m", "--no-keep")
     assert result.returncode == 0, result.stderr
@@ -167,14 +168,15 @@ def test_any_model_that_opens(chat_models: Path, smollm: Path, tmp_path: Path) -
     assert {t.name: t.data.tobytes() for t in ours.tensors} == {t.name: t.data.tobytes() for t in theirs.tensors}
 
 
-@pytest.mark.parametrize("kind,held", [pytest.param("f32", "F32", marks=pytest.mark.more), ("bf16", "BF16")])
+@pytest.mark.more
+@pytest.mark.parametrize("kind,held", [("f32", "F32"), ("bf16", "BF16")])
 def test_plain_types(kind: str, held: str, chat_models: Path, tmp_path: Path) -> None:
     done = weightsmith.export(chat_models / "a", tmp_path / "plain.gguf", type=kind)
     assert kinds(done.out) <= {held, "F32"}
     assert held in kinds(done.out)
 
 
-@pytest.mark.parametrize("rows,tokens", [(400, 384), (384, 400)])
+@pytest.mark.parametrize("rows,tokens", [pytest.param(400, 384, marks=pytest.mark.more), (384, 400)])
 def test_vocabulary_and_embedding_of_unequal_size(rows: int, tokens: int, tmp_path: Path) -> None:
     """More rows than tokens: padding. More tokens than rows: those without one are left out, with the merges that need them."""
     folder = save_model("llama", FEW_HEADS | {"vocab_size": rows}, tmp_path / "m")
@@ -187,6 +189,7 @@ def test_vocabulary_and_embedding_of_unequal_size(rows: int, tokens: int, tmp_pa
     assert backend.logits(np.arange(3, 20, dtype=np.int32)).shape == (17, rows)
 
 
+@pytest.mark.more
 def test_an_added_token_without_a_row(tmp_path: Path) -> None:
     """What AutoGGUF's users meet: a padding token was added to the tokenizer, and the embedding never resized."""
     from transformers import AutoTokenizer
@@ -215,12 +218,16 @@ def test_a_tokenizer_that_is_known_by_what_it_does(tmp_path: Path) -> None:
     assert not (tmp_path / "odd.gguf").exists()
 
 
-def test_types_and_their_sizes(chat_models: Path) -> None:
+def test_types_and_their_sizes() -> None:
     result = weightsmith_process("export", "--list-types")
     assert result.returncode == 0, result.stderr
     rows = {line.split()[0]: line.split() for line in result.stdout.splitlines()[1:]}
     assert {"f32", "q8_0", "q4_k_m", "iq2_xxs"} <= set(rows)
     assert 4.7 < float(rows["q4_k_m"][1]) < 5.0 and rows["f32"][2:4] == ["32.12", "GB"]
+
+
+@pytest.mark.more
+def test_types_and_the_sizes_of_a_model(chat_models: Path) -> None:
     own = weightsmith_process("export", chat_models / "a", "--list-types")
     assert own.returncode == 0 and "q4_k_m" in own.stdout
 

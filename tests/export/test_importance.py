@@ -69,6 +69,7 @@ def test_sums_are_those_of_transformers(model: Path, text: Path, tmp_path: Path)
         np.testing.assert_allclose(found.sums[name][0], wanted, rtol=0.03, atol=wanted.max() * 1e-3)
 
 
+@pytest.mark.more
 def test_computed_once_and_used(model: Path, text: Path, tmp_path: Path) -> None:
     plain = weightsmith.export(model, tmp_path / "plain", type="q4_k_m").files[0].path.read_bytes()
     done = weightsmith.export(model, tmp_path / "out", type="q4_k_m", calibrate=text)
@@ -84,6 +85,7 @@ def test_computed_once_and_used(model: Path, text: Path, tmp_path: Path) -> None
     assert not (tmp_path / "without").exists()
 
 
+@pytest.mark.more
 def test_texts_that_cannot_be_used(model: Path, tmp_path: Path) -> None:
     for content, message in (
         (b"", "is empty"),
