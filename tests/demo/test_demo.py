@@ -82,7 +82,9 @@ def test_what_is_in_the_folder(demo: Path) -> None:
         "chat_template.jinja", "merge_recipe.yml", "checksums.json",
     }  # fmt: skip
     assert json.loads((demo / "merged" / "config.json").read_text())["dtype"] == "float32"
-    assert {p.name for p in (demo / "gguf").iterdir()} == {"merged-f16.gguf", "merged-q4_k_m.gguf"}
+    assert {p.name for p in (demo / "gguf").iterdir()} == {
+        "merged-f16.gguf", "merged-q4_k_m.gguf", "manifest.json", "Modelfile",
+    }  # fmt: skip
     assert (demo.parent / "stdout").read_text().splitlines()[0].startswith("| model ")
     assert "| merged Q4_K_M |" in (demo / "report.md").read_text()
 
