@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from weightsmith.architecture.tied import embedding_rows
 from weightsmith.errors import EvaluationError, ExportError
 from weightsmith.evaluate.live_model import end_tokens, filled_model
 from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
 from weightsmith.evaluate.memory_plan import available_memory
 from weightsmith.evaluate.text_tokens import TransformersTokens
-from weightsmith.export.fit_vocabulary import fit_vocabulary
 from weightsmith.export.source import Source
 
 CHECKS = ("fast", "full", "none")
@@ -82,8 +80,6 @@ class Reference:
     def _staged(self) -> tuple[TransformersTokens, set[int]]:
         with tempfile.TemporaryDirectory(prefix="weightsmith-") as folder:
             self._source.stage(Path(folder))
-            if rows := embedding_rows({tensor.name: tensor.info for tensor in self._source.tensors}):
-                fit_vocabulary(Path(folder), rows, self._source.reference)
             tokens = TransformersTokens(Path(folder))
             ends = end_tokens(replace(self._source.home, home=Path(folder), config=self._source.config))
         return tokens, ends | ({tokens.eos} if tokens.eos is not None else set())

@@ -13,11 +13,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from weightsmith.architecture.tied import embedding_rows
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.run_plan import run_tensors
 from weightsmith.errors import ExportError
-from weightsmith.export.fit_vocabulary import fit_vocabulary
 from weightsmith.export.source import Source
 
 SCRIPT = "convert_hf_to_gguf.py"
@@ -45,11 +43,7 @@ class CheckoutConversion:
         try:
             folder = Path(self._folder.name) / self._name  # the converter takes more from the folder's name
             folder.mkdir()
-            self._source.stage(folder)
-            rows = embedding_rows({tensor.name: tensor.info for tensor in self._source.tensors})
-            self.said = tuple(
-                f"vocabulary: {line}" for line in (fit_vocabulary(folder, rows, self._source.reference) if rows else [])
-            )
+            self.said = tuple(self._source.stage(folder))
         except BaseException:
             self.__exit__()
             raise

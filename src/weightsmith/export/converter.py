@@ -19,14 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from weightsmith.architecture.tied import embedding_rows
 from weightsmith.checkpoint.tensor import torch_dtypes
 from weightsmith.engine.on_threads import on_threads
 from weightsmith.engine.output_folder import full_disk_said
 from weightsmith.engine.tensor_scan import Stopped
 from weightsmith.errors import ExportError, WeightsmithError
 from weightsmith.export.converter_config import converter_config
-from weightsmith.export.fit_vocabulary import fit_vocabulary
 from weightsmith.export.pre_tokenizer import known_as
 from weightsmith.export.source import Order, Source, open_source
 from weightsmith.recipe.plan import TensorPlan
@@ -39,11 +37,8 @@ Tell = Callable[[dict[str, Any]], None]
 def prepared(source: Source, folder: Path, kind: str, name: str, tell: Tell) -> Any:
     """The converter's model for `source` as f32, f16 or bf16, its writer filled with tensors that are not computed yet. `folder` is
     empty, for small files. Raises ExportError."""
-    source.stage(folder)
-    rows = embedding_rows({tensor.name: tensor.info for tensor in source.tensors})
-    if rows is not None:
-        for line in fit_vocabulary(folder, rows, source.reference):
-            tell({"said": f"vocabulary: {line}"})
+    for line in source.stage(folder):
+        tell({"said": line})
     import gguf
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
 

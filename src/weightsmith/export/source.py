@@ -13,9 +13,11 @@ import torch
 
 from weightsmith.architecture import Model, open_model
 from weightsmith.architecture.canonical_config import published
+from weightsmith.architecture.tied import embedding_rows
 from weightsmith.checkpoint.tensor import natural_key
 from weightsmith.engine.in_memory import compute_tensors
 from weightsmith.engine.run_digest import copy_digest, run_digest
+from weightsmith.export.fit_vocabulary import fit_vocabulary
 from weightsmith.methods.method import Method, Settings
 from weightsmith.methods.passthrough import Passthrough
 from weightsmith.recipe.load import load_recipe
@@ -69,11 +71,14 @@ class Source:
         """In its own dtype and shape. Raises MergeError."""
         return compute_tensors([tensor], self.method, seed=self.seed, tolerant=self.tolerant)[tensor.name]
 
-    def stage(self, folder: Path) -> None:
-        """Write what a Hugging Face folder has beside its weights: config.json and tokenizer; never any code."""
+    def stage(self, folder: Path) -> list[str]:
+        """Write what a Hugging Face folder has beside its weights: config.json and tokenizer, fitted to the embedding; never any code.
+        Returns what had to be done for it, in words. Raises ExportError."""
         config = published(self.config, [tensor.info for tensor in self.tensors])
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_merged_tokenizer(self.home, self.vocabulary, folder)
+        rows = embedding_rows({tensor.name: tensor.info for tensor in self.tensors})
+        return [f"vocabulary: {line}" for line in fit_vocabulary(folder, rows, self.reference)] if rows else []
 
 
 def open_source(order: Order) -> Source:
