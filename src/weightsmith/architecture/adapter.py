@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.architecture.row_map import RowMappedCheckpoint
-from weightsmith.architecture.scheme import map_rows, map_rows_back, schemes_of
+from weightsmith.architecture.scheme import Scheme, map_rows, map_rows_back, schemes_of
 from weightsmith.checkpoint.lora import LoraCheckpoint, adapted_tensors
 from weightsmith.checkpoint.tensor import Checkpoint
 from weightsmith.errors import CheckpointError
@@ -21,17 +21,26 @@ def with_adapter(
     number changes. Raises CheckpointError.
     """
     wanted = adapted_tensors(adapter)
-    if not wanted <= base.tensors.keys():
-        for scheme in schemes_of(config):
-            if scheme.same_names:
-                continue
-            try:
-                there = map_rows_back(scheme, home, base.tensors, config)
-            except CheckpointError:
-                continue  # the base has tensors that this layout has no place for
-            if wanted <= there.keys():
-                tuned = LoraCheckpoint(RowMappedCheckpoint(base, there), adapter)
-                back, _ = map_rows(scheme, home, tuned.tensors, config)
-                return RowMappedCheckpoint(tuned, {n: back[n] for n in base.tensors}), tuned.rank, scheme.name
+    if not wanted <= base.tensors.keys() and (found := layout_with(wanted, base, config, home)):
+        scheme, there = found
+        tuned = LoraCheckpoint(there, adapter)
+        back, _ = map_rows(scheme, home, tuned.tensors, config)
+        return RowMappedCheckpoint(tuned, {n: back[n] for n in base.tensors}), tuned.rank, scheme.name
     tuned = LoraCheckpoint(base, adapter)
     return tuned, tuned.rank, None
+
+
+def layout_with(
+    names: set[str], base: Checkpoint, config: dict[str, Any], home: Path
+) -> tuple[Scheme, RowMappedCheckpoint] | None:
+    """The old layout of the family that has all of `names`, and `base` seen in it; None where there is none."""
+    for scheme in schemes_of(config):
+        if scheme.same_names:
+            continue
+        try:
+            there = RowMappedCheckpoint(base, map_rows_back(scheme, home, base.tensors, config))
+        except CheckpointError:
+            continue  # the base has tensors that this layout has no place for
+        if names <= there.tensors.keys():
+            return scheme, there
+    return None

@@ -34,6 +34,14 @@ class LowRank:
     b: torch.Tensor
     scale: float
 
+    def check_fits(self, adapter: Path, name: str, shape: tuple[int, ...]) -> None:
+        """Raises CheckpointError where the base's weight `name` has another `shape`."""
+        if (self.b.shape[0], self.a.shape[1]) != shape or self.a.shape[0] != self.b.shape[1]:
+            raise CheckpointError(
+                f"{adapter}: {name!r} is B {list(self.b.shape)} @ A {list(self.a.shape)}, the base's weight is {list(shape)}; it "
+                "was made for another model"
+            )
+
 
 class LoraCheckpoint:
     """The base's tensors with the adapter added. Raises CheckpointError where the adapter does not fit the base."""
@@ -44,11 +52,7 @@ class LoraCheckpoint:
         for name, pair in read_adapter(adapter).items():
             if name not in base.tensors:
                 raise CheckpointError(f"{adapter}: adapts {name!r}, which the base model does not have")
-            if (pair.b.shape[0], pair.a.shape[1]) != base.tensors[name].shape or pair.a.shape[0] != pair.b.shape[1]:
-                raise CheckpointError(
-                    f"{adapter}: {name!r} is B {list(pair.b.shape)} @ A {list(pair.a.shape)}, the base's weight is "
-                    f"{list(base.tensors[name].shape)}; it was made for another model"
-                )
+            pair.check_fits(adapter, name, base.tensors[name].shape)
             self._low_rank[name] = (pair.b * pair.scale, pair.a)
 
     @property

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from weightsmith.architecture import Model, open_model
+from weightsmith.architecture.adapter import layout_with
 from weightsmith.architecture.row_map import RowMap, RowMappedCheckpoint
 from weightsmith.architecture.scheme import Scheme, known_schemes, map_rows, map_rows_back, schemes_of
 from weightsmith.checkpoint.lora import LowRank, read_adapter
@@ -119,15 +120,9 @@ def _as_trained(names: set[str], model: Model, adapter: Path) -> tuple[Mapping[s
     today = model.checkpoint.tensors
     if names <= today.keys():
         return today, {}
-    for scheme in schemes_of(model.config):
-        if scheme.same_names:
-            continue
-        try:
-            view = RowMappedCheckpoint(model.checkpoint, map_rows_back(scheme, model.home, today, model.config))
-        except CheckpointError:
-            continue
-        if names <= view.tensors.keys():
-            return view.tensors, map_rows(scheme, model.home, view.tensors, model.config)[0]
+    if found := layout_with(names, model.checkpoint, model.config, model.home):
+        scheme, view = found
+        return view.tensors, map_rows(scheme, model.home, view.tensors, model.config)[0]
     raise CheckpointError(
         f"{adapter}: adapts {min(names - today.keys())!r}, which the base model {model.reference} does not have"
     )
@@ -146,11 +141,7 @@ class _Stretched:
     def __init__(self, there: Mapping[str, TensorInfo], pairs: Mapping[str, LowRank], adapter: Path) -> None:
         self._pairs, self.columns, width = pairs, {}, 0
         for name, pair in pairs.items():
-            if (pair.b.shape[0], pair.a.shape[1]) != there[name].shape or pair.a.shape[0] != pair.b.shape[1]:
-                raise CheckpointError(
-                    f"{adapter}: {name!r} is B {list(pair.b.shape)} @ A {list(pair.a.shape)}, the base's weight is "
-                    f"{list(there[name].shape)}; it was made for another model"
-                )
+            pair.check_fits(adapter, name, there[name].shape)
             self.columns[name] = np.arange(width, width + len(pair.a))
             width += len(pair.a)
         self.tensors = {
