@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -27,24 +28,31 @@ def save_tokenizer(folder: Path, size: int = 384, *, digits: bool = False) -> No
     whole.save_pretrained(folder)
 
 
-def save_sentencepiece(folder: Path, size: int) -> None:
-    """Write tokenizer.model with `size` tokens, as Gemma has one."""
-    import json
-
+def save_sentencepiece(folder: Path, size: int, *, gemma: bool = True) -> None:
+    """Write tokenizer.model with `size` tokens, as Gemma has one; or as Llama 2 and Phi-3, which put a space in front of a text, with
+    the tokenizer.json that those are published with, and tokens of a chat format in it."""
     from sentencepiece import SentencePieceTrainer
+    from transformers import LlamaTokenizer
 
     plain = "".join(letter for letter in TEXT if ord(letter) < 128)
+    order = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3} if gemma else {}
     SentencePieceTrainer.train(
         sentence_iterator=iter(plain.splitlines()), model_prefix=str(folder / "tokenizer"), vocab_size=size, model_type="bpe",
-        byte_fallback=True, add_dummy_prefix=False, remove_extra_whitespaces=False, normalization_rule_name="identity",
-        split_digits=True, minloglevel=2, allow_whitespace_only_pieces=True, pad_id=0, eos_id=1, bos_id=2, unk_id=3,
+        byte_fallback=True, add_dummy_prefix=not gemma, remove_extra_whitespaces=False, normalization_rule_name="identity",
+        split_digits=True, minloglevel=2, allow_whitespace_only_pieces=True, **order,
     )  # fmt: skip
     (folder / "tokenizer.vocab").unlink()
     told = {
-        "tokenizer_class": "GemmaTokenizer",
+        "tokenizer_class": "GemmaTokenizer" if gemma else "LlamaTokenizer",
         "unk_token": "<unk>",
         "bos_token": "<s>",
         "eos_token": "</s>",
         "add_bos_token": True,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    if not gemma:
+        model = (folder / "tokenizer.model").read_bytes()
+        tokenizer = LlamaTokenizer.from_pretrained(folder)
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>", "<|assistant|>", "<|end|>"]})
+        tokenizer.save_pretrained(folder)
+        (folder / "tokenizer.model").write_bytes(model)

@@ -12,6 +12,7 @@ import torch
 
 import weightsmith
 from tests.conftest import weightsmith_process
+from tests.export.test_families import FAMILIES as ALL
 from tests.export.test_families import FEW_HEADS, SIZE, save_model
 from weightsmith.architecture import open_model
 from weightsmith.checkpoint.tensor import read_tensor
@@ -22,6 +23,8 @@ from weightsmith.evaluate.transformers_backend import TransformersBackend
 FAMILIES = {
     "llama": (FEW_HEADS, ["q_proj", "k_proj", "v_proj", "down_proj"]),
     "mistral": (FEW_HEADS, ["q_proj", "o_proj"]),
+    "gemma2": (ALL["gemma2"], ["q_proj", "down_proj"]),
+    "phi3": (SIZE, ["qkv_proj", "down_proj"]),
     "qwen2": (FEW_HEADS, ["k_proj", "gate_proj", "up_proj"]),
     "phi": (SIZE | {"intermediate_size": 1024}, ["q_proj", "v_proj", "fc1"]),  # llama.cpp fuses query, key and value
 }

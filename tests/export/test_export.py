@@ -16,7 +16,7 @@ import pytest
 
 import weightsmith
 from tests.conftest import weightsmith_process
-from tests.export.test_families import FEW_HEADS, save_model
+from tests.export.test_families import FAMILIES, FEW_HEADS, save_model
 from tests.tiny_tokenizer import save_tokenizer
 from weightsmith.demo.demo_run import PACKAGE
 from weightsmith.errors import ExportError
@@ -202,6 +202,25 @@ def test_an_added_token_without_a_row(tmp_path: Path) -> None:
     done = weightsmith.export(folder, tmp_path / "m.gguf", say=said.append)
     assert any("1 tokens have no row in the embedding and were left out: [PAD]" in line for line in said), said
     assert LlamaCppBackend(done.out, 2).tokens.encode(["a"], special=False)
+
+
+@pytest.mark.parametrize("family", ["mistral", *(pytest.param(f, marks=pytest.mark.more) for f in ("gemma2", "phi3"))])
+def test_without_tokenizer_model(family: str, tmp_path: Path) -> None:
+    """The converter gives such a tokenizer no scores, or refuses it; what comes out here cuts text as with the file. And from GGUF."""
+    from transformers import AutoTokenizer
+
+    folder = save_model(family, FAMILIES[family], tmp_path / "m")
+    whole = weightsmith.export(folder, tmp_path / "whole.gguf", name="m")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    (folder / "tokenizer.model").unlink()
+    said: list[str] = []
+    done = weightsmith.export(folder, tmp_path / "m.gguf", name="m", say=said.append)
+    assert any("made again from tokenizer.json" in line for line in said), said
+    one, two = (LlamaCppBackend(path, 2).tokens for path in (whole.out, done.out))
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for special in (True, False):
+        assert one.encode([text], special=special)[0].tolist() == two.encode([text], special=special)[0].tolist()
+    weightsmith.export(done.out, tmp_path / "again.gguf")
 
 
 def test_a_tokenizer_that_is_known_by_what_it_does(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ class LlamaCppBackend:
             self._model = self._lib.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._model:
             raise EvaluationError(f"{path}: llama.cpp cannot load it" + (f": {errors[0]}" if errors else ""))
-        weakref.finalize(self, self._lib.llama_model_free, self._model)
-        self.tokens = LlamaCppTokens(self._lib, self._model, file, path)
+        self._loaded = _Loaded(self._lib, self._model)
+        self.tokens = LlamaCppTokens(self._lib, self._loaded, file, path)
         self._size = self._lib.llama_vocab_n_tokens(self.tokens.vocabulary)
         self.window: int | None = self._lib.llama_model_n_ctx_train(self._model) or None
         self.precision = "as stored"
@@ -252,12 +252,20 @@ class _LlamaCppTree:
                 self._context.remove(sequence, 0)
 
 
+class _Loaded:
+    """A model in llama.cpp's memory, as long as anyone holds this."""
+
+    def __init__(self, library: Any, pointer: Any) -> None:
+        self.pointer = pointer
+        weakref.finalize(self, library.llama_model_free, pointer)
+
+
 class LlamaCppTokens:
     """llama.cpp's own tokenizer, which is the one that the file will be used with."""
 
-    def __init__(self, library: Any, model: Any, file: GGUFFile, path: Path) -> None:
-        self._lib, self._path = library, path
-        self.vocabulary = library.llama_model_get_vocab(model)
+    def __init__(self, library: Any, loaded: _Loaded, file: GGUFFile, path: Path) -> None:
+        self._lib, self._path, self._loaded = library, path, loaded
+        self.vocabulary = library.llama_model_get_vocab(loaded.pointer)
         bos, eos = library.llama_vocab_bos(self.vocabulary), library.llama_vocab_eos(self.vocabulary)
         self.bos, self.eos = (bos if bos >= 0 else None), (eos if eos >= 0 else None)
         self.adds_bos = bool(library.llama_vocab_get_add_bos(self.vocabulary))

@@ -19,6 +19,7 @@ from weightsmith.export.source import Source
 
 CHECKS = ("fast", "full", "none")
 _FAST = 128  # tokens whose distributions are compared; `full` takes all of the texts
+_ADDED = 256  # added tokens that are checked; Gemma has thousands without a use
 
 # Scripts, digits, spaces, emoji with joiners, contractions, code; composed (NFC), as llama.cpp does not compose.
 TEXTS = (
@@ -123,19 +124,28 @@ def check_file(path: Path, reference: Reference, threads: int, name: Path) -> Fi
 
 
 def _check_tokens(file: LlamaCppBackend, source: TransformersTokens, name: Path) -> None:
-    for text in TEXTS:
-        (theirs,), (ours,) = source.encode([text], special=False), file.tokens.encode([text], special=False)
+    texts = [(text, False) for text in [*TEXTS, *_added_tokens(source)]]
+    for text, whole in [*texts, (TEXTS[0], True)]:  # the last with what begins a text
+        (theirs,), (ours,) = source.encode([text], special=whole), file.tokens.encode([text], special=whole)
         if theirs.tolist() == ours.tolist():
             continue
         shorter = min(len(theirs), len(ours))
         place = next((k for k in range(shorter) if theirs[k] != ours[k]), shorter)
         parts = [
-            tokens.decode(ids[place : place + 3].tolist()) for tokens, ids in ((source, theirs), (file.tokens, ours))
+            tokens.decode(ids[place : place + 3].tolist(), special=True)
+            for tokens, ids in ((source, theirs), (file.tokens, ours))
         ]
         raise ExportError(
             f"{name}: llama.cpp reads {text!r} as other tokens than the model's tokenizer, from token {place} on "
             f"({parts[1]!r} instead of {parts[0]!r}); such a file answers badly and is not kept, unless with --check none"
         )
+
+
+def _added_tokens(source: TransformersTokens) -> list[str]:
+    """The tokens that a chat format is written in, and the like, special ones first."""
+    rows = source.tokenizer.get_added_vocab()
+    special = set(source.tokenizer.all_special_tokens)
+    return sorted(rows, key=lambda token: (token not in special, rows[token]))[:_ADDED]
 
 
 def _fidelity(ours: list[np.ndarray], theirs: list[np.ndarray]) -> Fidelity:

@@ -23,8 +23,10 @@ from weightsmith.methods.passthrough import Passthrough
 from weightsmith.recipe.load import load_recipe
 from weightsmith.recipe.plan import Plan, TensorPlan, make_plan
 from weightsmith.recipe.plan import Source as Input
+from weightsmith.tokenizer.added_tokens import tell_added_tokens
 from weightsmith.tokenizer.alignment import Alignment
 from weightsmith.tokenizer.extended import write_merged_tokenizer
+from weightsmith.tokenizer.sentencepiece_model import restore_sentencepiece
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,11 @@ class Source:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_merged_tokenizer(self.home, self.vocabulary, folder)
         rows = embedding_rows({tensor.name: tensor.info for tensor in self.tensors})
-        return [f"vocabulary: {line}" for line in fit_vocabulary(folder, rows, self.reference)] if rows else []
+        said = [f"vocabulary: {line}" for line in fit_vocabulary(folder, rows, self.reference)] if rows else []
+        tell_added_tokens(folder)
+        if restore_sentencepiece(folder):
+            said.append("tokenizer: has no tokenizer.model, which was made again from tokenizer.json")
+        return said
 
 
 def open_source(order: Order) -> Source:
