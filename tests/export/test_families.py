@@ -14,8 +14,9 @@ import torch
 
 import weightsmith
 from tests.conftest import weightsmith_process
-from tests.tiny_tokenizer import save_sentencepiece, save_tokenizer
+from tests.tiny_tokenizer import save_codegen, save_sentencepiece, save_tokenizer
 from weightsmith.architecture import open_model
+from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
 from weightsmith.evaluate.transformers_backend import TransformersBackend
 
@@ -90,6 +91,21 @@ def test_logits_and_answers(family: str, tmp_path: Path) -> None:
         backend = LlamaCppBackend(file.path, 2)
         (answer,) = backend.generate([tokens[:8]], 4, lambda question, text: True)
         assert answer
+
+
+def test_phi_2_with_its_tokenizer(tmp_path: Path) -> None:
+    """Its 50 295 tokens and 51 200 rows, and the layout that it was published in."""
+    size = FAMILIES["phi"] | {"vocab_size": 51200, "hidden_size": 64, "intermediate_size": 256}
+    new = save_model("phi", size | {"bos_token_id": 50256, "eos_token_id": 50256, "pad_token_id": None}, tmp_path / "new")
+    save_codegen(new)
+    weightsmith.unify(str(new), tmp_path / "old", to="phi/phi-msft")
+    said: list[str] = []
+    done = weightsmith.export(tmp_path / "old", tmp_path / "gguf", type=["f16", "q4_k_m"], say=said.append)
+    assert any("905 rows of the embedding have no token" in line for line in said), said
+    fidelity = done.files[0].fidelity
+    assert not isinstance(fidelity, str) and fidelity and fidelity.divergence < 1e-5 and fidelity.same_top == 1
+    metadata = GGUFFile(done.files[0].path).metadata
+    assert metadata["tokenizer.ggml.pre"] == "phi-2" and len(metadata["tokenizer.ggml.tokens"]) == 51200
 
 
 @pytest.mark.parametrize(
