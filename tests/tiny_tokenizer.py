@@ -75,4 +75,6 @@ def save_codegen(folder: Path) -> None:
     runs = [" " * count for count in range(31, 1, -1)] + ["\t" * count for count in range(9, 1, -1)]
     tokenizer.add_tokens([AddedToken(run, normalized=True) for run in runs])
     end = "<|endoftext|>"
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=end, bos_token=end, eos_token=end).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=end, bos_token=end, eos_token=end).save_pretrained(
+        folder
+    )

@@ -18,6 +18,7 @@ _PUBLIC = {
     "run_benchmarks": "weightsmith.evaluate.benchmark",
     "BenchmarkSettings": "weightsmith.evaluate.benchmark_settings",
     "run": "weightsmith.pipeline.run",
+    "search": "weightsmith.search",
 }
 __all__ = ["__version__", *_PUBLIC]
 

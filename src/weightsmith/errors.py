@@ -33,5 +33,9 @@ class EvaluationError(WeightsmithError):
     """Evaluation data or models that cannot be scored."""
 
 
+class SearchError(WeightsmithError):
+    """A search that cannot be begun or continued: objectives, storage, workers, no candidate that can be scored."""
+
+
 class ReportError(WeightsmithError):
     """The report cannot be drawn."""

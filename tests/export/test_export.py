@@ -19,7 +19,7 @@ from tests.conftest import weightsmith_process
 from tests.export.test_families import FAMILIES, FEW_HEADS, save_model
 from tests.tiny_tokenizer import save_tokenizer
 from weightsmith.demo.demo_run import PACKAGE
-from weightsmith.errors import ExportError
+from weightsmith.errors import ExportError, OutputError
 from weightsmith.evaluate.backend import question_tokens
 from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
 from weightsmith.export.source import Order
@@ -327,3 +327,26 @@ def test_a_model_llama_cpp_does_not_know(chat_models: Path, tmp_path: Path) -> N
     assert result.returncode == 2
     assert "llama.cpp's converter does not know the architecture OddForCausalLM" in result.stderr
     assert not list(tmp_path.glob("*.gguf*")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("room,stage", [("2m", "f16"), ("4m", "q8_0")])
+def test_a_disk_that_fills_up(room: str, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In spite of the check beforehand: another program wrote there too. Nothing is left that looks whole."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={room}", "none", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        folder = save_model("llama", FEW_HEADS, tmp_path / "m")
+        with pytest.raises(OutputError, match="free"):
+            weightsmith.export(folder, disk / "out", type="q8_0", check="none")
+        monkeypatch.setattr("weightsmith.export.model_export.check_space", lambda *_: None)
+        with pytest.raises(OutputError, match=f"-{stage}.gguf.*the disk is full"):
+            weightsmith.export(folder, disk / "out", type="q8_0", check="none")
+        assert {path.name for path in (disk / "out").glob("*.gguf")} == ({"m-f16.gguf"} if stage == "q8_0" else set())
+        assert not list((disk / "out").glob(".*.partial"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -96,7 +96,9 @@ def test_logits_and_answers(family: str, tmp_path: Path) -> None:
 def test_phi_2_with_its_tokenizer(tmp_path: Path) -> None:
     """Its 50 295 tokens and 51 200 rows, and the layout that it was published in."""
     size = FAMILIES["phi"] | {"vocab_size": 51200, "hidden_size": 64, "intermediate_size": 256}
-    new = save_model("phi", size | {"bos_token_id": 50256, "eos_token_id": 50256, "pad_token_id": None}, tmp_path / "new")
+    new = save_model(
+        "phi", size | {"bos_token_id": 50256, "eos_token_id": 50256, "pad_token_id": None}, tmp_path / "new"
+    )
     save_codegen(new)
     weightsmith.unify(str(new), tmp_path / "old", to="phi/phi-msft")
     said: list[str] = []

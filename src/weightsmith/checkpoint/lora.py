@@ -59,6 +59,10 @@ class LoraCheckpoint:
     def rank(self) -> int:
         return max((a.shape[0] for _, a in self._low_rank.values()), default=0)
 
+    def unchanged(self, name: str) -> Checkpoint | None:
+        """The base, where the adapter leaves a tensor as it is."""
+        return None if name in self._low_rank else self._base
+
     def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         import torch
 

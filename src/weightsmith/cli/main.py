@@ -388,8 +388,10 @@ def export(
     from weightsmith.export.adapter_export import export_adapter, is_adapter
 
     if is_adapter(Path(model)):
-        kind = (type or ["f16"])[0]
-        adapter = export_adapter(Path(model), out, base=base, type=kind, name=name, force=force)
+        kinds = type or ["f16"]
+        if len(kinds) > 1:
+            raise typer.BadParameter("an adapter is one file, of one type", param_hint="--type")
+        adapter = export_adapter(Path(model), out, base=base, type=kinds[0], name=name, force=force)
         if not quiet:
             typer.echo(f"{out}: {adapter.weights} weights adapted, rank {adapter.rank}, {show_size(adapter.bytes)}")
         return
@@ -566,6 +568,46 @@ def _evaluate_questions(
     result = run(models, questions=questions, texts=texts, threads=threads, say=say)
     output.write_text(json.dumps(result.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     typer.echo(score_table(result))
+
+
+@app.command()
+def search(
+    search_file: Annotated[Path, typer.Argument(help="A recipe with spaces in it, objectives and a sampler (YAML).")],
+    out: Annotated[Path, typer.Argument(help="The folder for the study, the best recipe and the report.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that is in OUT.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Candidates that are tried at once, each in a process.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(help="A Ray cluster that tries the candidates: its address, auto, or local.")
+    ] = None,
+    threads: Threads = None,
+    precision: Annotated[
+        str, typer.Option(help="float32, bfloat16, or auto: what this processor is fast in.")
+    ] = "auto",
+    export_top: Annotated[int, typer.Option(min=0, help="Merge the best so many candidates into OUT/top-1, ...")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Discard a search that is in OUT.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the best values for the spaces in a recipe: candidates are merged in memory, scored, and compared.
+
+    Example: weightsmith search search.yml found
+    """
+    from weightsmith.cli.progress import counter
+    from weightsmith.cli.search import show_search
+    from weightsmith.engine.merge import merge as run_merge
+    from weightsmith.search.results import write_top
+    from weightsmith.search.search import search as run
+
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise typer.BadParameter("one of auto, float32, bfloat16", param_hint="--precision")
+    with _going_on("the same command with --resume"), counter("candidates", quiet=quiet) as (say, step):
+        found = run(
+            search_file, out, workers=workers, ray=ray, threads=threads, precision=precision, resume=resume, force=force, say=say,
+            progress=step,
+        )  # fmt: skip
+    for number, recipe in enumerate(write_top(out, search_file, found.trials, export_top), start=1):
+        run_merge(recipe, out / f"top-{number}", threads=threads, force=True)
+    if not quiet:
+        show_search(found, export_top)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from weightsmith.cli.plain_console import plain_console
-from weightsmith.export.check import in_words
+from weightsmith.export.fidelity import in_words
 from weightsmith.export.model_export import ExportSummary
 from weightsmith.export.types import TypeSize
 from weightsmith.sizes import show_size

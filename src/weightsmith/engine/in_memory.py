@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from weightsmith.checkpoint.tensor import torch_dtypes
 from weightsmith.engine.run_plan import Progress, run_tensors
+from weightsmith.engine.tensor_scan import Bounds
 from weightsmith.methods.method import Method
 from weightsmith.recipe.plan import TensorPlan
+
+if TYPE_CHECKING:
+    import torch
 
 
 def compute_tensors(
     tensors: Sequence[TensorPlan], method: Method, *, into: Mapping[str, torch.Tensor] | None = None, threads: int = 1,
-    seed: int = 0, tolerant: bool = False, progress: Progress | None = None,
+    seed: int = 0, tolerant: bool = False, progress: Progress | None = None, bounds: Bounds | None = None,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """Every tensor in its output dtype, bit for bit what `merge` would write. Those of `into` that have the name, shape and dtype are
-    written in place; `tolerant` as in `run_tensors`. Raises MergeError."""
+    written in place; `tolerant` and `bounds` as in `run_tensors`. Raises MergeError."""
+    import torch
+
     memory = {}
     for tensor in tensors:
         dtype, found = torch_dtypes()[tensor.info.dtype], (into or {}).get(tensor.name)
@@ -26,7 +32,7 @@ def compute_tensors(
         memory[tensor.name] = (
             found.detach() if fits and found is not None else torch.empty(tensor.info.shape, dtype=dtype)
         )
-    run_tensors(tensors, method, _Memory(memory), threads, progress, seed=seed, tolerant=tolerant)
+    run_tensors(tensors, method, _Memory(memory), threads, progress, seed=seed, tolerant=tolerant, bounds=bounds)
     return memory
 
 
@@ -45,4 +51,6 @@ class _Memory:
 
 
 def _as_bytes(tensor: torch.Tensor) -> np.ndarray:
+    import torch
+
     return tensor.view(-1).view(torch.uint8).numpy() if tensor.numel() else np.empty(0, np.uint8)

@@ -15,7 +15,7 @@ import xxhash
 from weightsmith.checkpoint.conversion import KINDS, store
 from weightsmith.checkpoint.tensor import ITEM_SIZES
 from weightsmith.engine.on_threads import on_threads
-from weightsmith.engine.tensor_scan import BLOCK, Buffers, Stopped, TensorScan
+from weightsmith.engine.tensor_scan import BLOCK, Bounds, Buffers, Stopped, TensorScan
 from weightsmith.errors import MergeError
 from weightsmith.methods.method import Block, Method, Statistics
 from weightsmith.recipe.plan import TensorPlan
@@ -70,15 +70,16 @@ class _Run:
     seed: int
     tolerant: bool
     device: str
+    bounds: Bounds | None
 
 
 def run_tensors(
     tensors: Sequence[TensorPlan], method: Method, writer: Writer, threads: int, progress: Progress | None = None, *,
     seed: int = 0, tolerant: bool = False, on_tensor: Callable[[str, Tally], None] | None = None,
-    device: str = "cpu",
+    device: str = "cpu", bounds: Bounds | None = None,
 ) -> Tally:  # fmt: skip
     """Compute and write every tensor. The bytes depend neither on `threads` nor on the size of blocks. `on_tensor` is told of
-    each that is written, on the thread that wrote it. Raises MergeError for NaN and infinities in the inputs, unless
+    each that is written, on the thread that wrote it; `bounds` knows what need not be counted again. Raises MergeError for NaN and infinities in the inputs, unless
     `tolerant`, and for results that the output dtype cannot hold."""
     total, tally, lock = sum(tensor.info.nbytes for tensor in tensors), Tally(), threading.Lock()
     done = 0
@@ -88,7 +89,7 @@ def run_tensors(
         with lock:
             done += count
 
-    run = _Run(method, writer, Buffers(), written, seed, tolerant, device)
+    run = _Run(method, writer, Buffers(), written, seed, tolerant, device, bounds)
     if method.needs_torch or device != "cpu":
         import torch  # noqa: F401  # before the threads start, each of which then has it compute with one
 
@@ -127,7 +128,9 @@ def _copy_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
 
 
 def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
-    scan = TensorScan(tensor, run.buffers, stop, row_wise=run.method.row_wise, seed=run.seed, device=run.device)
+    scan = TensorScan(
+        tensor, run.buffers, stop, row_wise=run.method.row_wise, seed=run.seed, device=run.device, bounds=run.bounds
+    )
     began, tally, digest = time.perf_counter(), Tally(), xxhash.xxh3_128()
     statistics = run.method.statistics(scan, tensor.settings)
     tally.ties = statistics.trim_ties

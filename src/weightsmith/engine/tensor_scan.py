@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
 from weightsmith.checkpoint.conversion import KINDS
 from weightsmith.checkpoint.tensor import numpy_dtypes
+from weightsmith.methods.magnitude_threshold import Threshold
 from weightsmith.methods.method import Block
 from weightsmith.methods.random_stream import stream_key
 from weightsmith.recipe.plan import TensorPlan
@@ -20,6 +22,14 @@ _CHUNK = 1 << 10  # elements of a sample that are read at once
 
 class Stopped(Exception):
     """Another tensor failed, or the user interrupted."""
+
+
+class Bounds(Protocol):
+    """Bounds of task vectors that were found before."""
+
+    def find(self, tensor: TensorPlan, base: int, number: int, k: int) -> Threshold | None:
+        """The bound of the k largest magnitudes of `tensor`'s input `number` minus input `base`."""
+        ...
 
 
 class Buffers(threading.local):
@@ -53,14 +63,14 @@ class TensorScan:
 
     def __init__(
         self, tensor: TensorPlan, buffers: Buffers, stop: threading.Event, *, row_wise: bool, seed: int, block: int = BLOCK,
-        device: str = "cpu",
+        device: str = "cpu", bounds: Bounds | None = None,
     ) -> None:  # fmt: skip
         infos = [source.model.checkpoint.tensors[source.tensor] for source in tensor.sources]
         self.numel = tensor.info.numel
         self.width = infos[0].shape[-1] if infos[0].shape else 1
         self.streams = tuple(stream_key(seed, i, tensor.name) for i in range(len(tensor.sources)))
         self.read_seconds, self._first = 0.0, 0
-        self._tensor, self._buffers, self._stop, self._device = tensor, buffers, stop, device
+        self._tensor, self._buffers, self._stop, self._device, self._bounds = tensor, buffers, stop, device, bounds
         self._step = max(1, block // self.width) * self.width if row_wise and self.width else block
         # As stored, where kernels know the dtype, so that nothing is converted twice.
         stored = [info.dtype if info.dtype in ("F16", "BF16") and not info.computed else "F32" for info in infos]
@@ -85,6 +95,9 @@ class TensorScan:
                 source.model.checkpoint.read(source.tensor, first, first + count, into)
             self.read_seconds += time.perf_counter() - began
             yield Block(start, rows, self._kinds, out, self._device)
+
+    def known_bound(self, base: int, number: int, k: int) -> Threshold | None:
+        return self._bounds.find(self._tensor, base, number, k) if self._bounds else None
 
     def sample(self, count: int) -> np.ndarray:
         began = time.perf_counter()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -150,9 +148,8 @@ def _ask(
     settings: BenchmarkSettings, store: RequestStore, token_cache: dict[str, np.ndarray] | None,
     progress: Callable[[str, int, int], None],
 ) -> ModelResult:  # fmt: skip
-    from lm_eval.evaluator import evaluate as ask
-
     from weightsmith.evaluate.harness_model import HarnessModel
+    from weightsmith.evaluate.harness_run import run_harness
 
     if settings.chat and not backend.tokens.template:
         raise EvaluationError(f"{reference}: has no chat template; evaluate without --chat")
@@ -161,15 +158,9 @@ def _ask(
         backend, store=store, key=key, versions=tasks.versions, token_cache=token_cache, max_length=settings.max_length,
         seed=settings.seed, progress=lambda done, total: progress(label, done, total),
     )  # fmt: skip
-    random.seed(0)
-    np.random.seed(settings.seed)
-    torch.manual_seed(settings.seed)
-    for task in tasks.tasks.values():
-        task.set_fewshot_seed(seed=settings.seed)
-    harness: dict[str, Any] = ask(  # type: ignore[assignment]
-        model, {"tasks": tasks.tasks, "groups": tasks.groups, "group_map": {}}, limit=settings.limit, samples=samples,
-        bootstrap_iters=1000, log_samples=True, apply_chat_template=settings.chat, system_instruction=settings.system,
-        fewshot_as_multiturn=settings.chat and settings.multiturn,
+    harness = run_harness(
+        model, tasks, samples=samples, limit=settings.limit, seed=settings.seed, chat=settings.chat, system=settings.system,
+        multiturn=settings.multiturn,
     )  # fmt: skip
     values = {entry: read_value(entry, tasks, harness) for entry in tasks.suite.entries}
     return ModelResult(

@@ -252,6 +252,18 @@ class _LlamaCppTree:
                 self._context.remove(sequence, 0)
 
 
+def tokens_of_file(path: Path) -> LlamaCppTokens:
+    """The tokenizer of a file alone, without its weights. Raises EvaluationError."""
+    library = load_llama_cpp()
+    file, parameters, errors = GGUFFile(path), library.llama_model_default_params(), list[str]()
+    parameters.vocab_only = True
+    with heard_errors(errors):
+        pointer = library.llama_model_load_from_file(str(path).encode(), parameters)
+    if not pointer:
+        raise EvaluationError(f"{path}: llama.cpp cannot load it" + (f": {errors[0]}" if errors else ""))
+    return LlamaCppTokens(library, _Loaded(library, pointer), file, path)
+
+
 class _Loaded:
     """A model in llama.cpp's memory, as long as anyone holds this."""
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from weightsmith.architecture import Model, open_model
 from weightsmith.architecture.adapter import layout_with
@@ -99,6 +98,8 @@ def _in_gguf(pairs: Mapping[str, LowRank], model: Model, scheme: Scheme, adapter
     maps = map_rows_back(scheme, model.home, model.checkpoint.tensors, model.config)
     wanted = {name: row_map for name, row_map in maps.items() if _adapted(row_map, back, pairs)}
     rows = RowMappedCheckpoint(canonical, wanted)
+    import torch
+
     found = {}
     for name, row_map in sorted(wanted.items(), key=lambda item: natural_key(item[0])):
         if row_map.transposed:

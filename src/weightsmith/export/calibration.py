@@ -1,14 +1,13 @@
 """An importance matrix computed by llama.cpp from a text: the squares of what every weight matrix is multiplied with, summed up.
 
 As llama.cpp's own tool does it (tools/imatrix/imatrix.cpp), by the callback that its scheduler offers for every operation. In a process
-of its own, as native code may crash. Standard output is JSON lines: {"done": chunks, "total": chunks}, or {"error": text}.
+of its own (`child.py`), which says {"done": chunks, "total": chunks}, or {"error": text}.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from weightsmith.errors import ExportError
+from weightsmith.export.child import run_child
 from weightsmith.export.importance import Importance
 from weightsmith.llama_cpp import load_llama_cpp
 
@@ -32,22 +32,15 @@ def calibrate(
     ExportError."""
     check_text(text)
     order = {"model": str(model), "text": str(text), "out": str(out), "chunks": chunks, "threads": threads}
-    command = [sys.executable, "-P", "-m", "weightsmith.export.calibration", json.dumps(order)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout and process.stderr
-        try:
-            for line in process.stdout:
-                told = json.loads(line)
-                if "error" in told:
-                    raise ExportError(told["error"])
-                progress(told["done"], told["total"])
-            errors = process.stderr.read().strip().splitlines()
-            if process.wait():
-                raise ExportError(
-                    f"{model}: llama.cpp cannot compute an importance matrix: {errors[-1:] or process.returncode}"
-                )
-        finally:
-            process.kill()
+
+    def hear(line: dict[str, Any]) -> None:
+        if "error" in line:
+            raise ExportError(line["error"])
+        progress(line["done"], line["total"])
+
+    code, said = run_child("weightsmith.export.calibration", order, hear)
+    if code:
+        raise ExportError(f"{model}: llama.cpp cannot compute an importance matrix: {said or f'it ended with {code}'}")
 
 
 def check_text(text: Path) -> str:

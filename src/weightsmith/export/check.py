@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from weightsmith.evaluate.live_model import end_tokens, filled_model
 from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
 from weightsmith.evaluate.memory_plan import available_memory
 from weightsmith.evaluate.text_tokens import TransformersTokens
+from weightsmith.export.fidelity import Fidelity
 from weightsmith.export.source import Source
 
-CHECKS = ("fast", "full", "none")
 _FAST = 128  # tokens whose distributions are compared; `full` takes all of the texts
 _ADDED = 256  # added tokens that are checked; Gemma has thousands without a use
 
@@ -39,26 +39,6 @@ PASSAGE = (
     "church, and whoever came late had to put up a stall in one of the side streets. A bell was rung at noon, after which no more goods "
     "could be brought in. The custom ended with the war, but the bell still hangs above the door of the old town hall."
 )
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """Of a file against the weights it was made from, over `tokens` tokens of a text: the mean Kullback-Leibler divergence of the
-    next-token distributions, in nats, and the share of places where the most likely token is the same."""
-
-    tokens: int
-    divergence: float
-    same_top: float
-
-
-def in_words(found: Fidelity | str) -> str:
-    """What `check_file` found, in one line."""
-    if isinstance(found, str):
-        return f"tokens as the model's own; distributions not compared: {found}"
-    return (
-        f"tokens as the model's own; the most likely next token at {found.same_top:.1%} of {found.tokens} places; KL divergence "
-        f"{found.divergence:.2g} nats"
-    )
 
 
 class Reference:

@@ -58,9 +58,10 @@ class Conversion:
         self.architecture, self.bytes = found["architecture"], found["bytes"]
         return self
 
-    def write(self, out: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """`progress` is told of bytes of weights read. Raises OutputError where the disk is full, MergeError."""
-        self._ask({"out": str(out)}, "written", lambda text: None, progress)
+    def write(self, out: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> str:
+        """The SHA-256 of what was written. `progress` is told of bytes of weights read. Raises OutputError where the disk is full,
+        MergeError."""
+        return self._ask({"out": str(out)}, "written", lambda text: None, progress)["written"]
 
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:

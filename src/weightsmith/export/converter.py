@@ -2,7 +2,7 @@
 as it imports torch and transformers and changes the converter's classes.
 
 Standard input is two JSON lines: what to convert, then, once that was found possible, where to (without it nothing is written).
-Standard output is JSON lines: {"said": text}; {"prepared": ...}; {"done": bytes, "total": bytes}; {"written": true}; or {"error":
+Standard output is JSON lines: {"said": text}; {"prepared": ...}; {"done": bytes, "total": bytes}; {"written": sha256}; or {"error":
 text, "kind": name of a WeightsmithError}.
 """
 
@@ -24,12 +24,12 @@ from weightsmith.engine.on_threads import on_threads
 from weightsmith.engine.output_folder import full_disk_said
 from weightsmith.engine.tensor_scan import Stopped
 from weightsmith.errors import ExportError, WeightsmithError
+from weightsmith.export.aligned_write import aligned_write, begin_writeback
 from weightsmith.export.converter_config import converter_config
+from weightsmith.export.growing_digest import GrowingDigest
 from weightsmith.export.pre_tokenizer import known_as
 from weightsmith.export.source import Order, Source, open_source
 from weightsmith.recipe.plan import TensorPlan
-
-_CHUNK = 1 << 28  # bytes handed to the system in one call
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -138,24 +138,33 @@ class Layout:
         self.nbytes = end
         os.truncate(plan, end)
 
-    def write(self, out: Path, threads: int) -> None:
-        """The file as a whole, on the disk; each tensor is forgotten when it is written. Raises OutputError where the disk is full."""
-        with full_disk_said(out), out.open("wb") as file:
+    def write(self, out: Path, threads: int) -> str:
+        """The file as a whole, on the disk; each tensor is forgotten when it is written. Returns the SHA-256 of the file, which is
+        computed behind the tensors that are there. Raises OutputError where the disk is full."""
+        with full_disk_said(out), out.open("w+b") as file:
             file.write(self._plan.open("rb").read(self._head))
             file.truncate(self.nbytes)
+            file.flush()
+            hashing = GrowingDigest(file.fileno(), [*list(self._offsets.values())[1:], self.nbytes])
 
             def work(name: str, stop: threading.Event) -> None:
                 if stop.is_set():
                     raise Stopped
                 info = self._tensors[name]
-                data = np.ascontiguousarray(self._eager(info.tensor)).reshape(-1).view(np.uint8).data
+                data = np.ascontiguousarray(self._eager(info.tensor)).reshape(-1).view(np.uint8)
                 info.tensor = None
-                for start in range(0, len(data), _CHUNK):
-                    os.pwrite(file.fileno(), data[start : start + _CHUNK], self._offsets[name] + start)
+                with one_writes:  # the kernel has one writer per file at a time, and lets others spin
+                    aligned_write(file.fileno(), data, self._offsets[name])
+                begin_writeback(file.fileno(), self._offsets[name], len(data))
+                hashing.written(places[name])
 
-            for _ in on_threads(work, list(self._tensors), threads, tick=lambda: None):
-                pass
-            os.fsync(file.fileno())
+            one_writes = threading.Lock()
+            places = {name: number for number, name in enumerate(self._offsets)}
+            with hashing:
+                for _ in on_threads(work, list(self._tensors), threads, tick=lambda: None):
+                    pass
+                os.fsync(file.fileno())
+            return hashing.hexdigest()
 
 
 def main() -> int:
@@ -175,8 +184,7 @@ def main() -> int:
         layout = Layout(model.gguf_writer, plan)
         tell({"prepared": str(plan), "architecture": model.gguf_writer.arch, "bytes": layout.nbytes})
         if go := sys.stdin.readline():
-            layout.write(Path(json.loads(go)["out"]), order["threads"])
-            tell({"written": True})
+            tell({"written": layout.write(Path(json.loads(go)["out"]), order["threads"])})
     except WeightsmithError as error:
         tell({"error": str(error), "kind": type(error).__name__})
         return 2

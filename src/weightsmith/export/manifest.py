@@ -56,12 +56,14 @@ class Manifest:
         return entry if entry and entry.key == key and self._unchanged(entry) else None
 
     def add(
-        self, file: str, content: Path, type: str, how: str, source: tuple[str, ...], key: str, found: dict[str, Any]
-    ) -> None:
+        self, file: str, content: Path, type: str, how: str, source: tuple[str, ...], key: str, found: dict[str, Any],
+        sha256: str | None,
+    ) -> None:  # fmt: skip
         """Note `content`, which becomes `file` when it is renamed next: a run that is killed in between leaves an entry that fits
         nothing, rather than a file that nobody knows."""
-        with content.open("rb") as opened:
-            sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+        if sha256 is None:
+            with content.open("rb") as opened:
+                sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
         state = content.stat()
         self.entries[file] = Entry(file, type, state.st_size, sha256, how, source, key, state.st_mtime_ns, found)
         self.save()

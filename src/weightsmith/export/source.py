@@ -7,15 +7,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from weightsmith.architecture import Model, open_model
 from weightsmith.architecture.canonical_config import published
 from weightsmith.architecture.tied import embedding_rows
-from weightsmith.checkpoint.tensor import natural_key
-from weightsmith.engine.in_memory import compute_tensors
+from weightsmith.checkpoint.tensor import natural_key, read_tensor
 from weightsmith.engine.run_digest import copy_digest, run_digest
 from weightsmith.export.fit_vocabulary import fit_vocabulary
 from weightsmith.methods.method import Method, Settings
@@ -27,6 +24,9 @@ from weightsmith.tokenizer.added_tokens import tell_added_tokens
 from weightsmith.tokenizer.alignment import Alignment
 from weightsmith.tokenizer.extended import write_merged_tokenizer
 from weightsmith.tokenizer.sentencepiece_model import restore_sentencepiece
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,10 @@ class Source:
 
     def load(self, tensor: TensorPlan) -> torch.Tensor:
         """In its own dtype and shape. Raises MergeError."""
+        if tensor.copy:
+            return read_tensor(tensor.sources[0].model.checkpoint, tensor.sources[0].tensor)
+        from weightsmith.engine.in_memory import compute_tensors
+
         return compute_tensors([tensor], self.method, seed=self.seed, tolerant=self.tolerant)[tensor.name]
 
     def stage(self, folder: Path) -> list[str]:

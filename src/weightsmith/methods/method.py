@@ -13,6 +13,8 @@ from weightsmith.checkpoint.conversion import BF16, F16, F32, load
 if TYPE_CHECKING:
     import torch
 
+    from weightsmith.methods.magnitude_threshold import Threshold
+
 REQUIRED = object()
 
 
@@ -107,6 +109,10 @@ class Scan(Protocol):
 
     def blocks(self) -> Iterator[Block]:
         """All of it; the buffers are used again for the next block."""
+        ...
+
+    def known_bound(self, base: int, number: int, k: int) -> Threshold | None:
+        """The bound of the k largest magnitudes of input `number` minus input `base`, where it was found before."""
         ...
 
     def sample(self, count: int) -> np.ndarray:

@@ -15,8 +15,8 @@ from weightsmith.engine.run_plan import Progress
 from weightsmith.errors import CheckpointError, OutputError
 from weightsmith.evaluate.score_models import Evaluation, ModelScores, evaluate
 from weightsmith.evaluate.tasks import load_questions, load_text
-from weightsmith.export.check import in_words
 from weightsmith.export.conversion import PLAIN_TYPES
+from weightsmith.export.fidelity import in_words
 from weightsmith.export.model_export import export
 from weightsmith.llama_cpp import quantization_types
 from weightsmith.pipeline.benchmark_stage import BenchmarkOrder, check_benchmarks, run_benchmark_stage

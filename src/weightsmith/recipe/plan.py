@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,17 +77,19 @@ class Plan:
 
 
 def make_plan(
-    loaded: LoadedRecipe, *, mappings: Mapping[str, Path] | None = None, accept_mapping: bool = False
-) -> Plan:
+    loaded: LoadedRecipe, *, mappings: Mapping[str, Path] | None = None, accept_mapping: bool = False,
+    opener: Callable[[str, Path], Model] = lambda reference, beside: open_model(reference, beside=beside),
+) -> Plan:  # fmt: skip
     """Open every model and resolve every output tensor. `mappings` gives models in a layout of their own the file that maps it
-    to the base's; `accept_mapping`: others of that kind are mapped by their values. Raises CheckpointError, RecipeError or
+    to the base's; `accept_mapping`: others of that kind are mapped by their values; `opener` opens a
+    reference beside a folder. Raises CheckpointError, RecipeError or
     PlanError."""
     recipe = loaded.recipe
     opened: dict[str, Model] = {}
     for reference in references(loaded):
         if reference not in opened:
             try:
-                opened[reference] = open_model(reference, beside=loaded.file.path.parent)
+                opened[reference] = opener(reference, loaded.file.path.parent)
             except CheckpointError as error:
                 raise CheckpointError(f"{_place(loaded, reference)}: {error}") from error
     opened = _fit(loaded, opened, mappings or {}, accept_mapping)

@@ -29,7 +29,7 @@ def restore_sentencepiece(folder: Path) -> bool:
 def sentencepiece_model(content: dict[str, Any], named: dict[str, str]) -> bytes:
     """A ModelProto for a parsed tokenizer.json; `named` has the texts of `bos_token`, `eos_token`, ... as tokenizer_config.json
     gives them."""
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    from sentencepiece import sentencepiece_model_pb2 as messages
 
     model = content["model"]
     added = {entry["id"]: entry for entry in content.get("added_tokens") or []}
@@ -37,7 +37,7 @@ def sentencepiece_model(content: dict[str, Any], named: dict[str, str]) -> bytes
         row: entry["content"] for row, entry in added.items()
     }
     ranks = _ranks(model["merges"])
-    proto = ModelProto()
+    proto: Any = vars(messages)["ModelProto"]()
     kinds = proto.SentencePiece
     unknown = named.get("unk_token") or model.get("unk_token") or "<unk>"
     for row in range(max(texts) + 1):

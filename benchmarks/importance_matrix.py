@@ -1,0 +1,61 @@
+"""What an importance matrix is worth: the demo's merged model in small types, with and without one, by perplexity.
+
+make bench-importance DATA=folder      # folder/wikitext2/{valid,test}.txt: the matrix comes from the first, perplexity from the second
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from measured import processor
+from ruamel.yaml import YAML
+
+import weightsmith
+from weightsmith.demo.demo_run import pipeline_text
+from weightsmith.export.source import Order
+from weightsmith.report.facts import machine
+from weightsmith.report.markdown_table import markdown_table
+
+PLAIN = ["f16", "q2_k", "q3_k_m", "iq3_s", "iq4_xs", "iq4_nl", "q4_k_m"]  # iq3_xxs and smaller ones need a matrix
+WITH = [*PLAIN[1:], "iq3_xxs", "iq2_s"]
+CALIBRATION, TEST = 200_000, 60_000  # characters
+
+
+def main() -> None:
+    data = Path(sys.argv[1]) / "wikitext2"
+    with tempfile.TemporaryDirectory(prefix="importance-") as scratch:
+        folder = Path(scratch)
+        recipe, valid, test = folder / "merge.yml", folder / "valid.txt", folder / "wikitext.txt"
+        with recipe.open("w") as file:
+            YAML().dump(YAML(typ="safe").load(pipeline_text())["merge"], file)
+        valid.write_text((data / "valid.txt").read_text(encoding="utf-8")[:CALIBRATION], encoding="utf-8")
+        test.write_text((data / "test.txt").read_text(encoding="utf-8")[:TEST], encoding="utf-8")
+        order = Order(recipe=str(recipe))
+        plain = weightsmith.export(order, folder / "plain", type=PLAIN, check="none", say=note)
+        better = weightsmith.export(order, folder / "with", type=WITH, calibrate=valid, check="none", say=note)
+        bits = {file.type: file.bits_per_weight for file in (*better.files, *plain.files)}
+        models = {f"plain {file.type}": str(file.path) for file in plain.files}
+        models |= {f"with {file.type}": str(file.path) for file in better.files}
+        found = {model.label: model.scores[0] for model in weightsmith.evaluate(models, texts=[test], say=note).models}
+    rows = [["type", "bits per weight", "perplexity without", "with an importance matrix"]]
+    for kind in dict.fromkeys([*PLAIN, *WITH]):
+        one, two = found.get(f"plain {kind}"), found.get(f"with {kind}")
+        rows.append([
+            kind, f"{bits[kind]:.2f}" if bits[kind] else "", f"{one.value:.2f}" if one else "needs one",
+            f"{two.value:.2f}" if two else "",
+        ])  # fmt: skip
+    print(f"{processor()}; {machine()}\n")
+    print(
+        f"The demo's merged model, {found['plain f16'].count} tokens of WikiText-2's test set; the matrix from its validation set\n"
+    )
+    print(markdown_table(rows))
+
+
+def note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

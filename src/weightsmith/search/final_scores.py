@@ -1,0 +1,121 @@
+"""The winner, the defaults, the base and the fine-tunes on what the search has not seen, compared in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from weightsmith.errors import SearchError
+from weightsmith.search.objectives import Answer, Objective, utility
+from weightsmith.search.study import Trial
+from weightsmith.search.trial_run import Setup, TrialOrder, run_trial
+
+LEVEL = 0.05
+_DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """`seen` and `held_out`: answers, one dict per objective; `score`s are those of the search."""
+
+    label: str
+    tree: dict[str, Any]
+    seen: tuple[dict[int, Answer], ...]
+    held_out: tuple[dict[int, Answer], ...]
+    seen_score: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Of the winner over another on what was held out: the difference of scores, its 95 % interval, and how often chance does as much."""
+
+    other: str
+    difference: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def verdict(self) -> str:
+        if self.p >= LEVEL:
+            return "within noise"
+        return "better" if self.difference > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class FinalScores:
+    """The winner first, then the best default recipe, base and fine-tunes."""
+
+    candidates: tuple[Candidate, ...]
+    gains: tuple[Gain, ...]
+
+    @property
+    def winner(self) -> Candidate:
+        return self.candidates[0]
+
+
+def final_scores(
+    setup: Setup, objectives: Sequence[Objective], trials: Sequence[Trial], best: Trial, recipe: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> FinalScores:  # fmt: skip
+    """Raises SearchError where one of them cannot be scored."""
+    wanted: list[tuple[str, dict[str, Any], tuple[dict[int, Answer], ...] | None]] = [
+        ("winner", best.tree, best.answers)
+    ]
+    defaults = [t for t in trials if t.default and t.state == "complete" and t.score is not None]
+    if defaults:
+        first = max(defaults, key=lambda t: (t.score or 0.0, -t.number))
+        wanted.append((f"best default: {first.default}", first.tree, first.answers))
+    for label, reference in _models(recipe):
+        wanted.append((label, {"merge_method": "passthrough", "models": [{"model": reference}]}, None))
+    found = []
+    for label, tree, seen in wanted:
+        say(f"held out: {label}")
+        if seen is None:
+            seen = _ask(setup, label, TrialOrder(tree, race=False))
+        unseen = _ask(setup, label, TrialOrder(tree, held_out=True, race=False))
+        found.append(Candidate(label, tree, seen, unseen, utility(objectives, seen), utility(objectives, unseen)))
+    return FinalScores(tuple(found), tuple(gain(objectives, found[0], other) for other in found[1:]))
+
+
+def _ask(setup: Setup, label: str, order: TrialOrder) -> tuple[dict[int, Answer], ...]:
+    result = run_trial(setup, order)
+    if result.error:
+        raise SearchError(f"{label}: {result.error}")
+    return result.answers
+
+
+def _models(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(label, reference) of the base and of every other model, each once."""
+    base = recipe.get("base_model")
+    entries = [*(recipe.get("models") or [])]
+    for part in recipe.get("slices") or []:
+        entries += part.get("sources") or []
+    references = [base, *(entry["model"] for entry in entries)]
+    unique = dict.fromkeys(reference for reference in references if isinstance(reference, str))
+    return [("base" if reference == base else _short(reference), reference) for reference in unique]
+
+
+def _short(reference: str) -> str:
+    return reference.rstrip("/").rpartition("+")[2].rpartition("/")[2]
+
+
+def gain(objectives: Sequence[Objective], ours: Candidate, other: Candidate) -> Gain:
+    """Questions are drawn anew within each objective, the same for both (stratified paired bootstrap)."""
+    random, drawn = np.random.default_rng(0), np.zeros(_DRAWS)
+    for objective, mine, its in zip(objectives, ours.held_out, other.held_out, strict=True):
+        numbers = sorted(mine)
+        sizes = np.array([mine[n][1] for n in numbers])
+        gaps = np.array([mine[n][0] - its[n][0] for n in numbers])
+        picked = random.integers(0, len(numbers), (_DRAWS, len(numbers)), dtype=np.int32)
+        sign = objective.weight * (1 if objective.higher_is_better else -1)
+        drawn += sign * gaps[picked].sum(1) / sizes[picked].sum(1)
+    difference = ours.score - other.score
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    below, above = np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0)
+    p = min(1.0, 2 * (min(below, above) + 1) / (_DRAWS + 1))
+    return Gain(other.label, difference, float(low), float(high), p)

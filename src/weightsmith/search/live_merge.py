@@ -1,0 +1,117 @@
+"""Candidates merged straight into a live model: inputs are opened once, and only tensors whose parameters changed are computed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weightsmith.architecture import Model, open_model
+from weightsmith.engine.in_memory import compute_tensors
+from weightsmith.evaluate.candidate import Candidate
+from weightsmith.evaluate.live_model import filled_model
+from weightsmith.evaluate.transformers_backend import PRECISIONS, TransformersBackend
+from weightsmith.recipe.load import LoadedRecipe, load_recipe
+from weightsmith.recipe.plan import Plan, TensorPlan, make_plan
+from weightsmith.recipe.yaml_file import parse_yaml
+from weightsmith.search.bound_table import BoundTable
+from weightsmith.search.candidate_recipe import recipe_text
+from weightsmith.search.input_cache import InputCache
+
+
+@dataclass(frozen=True)
+class Merged:
+    """`tensors` of `all_tensors` were computed, in `seconds`."""
+
+    tensors: int
+    all_tensors: int
+    seconds: float
+
+
+class LiveMerge:
+    """One live model, which becomes one candidate after the other. `path` is that of the search file: model references are relative to
+    its folder."""
+
+    def __init__(
+        self, path: Path, *, threads: int, precision: str, cache: InputCache, memory: int | None = None
+    ) -> None:
+        self._path, self._threads, self._precision, self._memory = path, threads, precision, memory
+        self._opened: dict[str, Model] = {}
+        self._cache, self._bounds = cache, BoundTable()
+        self._scratch = contextlib.ExitStack()
+        self._frame: Any = None  # what the live model's shape, tokenizer and names depend on
+        self._done: dict[str, tuple[Any, ...]] = {}  # tensor -> what it was computed from
+        self.backend: TransformersBackend | None = None
+
+    def plan(self, tree: Mapping[str, Any]) -> Plan:
+        """Raises RecipeError, CheckpointError or PlanError."""
+        return make_plan(self.load(tree), opener=self._open)
+
+    def load(self, tree: Mapping[str, Any]) -> LoadedRecipe:
+        return load_recipe(parse_yaml(self._path, recipe_text(tree)))
+
+    def become(self, plan: Plan) -> Merged:
+        """Have `backend` be the merge. Raises MergeError or EvaluationError."""
+        started = time.perf_counter()
+        frame = (
+            plan.home.reference, plan.config, [(t.name, t.info, t.round_to) for t in plan.tensors],
+            plan.loaded.recipe.tokenizer_source, plan.loaded.recipe.tokenizer,
+        )  # fmt: skip
+        if frame != self._frame:
+            self._frame, self._done = None, {}
+        wanted = {tensor.name: _origin(plan, tensor) for tensor in plan.tensors}
+        changed = [tensor for tensor in plan.tensors if self._done.get(tensor.name) != wanted[tensor.name]]
+        tensors = [self._cache.cached(tensor) for tensor in changed]
+        if self._frame is None:
+            self._start(plan, tensors)
+        else:
+            self._fill(plan, tensors)
+        self._frame, self._done = frame, wanted
+        return Merged(len(changed), len(plan.tensors), time.perf_counter() - started)
+
+    def close(self) -> None:
+        self._scratch.close()
+
+    def _open(self, reference: str, beside: Path) -> Model:
+        if reference not in self._opened:
+            self._opened[reference] = open_model(reference, beside=beside)
+        return self._opened[reference]
+
+    def _start(self, plan: Plan, tensors: list[TensorPlan]) -> None:
+        self.backend = None
+        self._scratch.close()
+        described = self._scratch.enter_context(Candidate(plan, str(self._path)))
+        weights = self._compute(plan, tensors, None)
+        live = filled_model(str(self._path), plan.config, weights, PRECISIONS[self._precision])
+        self.backend = TransformersBackend(described, memory=self._memory, live=live)
+        self._places = {name: tensor for name, tensor in live.state_dict().items()}
+
+    def _fill(self, plan: Plan, tensors: list[TensorPlan]) -> None:
+        fits = all(t.name in self._places and self._places[t.name].shape == t.info.shape for t in tensors)
+        if not fits:  # the class keeps its weights in another form than the checkpoint has
+            self._start(plan, [self._cache.cached(tensor) for tensor in plan.tensors])
+            return
+        self._done = {}  # until all of it is there
+        with torch.no_grad():
+            for name, weight in self._compute(plan, tensors, self._places).items():
+                if weight.data_ptr() != self._places[name].data_ptr():
+                    self._places[name].copy_(weight)
+
+    def _compute(
+        self, plan: Plan, tensors: list[TensorPlan], into: Mapping[str, torch.Tensor] | None
+    ) -> dict[str, torch.Tensor]:
+        try:
+            return compute_tensors(tensors, plan.method, into=into, threads=self._threads, bounds=self._bounds)
+        finally:
+            torch.set_num_threads(self._threads)
+
+
+def _origin(plan: Plan, tensor: TensorPlan) -> tuple[Any, ...]:
+    """What a tensor's values depend on."""
+    sources = tuple((source.model.reference, source.tensor) for source in tensor.sources)
+    return (plan.method.name, sources, tensor.settings, tensor.round_to)

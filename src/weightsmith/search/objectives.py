@@ -1,0 +1,215 @@
+"""What a search makes better, question by question.
+
+Every objective is a list of units (questions of a task, lines of a file, windows of a text), some of which the search sees and some of
+which are held out. A unit's answer is a pair of numbers; the value of many units is made from theirs alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from weightsmith.errors import EvaluationError
+from weightsmith.evaluate.backend import Backend, question_tokens
+from weightsmith.evaluate.request import Request
+from weightsmith.evaluate.score_models import SPARE, WINDOW
+from weightsmith.evaluate.tasks import load_questions, load_text
+from weightsmith.search.schema import ObjectiveEntry, SearchFile
+
+Answer = tuple[float, float]  # (what the unit contributes, its size): right or wrong and 1; nats and tokens
+Answers = Mapping[int, Answer]
+_SPLIT_STREAM = 0x5EED
+
+
+class Objective(Protocol):
+    """`factor`: of the mean, to the published value; None: that is a perplexity, and the mean is in nats."""
+
+    name: str
+    weight: float
+    units: int
+
+    @property
+    def metric(self) -> str: ...
+    @property
+    def factor(self) -> float | None: ...
+    @property
+    def higher_is_better(self) -> bool: ...
+
+    def ask(self, backend: Backend, numbers: Sequence[int]) -> dict[int, Answer]:
+        """The answers to some units. Raises EvaluationError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """Numbers of the units that the search sees, in the order they are asked in, and of those held out."""
+
+    search: tuple[int, ...]
+    held_out: tuple[int, ...]
+
+
+def split(objective: Objective, held_out: float, seed: int, stream: int) -> Split:
+    """Drawn at random; at least one unit each."""
+    random = np.random.default_rng([_SPLIT_STREAM, seed, stream])
+    order = [int(number) for number in random.permutation(objective.units)]
+    kept = min(objective.units - 1, max(1, round(objective.units * held_out)))
+    return Split(tuple(order[kept:]), tuple(sorted(order[:kept])))
+
+
+def point(answers: Answers) -> float:
+    """The mean per unit of size: a share of right answers, or nats per token."""
+    return sum(a for a, _ in answers.values()) / sum(size for _, size in answers.values())
+
+
+def value(objective: Objective, answers: Answers) -> float:
+    """As it is published: a percentage, or a perplexity, infinite where it is too large for a float."""
+    found = point(answers)
+    if objective.factor is None:
+        return math.exp(found) if found < 700 else math.inf
+    return objective.factor * found
+
+
+class QuestionObjective:
+    """The share of questions whose greedy answer is exactly the right one."""
+
+    metric, higher_is_better, factor = "exact_match", True, 100.0
+
+    def __init__(self, entry: ObjectiveEntry, path: Path) -> None:
+        task = load_questions(path)
+        self.name, self.weight = entry.name or task.name, entry.weight
+        self._prompts, self._targets = task.prompts, [target.strip() for target in task.targets]
+        self.units = min(len(self._prompts), entry.limit or len(self._prompts))
+        self._tokens: dict[int, np.ndarray] = {}
+
+    def ask(self, backend: Backend, numbers: Sequence[int]) -> dict[int, Answer]:
+        targets = [self._targets[number] for number in numbers]
+        for number in numbers:
+            if number not in self._tokens:
+                self._tokens[number] = question_tokens(backend, self._prompts[number])
+
+        def live(question: int, text: str) -> bool:
+            return targets[question].startswith(text.strip().rstrip("\ufffd"))
+
+        limit = max(map(len, backend.tokens.encode(targets, special=False))) + SPARE
+        answers = backend.generate([self._tokens[number] for number in numbers], limit, live)
+        return {
+            number: (float(answer.strip() == target), 1.0)
+            for number, answer, target in zip(numbers, answers, targets, strict=True)
+        }
+
+
+class TextObjective:
+    """Perplexity in windows of 512 tokens, each of which is a unit."""
+
+    metric, higher_is_better, factor = "perplexity", False, None
+
+    def __init__(self, entry: ObjectiveEntry, path: Path, backend: Backend) -> None:
+        text = load_text(path)
+        self.name, self.weight = entry.name or text.name, entry.weight
+        (tokens,) = backend.tokens.encode([text.text], special=False)
+        windows = [tokens[i : i + WINDOW] for i in range(0, len(tokens), WINDOW)]
+        if len(tokens) < 2 * WINDOW:  # a short text: as many windows as can be held against each other
+            step = max(2, len(tokens) // 8)
+            windows = [tokens[i : i + step] for i in range(0, len(tokens), step)]
+        self._windows = [window for window in windows if len(window) > 1]
+        if len(self._windows) < 2:
+            raise EvaluationError(f"{path}: a text of {len(tokens)} tokens is too short to be searched and held out")
+        self.units = min(len(self._windows), entry.limit or len(self._windows))
+
+    def ask(self, backend: Backend, numbers: Sequence[int]) -> dict[int, Answer]:
+        windows = [self._windows[number] for number in numbers]
+        scores = backend.score([Request(window, len(window) - 1) for window in windows])
+        return {
+            number: (-score.log_likelihood, float(len(window) - 1))
+            for number, score, window in zip(numbers, scores, windows, strict=True)
+        }
+
+
+class TaskObjective:
+    """A task of lm-evaluation-harness, by a metric that is a mean over questions."""
+
+    def __init__(self, entry: ObjectiveEntry, search: SearchFile, data: Path | None, folder: Path) -> None:
+        from weightsmith.evaluate.suite import Entry, Part, Suite
+        from weightsmith.evaluate.suite_tasks import load_tasks
+
+        assert entry.task
+        place = Entry(task=entry.task, metric=(entry.metric,) if entry.metric else (), filter=entry.filter)
+        suite = Suite(name="search", about="", source="", parts=(Part(name=entry.task, tasks=(place,)),))
+        include = [beside(folder, path) for path in search.include]
+        self._entry, self._chat = place, search.chat
+        self._tasks = load_tasks(suite, data=data, fewshot=entry.fewshot, include=include)
+        leaves = self._tasks.leaves[place]
+        self.name, self.weight = entry.name or entry.task, entry.weight
+        self._questions = [(leaf, n) for leaf in leaves for n in range(len(self._tasks.tasks[leaf].eval_docs))]
+        if entry.limit and entry.limit < len(self._questions):
+            random = np.random.default_rng([_SPLIT_STREAM, search.seed])
+            chosen = sorted(random.permutation(len(self._questions))[: entry.limit].tolist())
+            self._questions = [self._questions[k] for k in chosen]
+        self.units = len(self._questions)
+        self.metric, self.factor = entry.metric or "", 100.0
+        self._direction, self.higher_is_better = entry.direction, entry.direction != "minimize"
+        self._token_cache: dict[str, np.ndarray] = {}
+
+    def ask(self, backend: Backend, numbers: Sequence[int]) -> dict[int, Answer]:
+        from weightsmith.evaluate.harness_model import HarnessModel
+        from weightsmith.evaluate.harness_run import run_harness
+        from weightsmith.evaluate.suite_tasks import SuiteTasks
+        from weightsmith.evaluate.values import read_value
+
+        wanted: dict[str, list[int]] = {}
+        for leaf, question in sorted(self._questions[number] for number in numbers):
+            wanted.setdefault(leaf, []).append(question)
+        all_tasks = self._tasks
+        leaves = dict.fromkeys(all_tasks.leaves, [*wanted])
+        some = SuiteTasks(all_tasks.suite, {leaf: all_tasks.tasks[leaf] for leaf in wanted}, {}, leaves)
+        model = HarnessModel(backend, versions=some.versions, token_cache=self._token_cache)
+        found = read_value(self._entry, some, run_harness(model, some, samples=wanted, chat=self._chat))
+        if found.aggregate is not None:
+            raise EvaluationError(
+                f"{self.name}: the metric {found.metric} is not a mean over questions, so it cannot be searched for; name another "
+                "with `metric`"
+            )
+        self.metric, self.factor = found.metric, found.factor
+        self.higher_is_better = found.higher_is_better if self._direction is None else self.higher_is_better
+        return {number: (float(found.of_question[self._questions[number]]), 1.0) for number in numbers}
+
+
+def open_objectives(search: SearchFile, folder: Path, backend: Backend) -> list[Objective]:
+    """Paths are relative to the working directory, or to the file's `folder`. Raises EvaluationError."""
+    found: list[Objective] = []
+    for entry in search.objective:
+        if entry.questions:
+            found.append(QuestionObjective(entry, beside(folder, entry.questions)))
+        elif entry.perplexity:
+            found.append(TextObjective(entry, beside(folder, entry.perplexity), backend))
+        else:
+            data = beside(folder, search.data) if search.data else None
+            found.append(TaskObjective(entry, search, data, folder))
+        if found[-1].units < 2:
+            raise EvaluationError(f"{found[-1].name}: a search needs two or more questions")
+    names = [objective.name for objective in found]
+    if len(set(names)) < len(names):
+        raise EvaluationError(f"two objectives are called {max(names, key=names.count)!r}; give one a `name`")
+    return found
+
+
+def beside(folder: Path, path: str) -> Path:
+    """As it is, or, where that is not there, in `folder`."""
+    return Path(path) if Path(path).exists() or Path(path).is_absolute() else folder / path
+
+
+def utility(objectives: Sequence[Objective], answers: Sequence[Answers]) -> float:
+    """What a search makes as large as it can: the weighted sum of shares of right answers, minus nats per token."""
+    return sum(
+        one.weight * (1 if one.higher_is_better else -1) * point(found)
+        for one, found in zip(objectives, answers, strict=True)
+    )
+
+
+def is_finite(answers: Sequence[Mapping[int, Any]]) -> bool:
+    return all(math.isfinite(a) for found in answers for a, _ in found.values())

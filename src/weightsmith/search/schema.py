@@ -1,0 +1,82 @@
+"""A search file: a recipe with spaces in it, what is to become better, and how to look for it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+SAMPLERS = ("grid", "random", "tpe", "cmaes", "nsga2")
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ObjectiveEntry(_Strict):
+    """One thing to become better: a `task` of lm-evaluation-harness, `questions` (JSONL with prompt and target; the share of exact
+    answers), or the `perplexity` of a text. `limit`: use so many questions; `weight`: in the sum that is searched for."""
+
+    task: str | None = None
+    questions: str | None = None
+    perplexity: str | None = None
+    metric: str | None = None
+    filter: str | None = None
+    fewshot: int | None = Field(default=None, ge=0)
+    limit: int | None = Field(default=None, ge=2)
+    direction: Literal["maximize", "minimize"] | None = None
+    weight: float = Field(default=1.0, gt=0)
+    name: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> ObjectiveEntry:
+        if sum(x is not None for x in (self.task, self.questions, self.perplexity)) != 1:
+            raise ValueError("an objective has exactly one of 'task', 'questions' and 'perplexity'")
+        if self.task is None and (self.metric or self.filter or self.fewshot is not None):
+            raise ValueError("'metric', 'filter' and 'fewshot' belong to a 'task'")
+        if self.perplexity and self.direction == "maximize":
+            raise ValueError("a perplexity is to be minimized")
+        if self.questions and self.direction == "minimize":
+            raise ValueError("exact answers are to be maximized")
+        return self
+
+
+class SearchFile(_Strict):
+    """`held_out`: the share of each objective that the search never sees; `trials` or `time` end it, whichever comes first."""
+
+    recipe: dict[str, Any]
+    objective: list[ObjectiveEntry] = Field(min_length=1)
+    sampler: Literal["grid", "random", "tpe", "cmaes", "nsga2"] = "tpe"
+    trials: int | None = Field(default=None, ge=1)
+    time: str | None = None
+    seed: int = Field(default=0, ge=0)
+    held_out: float = Field(default=0.5, gt=0, lt=1)
+    prune: bool = True
+    data: str | None = None
+    include: list[str] = Field(default_factory=list)
+    chat: bool = False
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    @field_validator("time")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None and not seconds_of(value):
+            raise ValueError(f"{value!r} is not a time such as 2h, 90m or 45s")
+        return value
+
+    @property
+    def seconds(self) -> float | None:
+        return seconds_of(self.time) if self.time else None
+
+
+def seconds_of(text: str) -> float:
+    """`1h30m` -> 5400; 0 for what is not a time."""
+    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
+        return 0.0
+    return sum(float(count) * _UNITS[unit] for count, unit in re.findall(r"(\d+(?:\.\d+)?)([hms])", text))

@@ -1,0 +1,230 @@
+"""The study: Optuna's samplers and its storage, asked for candidates and told what became of them.
+
+A sampler is made anew for every candidate, with a seed of the search's and the candidate's number: it depends on what was found so far and
+on nothing else, so that a search that was killed goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weightsmith.errors import SearchError
+from weightsmith.search.candidate_recipe import candidate, matters
+from weightsmith.search.default_recipes import Default
+from weightsmith.search.objectives import Answer, Objective, utility
+from weightsmith.search.schema import SearchFile
+from weightsmith.search.space import Space
+from weightsmith.search.trial_run import TrialResult
+
+DATABASE, LOCK = "study.db", ".lock"
+_NAME = "weightsmith"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A candidate to be tried: `tree` is its recipe, `number` its place among those that were not lost."""
+
+    trial: Any
+    number: int
+    tree: dict[str, Any]
+    default: str | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate that was tried, as it is stored. `score`: what is searched for, None without one; `state`: complete, pruned or
+    failed; `answers`: one dict per objective."""
+
+    number: int
+    state: str
+    params: dict[str, Any]
+    tree: dict[str, Any]
+    score: float | None
+    answers: tuple[dict[int, Answer], ...]
+    default: str | None
+    error: str
+    merge_seconds: float
+    ask_seconds: float
+
+
+class Lock:
+    """Held while a search runs; another one in the same folder is refused. Raises SearchError."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / LOCK).open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            owner = self._file.read().strip() or "unknown"
+            raise SearchError(
+                f"{folder}: another search (process {owner}) is running there; wait for it, or give another folder"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def release(self) -> None:
+        self._file.close()
+
+
+class Study:
+    """`spaces` of the recipe `tree`; `defaults` are asked for first."""
+
+    def __init__(
+        self, folder: Path, search: SearchFile, tree: Mapping[str, Any], spaces: Sequence[Space], defaults: Sequence[Default], *,
+        parallel: bool,
+    ) -> None:  # fmt: skip
+        optuna = _optuna()
+        self._search, self._tree, self._spaces, self._parallel = search, tree, spaces, parallel
+        self._defaults = defaults
+        self._many = search.sampler == "nsga2" and len(search.objective) > 1
+        path = folder / DATABASE
+        try:
+            storage = optuna.storages.RDBStorage(
+                f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": 10}}
+            )
+            directions = ["maximize"] * (len(search.objective) if self._many else 1)
+            self._study = optuna.create_study(
+                storage=storage, study_name=_NAME, directions=directions, load_if_exists=True
+            )
+            self._again = self._lost()
+        except Exception as error:  # of the database, through two libraries
+            raise SearchError(
+                f"{path}: cannot be used ({_first_line(error)}); is another program holding it?"
+            ) from error
+
+    @property
+    def optuna(self) -> Any:
+        """The study as Optuna has it."""
+        return self._study
+
+    def ask(self) -> Asked | None:
+        """The next candidate; None where the grid is exhausted."""
+        import optuna
+
+        number = sum(1 for t in self._study.get_trials(deepcopy=False) if _counts(t))
+        self._study.sampler = self._sampler(number)
+        if self._again:
+            self._study.enqueue_trial(self._again.pop(0))
+        elif number < len(self._defaults):
+            default = self._defaults[number]
+            self._study.enqueue_trial(default.values, user_attrs={"default": default.name})
+        elif self._search.sampler == "grid" and self._study.sampler.is_exhausted(self._study):
+            return None
+        trial = self._study.ask()
+        values: dict[Any, Any] = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.filterwarnings("ignore", message=".*is out of range.*|.*Fixed parameter.*|.*dynamic.*")
+            for space in self._spaces:
+                method = str(values.get(("merge_method",), self._tree["merge_method"]))
+                if matters(method, space.parameter):
+                    values[space.keys] = space.ask(trial)
+        tree = candidate(self._tree, values, self._spaces)
+        trial.set_user_attr("number", number)
+        trial.set_user_attr("recipe", json.dumps(tree))
+        return Asked(trial, number, tree, trial.user_attrs.get("default"))
+
+    def tell(self, asked: Asked, result: TrialResult, objectives: Sequence[Objective]) -> Trial:
+        """Everything of it is on the disk when this returns."""
+        from optuna.trial import TrialState
+
+        attributes = {
+            "answers": json.dumps([{str(k): v for k, v in found.items()} for found in result.answers]),
+            "error": result.error, "merge_seconds": result.merge_seconds, "ask_seconds": result.ask_seconds,
+            "tensors": result.tensors,
+        }  # fmt: skip
+        for name, value in attributes.items():
+            asked.trial.set_user_attr(name, value)
+        if result.error:
+            self._study.tell(asked.trial, state=TrialState.FAIL)
+        else:
+            score = utility(objectives, result.answers)
+            asked.trial.set_user_attr("score", score)
+            if result.pruned:
+                if not self._many:
+                    asked.trial.report(score, sum(map(len, result.answers)))
+                self._study.tell(asked.trial, state=TrialState.PRUNED)
+            else:
+                parts = [utility([one], [found]) for one, found in zip(objectives, result.answers, strict=True)]
+                self._study.tell(asked.trial, parts if self._many else score)
+        return _read(next(t for t in self._study.get_trials(deepcopy=False) if t.number == asked.trial.number))
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Those that came to an end, in the order they were asked for."""
+        return [_read(t) for t in self._study.get_trials(deepcopy=False) if t.state.is_finished() and _counts(t)]
+
+    @property
+    def best(self) -> Trial | None:
+        """The complete one with the highest score, the first of equal ones."""
+        complete = [trial for trial in self.trials if trial.state == "complete" and trial.score is not None]
+        return max(complete, key=lambda trial: (trial.score or 0.0, -trial.number), default=None)
+
+    def _lost(self) -> list[dict[str, Any]]:
+        """Candidates that were being tried when the search was killed do not count. Returns what would not be asked for again by
+        itself: a grid does not come back to a point."""
+        from optuna.trial import TrialState
+
+        running = self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        for trial in running:
+            self._study._storage.set_trial_user_attr(trial._trial_id, "lost", True)
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        again = [trial.params for trial in running if trial.params and "default" not in trial.user_attrs]
+        return again if self._search.sampler == "grid" else []
+
+    def _sampler(self, number: int) -> Any:
+        import optuna
+
+        seed, samplers = self._search.seed * 1_000_003 + number, optuna.samplers
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if self._search.sampler == "grid":
+                return samplers.GridSampler(
+                    {space.name: space.grid() for space in self._spaces}, seed=self._search.seed
+                )
+            if self._search.sampler == "random":
+                return samplers.RandomSampler(seed=seed)
+            if self._search.sampler == "tpe":
+                return samplers.TPESampler(
+                    seed=seed, multivariate=True, group=True, constant_liar=self._parallel, n_startup_trials=10
+                )
+            if self._search.sampler == "cmaes":
+                return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+            return samplers.NSGAIISampler(seed=seed, population_size=16)
+
+
+def _counts(trial: Any) -> bool:
+    """Was it asked for, and not lost?"""
+    return "number" in trial.user_attrs and not trial.user_attrs.get("lost")
+
+
+def _read(trial: Any) -> Trial:
+    told = trial.user_attrs
+    answers = tuple({int(k): (v[0], v[1]) for k, v in found.items()} for found in json.loads(told.get("answers", "[]")))
+    state = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(trial.state.name, "failed")
+    return Trial(
+        told["number"], state, dict(trial.params), json.loads(told["recipe"]), told.get("score"), answers, told.get("default"),
+        told.get("error", ""), told.get("merge_seconds", 0.0), told.get("ask_seconds", 0.0),
+    )  # fmt: skip
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise SearchError("a search needs `pip install 'weightsmith[search]'`") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

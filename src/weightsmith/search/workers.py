@@ -1,0 +1,122 @@
+"""Where candidates are tried: in this process, in several, or on a Ray cluster. All of them give futures of `run_trial`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from weightsmith.errors import SearchError, WeightsmithError
+from weightsmith.search.trial_run import Setup, TrialOrder, TrialResult, run_trial
+
+_SECONDS_TO_ANSWER = 10
+
+
+class Workers(Protocol):
+    """`count` candidates are tried at once."""
+
+    count: int
+
+    def start(self, setup: Setup, order: TrialOrder) -> Future[TrialResult]: ...
+
+
+class _Here:
+    count = 1
+
+    def start(self, setup: Setup, order: TrialOrder) -> Future[TrialResult]:
+        future: Future[TrialResult] = Future()
+        future.set_result(run_trial(setup, order))
+        return future
+
+
+class _Processes:
+    """pebble's pool: the death of one process fails its task and no other, and another process takes its place."""
+
+    def __init__(self, pool: Any, count: int) -> None:
+        self._pool, self.count = pool, count
+
+    def start(self, setup: Setup, order: TrialOrder) -> Future[TrialResult]:
+        return self._pool.schedule(run_trial, args=[setup, order])
+
+
+class _Ray:
+    def __init__(self, ray: Any, count: int, threads: int) -> None:
+        self.count = count
+        self._run = ray.remote(num_cpus=threads, max_retries=0)(run_trial)
+
+    def start(self, setup: Setup, order: TrialOrder) -> Future[TrialResult]:
+        return self._run.remote(setup, order).future()
+
+
+def result_of(future: Future[TrialResult]) -> TrialResult:
+    """What a trial came to; one whose worker died has failed, and no other."""
+    try:
+        return future.result()
+    except WeightsmithError:
+        raise
+    except Exception as error:  # pebble's ProcessExpired, Ray's WorkerCrashedError and others
+        if type(error).__module__.startswith(("pebble", "ray")) and not hasattr(error, "cause"):
+            return TrialResult(error=f"its worker died ({type(error).__name__})")
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, WeightsmithError):
+            raise cause from None
+        raise
+
+
+@contextmanager
+def open_workers(count: int, ray: str | None, threads: int) -> Iterator[Workers]:
+    """`ray`: the address of a cluster, `auto`, or `local`; else `count` processes, this one if it is 1. Raises SearchError."""
+    if ray:
+        with _cluster(ray, count * threads) as module:
+            cores = sum(int(node["Resources"].get("CPU", 0)) // threads for node in module.nodes() if node["Alive"])
+            if not cores:
+                raise SearchError(
+                    f"--ray {ray}: no machine of the cluster has {threads} cores; ask for fewer --threads"
+                )
+            yield _Ray(module, min(count, cores) if count > 1 else cores, threads)
+    elif count == 1:
+        yield _Here()
+    else:
+        try:
+            from pebble import ProcessPool
+        except ImportError as error:
+            raise SearchError("--workers needs `pip install 'weightsmith[search]'`") from error
+        import multiprocessing
+
+        pool = ProcessPool(max_workers=count, context=multiprocessing.get_context("spawn"))
+        try:
+            yield _Processes(pool, count)
+            pool.close()
+        finally:
+            pool.stop()
+            pool.join()
+
+
+@contextmanager
+def _cluster(address: str, cores: int) -> Iterator[Any]:
+    """The module `ray`, connected."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise SearchError("--ray needs `pip install 'weightsmith[ray]'`") from error
+    import logging
+
+    try:
+        host, _, port = address.rpartition(":")
+        if host and "/" not in host:  # ray itself would knock for many minutes
+            socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+        ray.init(
+            address=None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR,
+            include_dashboard=False if address == "local" else None, num_cpus=cores if address == "local" else None,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise SearchError(f"--ray {address}: no such cluster ({str(error).splitlines()[0]})") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
