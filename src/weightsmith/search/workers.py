@@ -55,14 +55,16 @@ def result_of(future: Future[TrialResult]) -> TrialResult:
     """What a trial came to; one whose worker died has failed, and no other."""
     try:
         return future.result()
-    except WeightsmithError:
-        raise
-    except Exception as error:  # pebble's ProcessExpired, Ray's WorkerCrashedError and others
-        if type(error).__module__.startswith(("pebble", "ray")) and not hasattr(error, "cause"):
-            return TrialResult(error=f"its worker died ({type(error).__name__})")
-        cause = getattr(error, "cause", None)
+    except Exception as error:
+        cause = getattr(error, "cause", None)  # what a Ray task raised
         if isinstance(cause, WeightsmithError):
             raise cause from None
+        if (
+            not isinstance(error, WeightsmithError)
+            and cause is None
+            and type(error).__module__.startswith(("pebble", "ray"))
+        ):
+            return TrialResult(error=f"its worker died ({type(error).__name__})")
         raise
 
 

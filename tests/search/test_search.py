@@ -1,0 +1,198 @@
+"""Searches over tiny models: real merges in memory, real answers, Optuna's storage."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import weightsmith
+from tests.conftest import weightsmith_process
+from weightsmith.errors import SearchError
+from weightsmith.search.study import Lock
+from weightsmith.search.trial_run import Setup, TrialOrder, run_trial
+
+MORE = pytest.mark.more
+TEXT = " ".join(
+    f"Line {n}: the river rises in the hills north of town {n * 7 % 13} and runs to the sea." for n in range(90)
+)
+
+
+@pytest.fixture(scope="module")
+def home(chat_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("search")
+    (folder / "text.txt").write_text(TEXT)
+    rows = [{"prompt": f"What is {n} and {n}?", "target": str(2 * n)} for n in range(12)]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def search_file(home: Path, models: Path, name: str, **settings: object) -> Path:
+    own = "parameters: {weight: {uniform: [0.1, 1.2]}, density: {uniform: [0.2, 1.0]}}"
+    lines = [
+        "recipe:", "  merge_method: {choice: [ties, task_arithmetic]}", f"  base_model: {models / 'base'}", "  models:",
+        f"    - {{model: {models / 'a'}, {own}}}", f"    - {{model: {models / 'b'}, {own}}}",
+        "  parameters: {normalize: {choice: [true, false]}}", "  dtype: float32", "objective:", "  - {perplexity: text.txt}",
+        "  - {questions: sums.jsonl, weight: 0.5}",
+    ]  # fmt: skip
+    lines += [f"{key}: {json.dumps(value)}" for key, value in ({"trials": 8} | settings).items()]
+    path = home / f"{name}.yml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    found = list(csv.DictReader((out / "trials.csv").open()))
+    return [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in found]
+
+
+@pytest.fixture(scope="module")
+def done(home: Path, chat_models: Path) -> Path:
+    """A search by the command line."""
+    path = search_file(home, chat_models, "whole")
+    result = weightsmith_process("search", path, home / "out", "--precision", "float32")
+    assert result.returncode == 0, result.stderr
+    assert "the winner is" in result.stdout and "best.yml" in result.stdout
+    return home / "out"
+
+
+def test_what_it_leaves_behind(done: Path) -> None:
+    found = rows(done)
+    assert len(found) == 8 and found[0]["default"] == "ties, weight 0.5, density 0.5"
+    summary = json.loads((done / "summary.json").read_text())
+    assert [one["label"] for one in summary["candidates"]][2:] == ["base", "a", "b"]
+    complete = [float(row["score"]) for row in found if row["state"] == "complete"]
+    defaults = [float(row["score"]) for row in found if row["default"] and row["state"] == "complete"]
+    assert summary["best"]["score"] == max(complete) >= max(defaults)
+    page = (done / "report.html").read_text()
+    assert "<svg" in page and "held out" in page and "src=" not in page
+
+
+def test_the_winner_merged_scores_the_same(done: Path, home: Path, chat_models: Path, tmp_path: Path) -> None:
+    weightsmith.merge(done / "best.yml", tmp_path / "merged")
+    path = search_file(home, chat_models, "whole")
+    setup = Setup(path, path.read_text(), Path.cwd(), tmp_path, len(os.sched_getaffinity(0)), "float32")
+    tree = {"merge_method": "passthrough", "models": [{"model": str(tmp_path / "merged")}]}
+    ours = run_trial(setup, TrialOrder(tree))
+    summary = json.loads((done / "summary.json").read_text())
+    from weightsmith.search.objectives import utility
+    from weightsmith.search.trial_run import bench_of
+
+    assert utility(bench_of(setup).objectives, ours.answers) == summary["best"]["score"]
+
+
+def test_same_seed_same_trials_also_when_killed(done: Path, home: Path, chat_models: Path, tmp_path: Path) -> None:
+    path = search_file(home, chat_models, "whole")
+    command = [
+        sys.executable,
+        "-m",
+        "weightsmith",
+        "search",
+        str(path),
+        str(tmp_path / "out"),
+        "--precision",
+        "float32",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    for line in process.stderr:
+        if line.startswith("4:"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    assert not (tmp_path / "out" / "best.yml").exists()
+    refused = weightsmith_process(*command[3:])
+    assert refused.returncode == 2 and "--resume" in refused.stderr
+    again = weightsmith_process(*command[3:], "--resume")
+    assert again.returncode == 0, again.stderr
+    assert rows(tmp_path / "out") == rows(done)
+    assert (tmp_path / "out" / "best.yml").read_text() == (done / "best.yml").read_text()
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("sampler", ["grid", "random", "cmaes", "nsga2"])
+def test_samplers(sampler: str, home: Path, chat_models: Path, tmp_path: Path) -> None:
+    found = weightsmith.search(search_file(home, chat_models, sampler, sampler=sampler, trials=9), tmp_path / "out")
+    assert len(found.trials) == 9 and found.best.score is not None
+
+
+def test_workers_that_are_killed_cost_their_candidates(home: Path, chat_models: Path, tmp_path: Path) -> None:
+    path, killed = search_file(home, chat_models, "workers", trials=10), list[int]()
+
+    def say(line: str) -> None:
+        if line.startswith("2:") and not killed:  # at least one of the two is at work
+            found = subprocess.run(
+                ["pgrep", "-P", str(os.getpid()), "-f", "spawn_main"], capture_output=True, text=True
+            )
+            killed.extend(map(int, found.stdout.split()))
+            for process in killed:
+                os.kill(process, signal.SIGKILL)
+
+    found = weightsmith.search(path, tmp_path / "out", workers=2, threads=1, say=say)
+    lost = [trial.error for trial in found.trials if trial.state == "failed"]
+    assert len(killed) == 2 and len(found.trials) == 10
+    assert lost and set(lost) == {"its worker died (ProcessExpired)"} and len(lost) <= 2
+
+
+@pytest.mark.more
+def test_on_ray(home: Path, chat_models: Path, tmp_path: Path) -> None:
+    """A local cluster of two workers, one of which is killed at its work."""
+    path, killed = search_file(home, chat_models, "ray", trials=8), list[int]()
+
+    def kill() -> None:
+        while not killed:
+            found = subprocess.run(["pgrep", "-f", "ray::run_trial"], capture_output=True, text=True)
+            killed.extend(map(int, found.stdout.split()[:1]))
+        os.kill(killed[0], signal.SIGKILL)
+
+    def say(line: str) -> None:
+        if line.startswith("2:"):
+            threading.Thread(target=kill, daemon=True).start()
+
+    found = weightsmith.search(path, tmp_path / "out", workers=2, ray="local", threads=1, say=say)
+    lost = [trial.error for trial in found.trials if trial.state == "failed"]
+    assert killed and len(found.trials) == 8
+    assert len(lost) == 1 and lost[0].startswith("its worker died")
+
+
+def test_all_candidates_fail(home: Path, chat_models: Path, tmp_path: Path) -> None:
+    path = search_file(home, chat_models, "fail", trials=12)
+    text = path.read_text().replace("[0.1, 1.2]", "[1.0e+8, 2.0e+8]").replace("{choice: [true, false]}", "false")
+    path.write_text(text.replace("float32", "float16"))
+    with pytest.raises(SearchError, match=r"the first 10 candidates all failed; the last said: .*float16"):
+        weightsmith.search(path, tmp_path / "out")
+
+
+def test_another_search_is_running(home: Path, chat_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    lock = Lock(tmp_path / "out")
+    result = weightsmith_process("search", search_file(home, chat_models, "locked"), tmp_path / "out")
+    assert result.returncode == 2 and f"another search (process {os.getpid()})" in result.stderr
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    "old,new,said",
+    [
+        ("- {perplexity: text.txt}", "- {perplexity: nothing.txt}", "nothing.txt: no such file"),
+        pytest.param("- {perplexity: text.txt}", "- {task: no_such_task}", "no_such_task", marks=MORE),
+        pytest.param("{perplexity: text.txt}", "{perplexity: text.txt, metric: acc}", "belong to a 'task'", marks=MORE),
+        pytest.param("trials: 8", "time: soon", "not a time such as 2h", marks=MORE),
+        pytest.param("trials: 8", "sampler: gird", "sampler", marks=MORE),
+        pytest.param("[ties, task_arithmetic]", "[tis]", "did you mean 'ties'", marks=MORE),
+        ("uniform: [0.1, 1.2]", "uniform: [1.2, 0.1]", "inverted space"),
+    ],
+)
+def test_bad_files(old: str, new: str, said: str, home: Path, chat_models: Path, tmp_path: Path) -> None:
+    path = search_file(home, chat_models, "bad")
+    path.write_text(path.read_text().replace(old, new))
+    result = weightsmith_process("search", path, tmp_path / "out")
+    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 2  # it may say that models are opened
