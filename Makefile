@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: demo test lint docs bench bench-demo bench-evaluate bench-export bench-importance bench-unify clean
+.PHONY: demo test lint docs bench bench-demo bench-evaluate bench-export bench-importance bench-search bench-unify clean
 
 demo: $(VENV)/demo
 	$(BIN)/weightsmith demo demo
@@ -40,6 +40,9 @@ bench-unify: $(VENV)/dev
 
 bench-export: $(VENV)/dev
 	$(BIN)/python benchmarks/export_full_size.py
+
+bench-search: $(VENV)/dev
+	$(BIN)/python benchmarks/search_candidates.py
 
 bench-importance: $(VENV)/dev
 	$(BIN)/python benchmarks/importance_matrix.py $(DATA)

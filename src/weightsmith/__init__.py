@@ -19,6 +19,7 @@ _PUBLIC = {
     "BenchmarkSettings": "weightsmith.evaluate.benchmark_settings",
     "run": "weightsmith.pipeline.run",
     "search": "weightsmith.search",
+    "ablate": "weightsmith.search.ablate",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -121,7 +121,7 @@ def test_nothing_is_asked_twice(finished: Path, chat_models: Path) -> None:
     assert same.models[0].computed == 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.more)])
 def test_a_run_that_was_stopped_goes_on(how: signal.Signals, chat_models: Path, tmp_path: Path) -> None:
     weights = (chat_models / "a" / "model.safetensors").stat().st_size
     memory = str(weights + 30_000_000)  # so little that it takes some seconds
@@ -218,7 +218,10 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BAD)
+SLOW = ("no data", "wrong fields")
+
+
+@pytest.mark.parametrize("case", [c if c not in SLOW else pytest.param(c, marks=pytest.mark.more) for c in BAD])
 def test_bad_input_is_one_message(case: str, chat_models: Path, tmp_path: Path) -> None:
     options, message = BAD[case]
     (tmp_path / "agieval").mkdir()

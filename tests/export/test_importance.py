@@ -15,7 +15,7 @@ import weightsmith
 from tests.conftest import weightsmith_process
 from tests.export.test_families import FEW_HEADS, save_model
 from tests.tiny_tokenizer import TEXT
-from weightsmith.errors import ExportError
+from weightsmith.errors import ExportError, WeightsmithError
 from weightsmith.export.calibration import CHUNK
 from weightsmith.export.importance import Importance, read_importance
 
@@ -151,3 +151,34 @@ def test_the_older_files(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(ExportError, match="no importance matrix"):
             read_importance(path)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("imatrix") / "imatrix.gguf"
+    Importance(
+        {"blk.0.ffn_up.weight": np.ones((2, 8), np.float32)},
+        {"blk.0.ffn_up.weight": np.ones(2, np.float32)},
+        "a",
+        1,
+        512,
+    ).write(path)
+    return path.read_bytes()
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_refused(written: bytes, data: st.DataObject) -> None:
+    """Bytes changed, or the end cut off: an importance matrix, or one message."""
+    import tempfile
+
+    content = bytearray(written if data.draw(st.booleans()) else binary({"blk.0.attn_q.weight": np.arange(8.0)}))
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "imatrix"
+        path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+        try:
+            read_importance(path).entries()
+        except WeightsmithError as error:
+            assert "imatrix" in str(error)

@@ -611,6 +611,36 @@ def search(
 
 
 @app.command()
+def ablate(
+    recipe: Annotated[Path, typer.Argument(help="A merge recipe whose models have weights.")],
+    out: Annotated[Path, typer.Argument(help="The folder for the heat map and the table.")],
+    questions: Annotated[list[str], typer.Option("--questions", help="JSONL with `prompt` and `target`.")] = [],  # noqa: B006
+    text: Annotated[list[str], typer.Option("--text", help="UTF-8 text for perplexity.")] = [],  # noqa: B006
+    tasks: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, with commas between.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A folder with the tasks' data, instead of the hub.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="So many questions of each task or file.")] = None,
+    blocks: Annotated[int, typer.Option(min=1, help="Into how many blocks the layers are divided.")] = 6,
+    threads: Threads = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Which layers of which model carry which skill: each model is left out of each block of layers, and the loss is measured.
+
+    Example: weightsmith ablate best.yml ablation --questions dates.jsonl --text novel.txt
+    """
+    from weightsmith.cli.progress import counter
+    from weightsmith.search.ablate import ablate as run
+
+    with counter("ablations", quiet=quiet) as (say, step):
+        found = run(
+            recipe, out, questions=questions, texts=text, tasks=tasks.split(",") if tasks else (), data=data, limit=limit,
+            blocks=blocks, threads=threads, force=force, say=say, progress=step,
+        )  # fmt: skip
+    if not quiet:
+        typer.echo(", ".join(str(path) for path in found.files))
+
+
+@app.command()
 def run(
     pipeline: Annotated[Path, typer.Argument(help="A pipeline file: merge, export, evaluate, report.")],
     out: Annotated[Path, typer.Argument(help="The folder for everything the run makes.")],

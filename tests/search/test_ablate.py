@@ -1,0 +1,58 @@
+"""Ablations: the numbers are those of the recipe with the same weights set to zero, merged and scored by themselves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+import weightsmith
+from tests.conftest import weightsmith_process
+from tests.search.test_search import TEXT
+from weightsmith.errors import SearchError
+
+
+def recipe(models: Path, folder: Path, weights: dict[str, object], method: str = "task_arithmetic") -> Path:
+    told = {
+        "merge_method": method,
+        "base_model": str(models / "base"),
+        "models": [{"model": str(models / n), "parameters": {"weight": w}} for n, w in weights.items()],
+        "dtype": "float32",
+    }
+    path = folder / "recipe.yml"
+    path.write_text(json.dumps(told))
+    return path
+
+
+def test_what_a_block_is_worth(chat_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    path = recipe(chat_models, tmp_path, {"a": 0.7, "b": 0.4})
+    command = ("ablate", path, tmp_path / "out", "--text", tmp_path / "text.txt", "--blocks", 2)
+    done = weightsmith_process(*command)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "out" / "ablation.csv").open()))
+    assert [(row["model"], row["block"]) for row in rows] == [
+        ("none", "none"), ("a", "layer 0"), ("a", "layer 1"), ("a", "embeddings and head"), ("b", "layer 0"), ("b", "layer 1"),
+        ("b", "embeddings and head"),
+    ]  # fmt: skip
+    assert len({row["text"] for row in rows}) > 4
+    # Without `a` in layer 0, as a recipe says it.
+    only = [{"filter": "layers.0.", "value": 0.0}, {"value": 0.7}]
+    plain = recipe(chat_models, tmp_path, {"a": only, "b": 0.4})
+    again = weightsmith.ablate(plain, tmp_path / "again", texts=[str(tmp_path / "text.txt")], blocks=1)
+    assert again.whole[0] == float(rows[1]["text"])
+    assert "<svg" in (tmp_path / "out" / "ablation.html").read_text()
+    assert weightsmith_process(*command).returncode == 2  # the folder is not empty
+
+
+def test_methods_without_weights(chat_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    told = {"merge_method": "slerp", "base_model": str(chat_models / "base"), "parameters": {"t": 0.5}}
+    told["models"] = [{"model": str(chat_models / n)} for n in ("base", "a")]  # type: ignore[assignment]
+    (tmp_path / "slerp.yml").write_text(json.dumps(told))
+    with pytest.raises(SearchError, match="slerp has no weights"):
+        weightsmith.ablate(tmp_path / "slerp.yml", tmp_path / "out", texts=[str(tmp_path / "text.txt")])
+    with pytest.raises(SearchError, match="nothing to measure"):
+        weightsmith.ablate(tmp_path / "slerp.yml", tmp_path / "out")
