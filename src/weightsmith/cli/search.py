@@ -25,11 +25,10 @@ def show_search(found: SearchSummary, top: int) -> None:
         ]
         table.add_row(one.label, *cells, f"{one.seen_score:.4f} / {one.score:.4f}", verdicts.get(one.label, ""))
     plain_console().print(table)
-    for gain in found.final.gains:
-        if gain.other.startswith("best default") and gain.verdict == "within noise":
-            typer.echo(
-                "the gain over the best default recipe is within noise: with as many questions, chance does as much"
-            )
+    if found.best.default:
+        typer.echo("no candidate was better than the best default recipe")
+    elif found.final.within_noise:
+        typer.echo("the gain over the best default recipe is within noise: with as many questions, chance does as much")
     files = ", ".join(path.name for path in found.files)
     typer.echo(f"{found.out}: candidate {found.best.number} of {len(found.trials)} in {found.seconds:.0f} s; {files}")
     if top:

@@ -14,6 +14,7 @@ from weightsmith.search.study import Trial
 from weightsmith.search.trial_run import Setup, TrialOrder, run_trial
 
 LEVEL = 0.05
+DEFAULT = "best default"
 _DRAWS = 10_000
 
 
@@ -48,14 +49,15 @@ class Gain:
 
 @dataclass(frozen=True)
 class FinalScores:
-    """The winner first, then the best default recipe, base and fine-tunes."""
+    """The winner first, then the best default recipe, if that is another one, base and fine-tunes."""
 
     candidates: tuple[Candidate, ...]
     gains: tuple[Gain, ...]
 
     @property
-    def winner(self) -> Candidate:
-        return self.candidates[0]
+    def within_noise(self) -> bool:
+        """Whether the gain over the best default recipe may be chance."""
+        return any(gain.other.startswith(DEFAULT) and gain.p >= LEVEL for gain in self.gains)
 
 
 def final_scores(
@@ -63,13 +65,12 @@ def final_scores(
     say: Callable[[str], None],
 ) -> FinalScores:  # fmt: skip
     """Raises SearchError where one of them cannot be scored."""
-    wanted: list[tuple[str, dict[str, Any], tuple[dict[int, Answer], ...] | None]] = [
-        ("winner", best.tree, best.answers)
-    ]
+    winner = f"winner ({best.default}, a default)" if best.default else "winner"
+    wanted: list[tuple[str, dict[str, Any], tuple[dict[int, Answer], ...] | None]] = [(winner, best.tree, best.answers)]
     defaults = [t for t in trials if t.default and t.state == "complete" and t.score is not None]
-    if defaults:
+    if defaults and not best.default:
         first = max(defaults, key=lambda t: (t.score or 0.0, -t.number))
-        wanted.append((f"best default: {first.default}", first.tree, first.answers))
+        wanted.append((f"{DEFAULT}: {first.default}", first.tree, first.answers))
     for label, reference in _models(recipe):
         wanted.append((label, {"merge_method": "passthrough", "models": [{"model": reference}]}, None))
     found = []

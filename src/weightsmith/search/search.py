@@ -139,7 +139,7 @@ def _try_all(
             room -= 1
         if not running:
             return
-        progress("candidates", len(trials), limit or 0)
+        progress("tried", len(trials), limit or 0)
         finished, _ = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
         for future in finished:
             asked = running.pop(future)

@@ -58,7 +58,7 @@ def search_report(
     ]
     return environment.get_template("report.html.j2").render(
         file=Path(file.path).name, machine=machine(), plots=plots, counts=counts, best=best, recipe=recipe_text(best.tree),
-        objectives=objectives, rows=rows, gains=final.gains, names=[space.name for space in spaces],
+        objectives=objectives, rows=rows, gains=final.gains, final=final, names=[space.name for space in spaces],
         seconds=sum(t.merge_seconds + t.ask_seconds for t in trials), front=pareto_front(scored, objectives),
     )  # fmt: skip
 

@@ -179,7 +179,8 @@ def _name(tree: dict[str, Any], keys: Keys) -> str:
 
 
 def _short(reference: str) -> str:
-    return "+".join(part.rstrip("/").rpartition("/")[2] for part in reference.split("+"))
+    """`base.gguf+adapters/dates` is dates."""
+    return reference.rpartition("+")[2].rstrip("/").rpartition("/")[2]
 
 
 def set_at(tree: Any, keys: Sequence[str | int], value: Any) -> None:
