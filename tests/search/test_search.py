@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import weightsmith
 from tests.conftest import weightsmith_process
 from weightsmith.errors import SearchError
+from weightsmith.search.objectives import is_finite
 from weightsmith.search.study import Lock
 from weightsmith.search.trial_run import Setup, TrialOrder, run_trial
 
@@ -168,6 +171,33 @@ def test_all_candidates_fail(home: Path, chat_models: Path, tmp_path: Path) -> N
     path.write_text(text.replace("float32", "float16"))
     with pytest.raises(SearchError, match=r"the first 10 candidates all failed; the last said: .*float16"):
         weightsmith.search(path, tmp_path / "out")
+
+
+def test_a_candidate_that_fails_is_passed_over(home: Path, chat_models: Path, tmp_path: Path) -> None:
+    """One of two models to choose from holds NaN; the grid is searched to its end all the same."""
+    shutil.copytree(chat_models / "b", tmp_path / "broken")
+    weights = load_file(tmp_path / "broken" / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, tmp_path / "broken" / "model.safetensors", {"format": "pt"})
+    path = search_file(home, chat_models, "nan", sampler="grid")
+    own = ", parameters: {weight: {uniform: [0.1, 1.2]}, density: {uniform: [0.2, 1.0]}}"
+    text = (
+        path.read_text()
+        .replace("{choice: [ties, task_arithmetic]}", "task_arithmetic")
+        .replace("{choice: [true, false]}", "false")
+    )
+    text = text.replace(own, ", parameters: {weight: 0.5}").replace(
+        f"model: {chat_models / 'b'},", f"model: {{choice: [{chat_models / 'b'}, {tmp_path / 'broken'}]}},"
+    )
+    path.write_text(text)
+    found = weightsmith.search(path, tmp_path / "out")
+    assert {trial.state for trial in found.trials} == {"complete", "failed"}
+    assert all("holds 1 NaN" in trial.error for trial in found.trials if trial.state == "failed")
+    assert found.best.tree["models"][1]["model"] == str(chat_models / "b")
+
+
+def test_scores_that_are_not_numbers() -> None:
+    assert is_finite([{0: (1.0, 1.0)}]) and not is_finite([{0: (1.0, 1.0)}, {0: (float("nan"), 1.0)}])
 
 
 def test_another_search_is_running(home: Path, chat_models: Path, tmp_path: Path) -> None:

@@ -135,8 +135,11 @@ class Study:
 
     def tell(self, asked: Asked, result: TrialResult, objectives: Sequence[Objective]) -> Trial:
         """Everything of it is on the disk when this returns."""
+        import optuna
         from optuna.trial import TrialState
 
+        if self._search.sampler == "grid":  # told of the last point, it would stop a loop that is not Optuna's own
+            self._study.sampler = optuna.samplers.RandomSampler()
         attributes = {
             "answers": json.dumps([{str(k): v for k, v in found.items()} for found in result.answers]),
             "error": result.error, "merge_seconds": result.merge_seconds, "ask_seconds": result.ask_seconds,
