@@ -6,17 +6,15 @@ keeps the journal, and finishes the folder, as without Ray. A worker that dies c
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
+from weightsmith.engine.ray_cluster import ray_cluster
 from weightsmith.engine.run_digest import run_digest
 from weightsmith.engine.run_plan import Progress, Tally, run_tensors
 from weightsmith.errors import MergeError, WeightsmithError
@@ -26,7 +24,6 @@ from weightsmith.recipe.yaml_file import parse_yaml
 
 _TRIES = 3  # of a shard whose worker dies
 _SECONDS_BETWEEN_TICKS = 0.2
-_SECONDS_TO_ANSWER = 10
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def run_on_ray(
         shards[files[tensor.name]].append(tensor)
     sizes = {file: sum(tensor.info.nbytes for tensor in some) for file, some in shards.items()}
     tally, done, total = Tally(), 0, sum(sizes.values())
-    with _cluster(address) as ray:
+    with ray_cluster(address, MergeError) as ray:
         _check_room(ray, order.threads)
         gpus = 1 if order.device.startswith("cuda") else 0
         make = ray.remote(num_cpus=order.threads, num_gpus=gpus, max_retries=_TRIES - 1)(_make_shard)
@@ -130,28 +127,3 @@ def _result(ray: Any, reference: Any, file: str) -> list[tuple[str, Tally]]:
         raise MergeError(
             f"{file}: its worker died {_TRIES} times ({str(error).splitlines()[0]}); the same command goes on with what is left"
         ) from error
-
-
-@contextmanager
-def _cluster(address: str) -> Iterator[Any]:
-    """The module `ray`, connected."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns about itself
-    try:
-        import ray
-    except ImportError as error:
-        raise MergeError("--ray needs `pip install 'weightsmith[ray]'`") from error
-    try:
-        host, _, port = address.rpartition(":")
-        if host and "/" not in host:  # ray itself would knock for many minutes
-            socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
-        ray.init(
-            address=None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR,
-            include_dashboard=False if address == "local" else None,
-        )  # fmt: skip
-    except (OSError, ValueError) as error:
-        raise MergeError(f"--ray {address}: no such cluster ({str(error).splitlines()[0]})") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()

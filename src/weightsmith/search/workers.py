@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from weightsmith.engine.ray_cluster import ray_cluster
 from weightsmith.errors import SearchError, WeightsmithError
 from weightsmith.search.trial_run import Setup, TrialOrder, TrialResult, run_trial
-
-_SECONDS_TO_ANSWER = 10
 
 
 class Workers(Protocol):
@@ -72,7 +69,7 @@ def result_of(future: Future[TrialResult]) -> TrialResult:
 def open_workers(count: int, ray: str | None, threads: int) -> Iterator[Workers]:
     """`ray`: the address of a cluster, `auto`, or `local`; else `count` processes, this one if it is 1. Raises SearchError."""
     if ray:
-        with _cluster(ray, count * threads) as module:
+        with ray_cluster(ray, SearchError, cores=count * threads) as module:
             cores = sum(int(node["Resources"].get("CPU", 0)) // threads for node in module.nodes() if node["Alive"])
             if not cores:
                 raise SearchError(
@@ -95,30 +92,3 @@ def open_workers(count: int, ray: str | None, threads: int) -> Iterator[Workers]
         finally:
             pool.stop()
             pool.join()
-
-
-@contextmanager
-def _cluster(address: str, cores: int) -> Iterator[Any]:
-    """The module `ray`, connected."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise SearchError("--ray needs `pip install 'weightsmith[ray]'`") from error
-    import logging
-
-    try:
-        host, _, port = address.rpartition(":")
-        if host and "/" not in host:  # ray itself would knock for many minutes
-            socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
-        ray.init(
-            address=None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR,
-            include_dashboard=False if address == "local" else None, num_cpus=cores if address == "local" else None,
-        )  # fmt: skip
-    except (OSError, ValueError) as error:
-        raise SearchError(f"--ray {address}: no such cluster ({str(error).splitlines()[0]})") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
