@@ -45,7 +45,7 @@ def compare(ours: Value, theirs: Value, other: str) -> Comparison:
     difference = ours.value - theirs.value
     drawn = _drawn(ours, theirs)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    p, test = _bootstrap_p(drawn), "paired bootstrap"
+    p, test = bootstrap_p(drawn), "paired bootstrap"
     if ours.aggregate is None and _are_binary(ours) and _are_binary(theirs):
         p, test = _mcnemar(_differences(ours, theirs)), "McNemar"
     return Comparison(other, difference, float(low), float(high), p, ours.count, test, ours.higher_is_better)
@@ -62,7 +62,7 @@ def compare_averages(
         drawn += weight * np.resize(_drawn(mine, its, stream), _DRAWS)
     low, high = np.quantile(drawn, [0.025, 0.975])
     count = sum(value.count for value in ours)
-    return Comparison(other, difference, float(low), float(high), _bootstrap_p(drawn), count, "paired bootstrap")
+    return Comparison(other, difference, float(low), float(high), bootstrap_p(drawn), count, "paired bootstrap")
 
 
 def _differences(ours: Value, theirs: Value) -> np.ndarray:
@@ -97,7 +97,7 @@ def _aggregated(ours: Value, theirs: Value, stream: int) -> np.ndarray:
     return np.array(found)
 
 
-def _bootstrap_p(drawn: np.ndarray) -> float:
+def bootstrap_p(drawn: np.ndarray) -> float:
     """Two-sided: twice the share of draws on the other side of zero."""
     count = len(drawn)
     below, above = np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0)

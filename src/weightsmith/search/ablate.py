@@ -23,7 +23,9 @@ from weightsmith.report.svg_figure import svg_figure
 from weightsmith.search.input_cache import InputCache
 from weightsmith.search.live_merge import LiveMerge
 from weightsmith.search.objectives import Objective, open_objectives, value
+from weightsmith.search.results import write_whole
 from weightsmith.search.schema import ObjectiveEntry, SearchFile
+from weightsmith.search.space import short_name
 
 OTHERS = "embeddings and head"
 _CACHE_SHARE = 0.5
@@ -101,7 +103,7 @@ def _models(plan: Plan) -> dict[str, str]:
         raise SearchError(
             f"{plan.loaded.file.path}: {plan.method.name} has no weights that could be taken away from one of several models"
         )
-    labels = [reference.rstrip("/").rpartition("+")[2].rpartition("/")[2] for reference in references]
+    labels = [short_name(reference) for reference in references]
     return dict(zip(labels if len(set(labels)) == len(labels) else references, references, strict=True))
 
 
@@ -153,13 +155,7 @@ def _write(found: Ablation, folder: Path, recipe: Path) -> list[Path]:
         for k, one in enumerate(found.objectives)
     )
     page = _PAGE.format(recipe=json.dumps(recipe.name)[1:-1].replace("<", "&lt;"), maps=maps, machine=machine())
-    written = []
-    for name, content in (("ablation.csv", text.getvalue()), ("ablation.html", page)):
-        partial = folder / f".{name}.partial"
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(folder / name)
-        written.append(folder / name)
-    return written
+    return write_whole(folder, {"ablation.csv": text.getvalue(), "ablation.html": page})
 
 
 def _heat_map(found: Ablation, number: int) -> str:

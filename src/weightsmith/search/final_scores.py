@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from weightsmith.errors import SearchError
+from weightsmith.evaluate.compare import LEVEL, bootstrap_p
 from weightsmith.search.objectives import Answer, Objective, utility
+from weightsmith.search.space import short_name
 from weightsmith.search.study import Trial
 from weightsmith.search.trial_run import Setup, TrialOrder, run_trial
 
-LEVEL = 0.05
 DEFAULT = "best default"
 _DRAWS = 10_000
 
@@ -98,11 +99,7 @@ def _models(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
         entries += part.get("sources") or []
     references = [base, *(entry["model"] for entry in entries)]
     unique = dict.fromkeys(reference for reference in references if isinstance(reference, str))
-    return [("base" if reference == base else _short(reference), reference) for reference in unique]
-
-
-def _short(reference: str) -> str:
-    return reference.rstrip("/").rpartition("+")[2].rpartition("/")[2]
+    return [("base" if reference == base else short_name(reference), reference) for reference in unique]
 
 
 def gain(objectives: Sequence[Objective], ours: Candidate, other: Candidate) -> Gain:
@@ -117,6 +114,4 @@ def gain(objectives: Sequence[Objective], ours: Candidate, other: Candidate) -> 
         drawn += sign * gaps[picked].sum(1) / sizes[picked].sum(1)
     difference = ours.score - other.score
     low, high = np.quantile(drawn, [0.025, 0.975])
-    below, above = np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0)
-    p = min(1.0, 2 * (min(below, above) + 1) / (_DRAWS + 1))
-    return Gain(other.label, difference, float(low), float(high), p)
+    return Gain(other.label, difference, float(low), float(high), bootstrap_p(drawn))

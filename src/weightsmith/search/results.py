@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,21 @@ def write_results(
     folder: Path, file: YamlFile, study: Study, spaces: Sequence[Space], objectives: Sequence[Objective], best: Trial,
     final: FinalScores, count: int,
 ) -> list[Path]:  # fmt: skip
-    """Each file appears when it is whole."""
+    """Raises ReportError."""
     head = f"# Candidate {best.number} of {count} of {file.path.name}: the best one found.\n"
-    contents = {
-        "best.yml": head + recipe_text(_portable(best.tree, file.path.parent)),
-        "trials.csv": _table(study.trials, spaces, objectives),
-        "summary.json": json.dumps(_summary(best, objectives, final), indent=2) + "\n",
-        "report.html": search_report(file, study, spaces, objectives, best, final),
-    }
+    return write_whole(
+        folder,
+        {
+            "best.yml": head + recipe_text(_portable(best.tree, file.path.parent)),
+            "trials.csv": _table(study.trials, spaces, objectives),
+            "summary.json": json.dumps(_summary(best, objectives, final), indent=2) + "\n",
+            "report.html": search_report(file, study, spaces, objectives, best, final),
+        },
+    )
+
+
+def write_whole(folder: Path, contents: Mapping[str, str]) -> list[Path]:
+    """Name -> text; each file appears when it is whole."""
     written = []
     for name, content in contents.items():
         partial = folder / f".{name}.partial"

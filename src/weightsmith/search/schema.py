@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-SAMPLERS = ("grid", "random", "tpe", "cmaes", "nsga2")
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 

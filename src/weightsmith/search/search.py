@@ -3,7 +3,6 @@ what the search has not seen."""
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +78,7 @@ def search(
             fast_precision() if precision == "auto" else precision, workers=workers,
         )  # fmt: skip
         _check_plans(setup, recipe, spaces, methods)
-        objectives = _objectives(setup, wish, say)
+        objectives = _objectives(setup, recipe.tree, say)
         defaults = default_recipes(spaces, recipe.tree, methods)
         study = Study(folder, wish, recipe.tree, spaces, defaults, parallel=workers > 1)
         with open_workers(workers, ray, count) as pool:
@@ -220,21 +219,16 @@ def middle(spaces: Sequence[Space], method: str) -> dict[Keys, Any]:
     return found
 
 
-def _objectives(setup: Setup, wish: SearchFile, say: Say) -> list[Objective]:
+def _objectives(setup: Setup, recipe: Mapping[str, Any], say: Say) -> list[Objective]:
     """Opened in this process, for their names, their sizes, and what is wrong with them."""
     bench = bench_of(setup)
     if bench.live.backend is None:
-        recipe = read_tree(bench.setup)
         say("opening the models")
         bench.live.become(bench.live.plan(_reference_tree(recipe)))
     found = objectives_of(bench)
     for objective, part in zip(found, bench.splits, strict=True):
         say(f"{objective.name}: {len(part.search)} to search with, {len(part.held_out)} held out")
     return found
-
-
-def read_tree(setup: Setup) -> dict[str, Any]:
-    return copy.deepcopy(parse_yaml(setup.path, setup.text).tree["recipe"])
 
 
 def _reference_tree(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def _name(tree: dict[str, Any], keys: Keys) -> str:
     owner, node, shown = "", tree, []
     for key in keys:
         if isinstance(node, dict) and isinstance(node.get("model"), str):
-            owner = _short(node["model"]) + "."
+            owner = short_name(node["model"]) + "."
         if isinstance(node, list) and isinstance(node[int(key)], dict) and "filter" in node[int(key)]:
             shown.append(f"[{node[int(key)]['filter'] or '*'}]")
         elif isinstance(node, list) and not (isinstance(node[int(key)], dict) and "model" in node[int(key)]):
@@ -178,7 +178,7 @@ def _name(tree: dict[str, Any], keys: Keys) -> str:
     return owner + "".join(part if part.startswith("[") or not k else f".{part}" for k, part in enumerate(shown))
 
 
-def _short(reference: str) -> str:
+def short_name(reference: str) -> str:
     """`base.gguf+adapters/dates` is dates."""
     return reference.rpartition("+")[2].rstrip("/").rpartition("/")[2]
 

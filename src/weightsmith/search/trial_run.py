@@ -53,7 +53,7 @@ class TrialOrder:
 @dataclass(frozen=True)
 class TrialResult:
     """`answers`: one dict per objective; `pruned`: it was behind, and not all was asked; `error`: why there are none; seconds of
-    merging and of asking, `tensors` computed; `worker`: process number."""
+    merging and of asking, `tensors` computed."""
 
     answers: tuple[dict[int, Answer], ...] = ()
     pruned: bool = False
@@ -61,7 +61,6 @@ class TrialResult:
     merge_seconds: float = 0.0
     ask_seconds: float = 0.0
     tensors: int = 0
-    worker: int = field(default_factory=os.getpid)
 
 
 @dataclass
