@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -30,13 +31,21 @@ class _Here:
 
 
 class _Processes:
-    """pebble's pool: the death of one process fails its task and no other, and another process takes its place."""
+    """pebble's pool: the death of one process fails its task and no other, and another process takes its place. A process that dies
+    between two tasks breaks the pool, and another pool takes its place."""
 
-    def __init__(self, pool: Any, count: int) -> None:
-        self._pool, self.count = pool, count
+    def __init__(self, new_pool: Callable[[], Any], count: int) -> None:
+        self._new_pool, self.pool, self.count = new_pool, new_pool(), count
 
     def start(self, setup: Setup, order: TrialOrder) -> Future[TrialResult]:
-        return self._pool.schedule(run_trial, args=[setup, order])
+        if not self.pool.active:
+            self.stop()
+            self.pool = self._new_pool()
+        return self.pool.schedule(run_trial, args=[setup, order])
+
+    def stop(self) -> None:
+        self.pool.stop()
+        self.pool.join()
 
 
 class _Ray:
@@ -52,6 +61,8 @@ def result_of(future: Future[TrialResult]) -> TrialResult:
     """What a trial came to; one whose worker died has failed, and no other."""
     try:
         return future.result()
+    except BrokenProcessPool:
+        return TrialResult(error="its worker died (ProcessExpired)")
     except Exception as error:
         cause = getattr(error, "cause", None)  # what a Ray task raised
         if isinstance(cause, WeightsmithError):
@@ -85,10 +96,9 @@ def open_workers(count: int, ray: str | None, threads: int) -> Iterator[Workers]
             raise SearchError("--workers needs `pip install 'weightsmith[search]'`") from error
         import multiprocessing
 
-        pool = ProcessPool(max_workers=count, context=multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        processes = _Processes(lambda: ProcessPool(max_workers=count, context=context), count)
         try:
-            yield _Processes(pool, count)
-            pool.close()
+            yield processes
         finally:
-            pool.stop()
-            pool.join()
+            processes.stop()
