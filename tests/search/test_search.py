@@ -126,7 +126,6 @@ def test_samplers(sampler: str, home: Path, chat_models: Path, tmp_path: Path) -
     assert len(found.trials) == 9 and found.best.score is not None
 
 
-@pytest.mark.more  # both killed at once: pebble gives their tasks back in more than one way, not all of them seen
 def test_workers_that_are_killed_cost_their_candidates(home: Path, chat_models: Path, tmp_path: Path) -> None:
     path, killed = search_file(home, chat_models, "workers", trials=10), list[int]()
 
@@ -142,7 +141,7 @@ def test_workers_that_are_killed_cost_their_candidates(home: Path, chat_models: 
     found = weightsmith.search(path, tmp_path / "out", workers=2, threads=1, say=say)
     lost = [trial.error for trial in found.trials if trial.state == "failed"]
     assert len(killed) == 2 and len(found.trials) == 10
-    assert lost and set(lost) == {"its worker died (ProcessExpired)"} and len(lost) <= 2
+    assert lost and set(lost) == {"its worker died"} and len(lost) <= 2
 
 
 @pytest.mark.more

@@ -50,7 +50,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class FinalScores:
-    """The winner first, then the best default recipe, if that is another one, base and fine-tunes."""
+    """The winner first, then the default recipes by what the search saw of them, base and fine-tunes."""
 
     candidates: tuple[Candidate, ...]
     gains: tuple[Gain, ...]
@@ -68,10 +68,10 @@ def final_scores(
     """Raises SearchError where one of them cannot be scored."""
     winner = f"winner ({best.default}, a default)" if best.default else "winner"
     wanted: list[tuple[str, dict[str, Any], tuple[dict[int, Answer], ...] | None]] = [(winner, best.tree, best.answers)]
-    defaults = [t for t in trials if t.default and t.state == "complete" and t.score is not None]
-    if defaults and not best.default:
-        first = max(defaults, key=lambda t: (t.score or 0.0, -t.number))
-        wanted.append((f"{DEFAULT}: {first.default}", first.tree, first.answers))
+    defaults = [t for t in trials if t.default and t.state == "complete" and t.number != best.number]
+    for place, trial in enumerate(sorted(defaults, key=lambda t: (-(t.score or 0.0), t.number))):
+        kind = "default" if place or best.default else DEFAULT
+        wanted.append((f"{kind}: {trial.default}", trial.tree, trial.answers))
     for label, reference in _models(recipe):
         wanted.append((label, {"merge_method": "passthrough", "models": [{"model": reference}]}, None))
     found = []

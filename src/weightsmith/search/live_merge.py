@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from weightsmith.architecture import Model, open_model
+from weightsmith.checkpoint.tensor import torch_dtypes
 from weightsmith.engine.in_memory import compute_tensors
 from weightsmith.evaluate.candidate import Candidate
 from weightsmith.evaluate.live_model import filled_model
@@ -22,6 +23,8 @@ from weightsmith.recipe.yaml_file import parse_yaml
 from weightsmith.search.bound_table import BoundTable
 from weightsmith.search.candidate_recipe import recipe_text
 from weightsmith.search.input_cache import InputCache
+
+_COPIED = 1 << 28  # bytes that are merged at once where they are not the live model's own
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class LiveMerge:
         self.backend = None
         self._scratch.close()
         described = self._scratch.enter_context(Candidate(plan, str(self._path)))
-        weights = self._compute(plan, tensors, None)
+        weights = self._compute(plan, tensors, {})
         live = filled_model(str(self._path), plan.config, weights, PRECISIONS[self._precision])
         self.backend = TransformersBackend(described, memory=self._memory, live=live)
         self._places = {name: tensor for name, tensor in live.state_dict().items()}
@@ -97,18 +100,41 @@ class LiveMerge:
             self._start(plan, [self._cache.cached(tensor) for tensor in plan.tensors])
             return
         self._done = {}  # until all of it is there
-        with torch.no_grad():
-            for name, weight in self._compute(plan, tensors, self._places).items():
-                if weight.data_ptr() != self._places[name].data_ptr():
-                    self._places[name].copy_(weight)
+        self._compute(plan, tensors, self._places)
 
     def _compute(
-        self, plan: Plan, tensors: list[TensorPlan], into: Mapping[str, torch.Tensor] | None
+        self, plan: Plan, tensors: list[TensorPlan], into: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
+        """In the live model's precision, into `into` where it has the name."""
+        dtype, weights = PRECISIONS[self._precision], dict[str, torch.Tensor]()
         try:
-            return compute_tensors(tensors, plan.method, into=into, threads=self._threads, bounds=self._bounds)
+            for group in _groups(tensors, dtype):
+                found = compute_tensors(group, plan.method, into=into, threads=self._threads, bounds=self._bounds)
+                for name, weight in found.items():
+                    if name not in into:
+                        weights[name] = weight.to(dtype) if weight.is_floating_point() else weight
+                    elif weight.data_ptr() != into[name].data_ptr():
+                        into[name].detach().copy_(weight)
         finally:
             torch.set_num_threads(self._threads)
+        return weights
+
+
+def _groups(tensors: list[TensorPlan], dtype: torch.dtype) -> Iterator[list[TensorPlan]]:
+    """Those that become the live model's own memory together, the others a few at a time: they are copied."""
+    direct = [t for t in tensors if torch_dtypes()[t.info.dtype] == dtype]
+    if direct:
+        yield direct
+    group, size = list[TensorPlan](), 0
+    for tensor in tensors:
+        if torch_dtypes()[tensor.info.dtype] != dtype:
+            group.append(tensor)
+            size += tensor.info.nbytes
+            if size >= _COPIED:
+                yield group
+                group, size = [], 0
+    if group:
+        yield group
 
 
 def _origin(plan: Plan, tensor: TensorPlan) -> tuple[Any, ...]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from weightsmith.engine.ray_cluster import ray_cluster
@@ -30,22 +36,57 @@ class _Here:
         return future
 
 
-class _Processes:
-    """pebble's pool: the death of one process fails its task and no other, and another process takes its place. A process that dies
-    between two tasks breaks the pool, and another pool takes its place."""
+class _Seat:
+    """One process of its own executor: its death fails its candidate and no other."""
 
-    def __init__(self, new_pool: Callable[[], Any], count: int) -> None:
-        self._new_pool, self.pool, self.count = new_pool, new_pool(), count
+    def __init__(self) -> None:
+        self._open()
+
+    @property
+    def is_free(self) -> bool:
+        return self._work is None or self._work.done()
 
     def start(self, setup: Setup, order: TrialOrder) -> Future[TrialResult]:
-        if not self.pool.active:
-            self.stop()
-            self.pool = self._new_pool()
-        return self.pool.schedule(run_trial, args=[setup, order])
+        try:
+            self._work = self._executor.submit(run_trial, setup, order)
+        except BrokenProcessPool:  # it died since it was last at work
+            self._executor.shutdown()
+            self._open()
+            self._work = self._executor.submit(run_trial, setup, order)
+        return self._work
 
     def stop(self) -> None:
-        self.pool.stop()
-        self.pool.join()
+        """Without waiting for its candidate."""
+        if not self.is_free and self._process.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.result(), signal.SIGKILL)
+        self._executor.shutdown(cancel_futures=True)
+
+    def _open(self) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(1, spawn, initializer=_begin_process)
+        self._process = self._executor.submit(os.getpid)
+        self._work: Future[TrialResult] | None = None
+
+
+class _Processes:
+    def __init__(self, count: int) -> None:
+        self.count, self._seats = count, [_Seat() for _ in range(count)]
+
+    def start(self, setup: Setup, order: TrialOrder) -> Future[TrialResult]:
+        return next(seat for seat in self._seats if seat.is_free).start(setup, order)
+
+    def stop(self) -> None:
+        for seat in self._seats:
+            seat.stop()
+
+
+def _begin_process() -> None:
+    """A worker leaves Ctrl-C, which reaches every process of a terminal, to its parent, and does not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent:
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
 class _Ray:
@@ -62,7 +103,7 @@ def result_of(future: Future[TrialResult]) -> TrialResult:
     try:
         return future.result()
     except BrokenProcessPool:
-        return TrialResult(error="its worker died (ProcessExpired)")
+        return TrialResult(error="its worker died")
     except Exception as error:
         cause = getattr(error, "cause", None)  # what a Ray task raised
         if isinstance(cause, WeightsmithError):
@@ -70,7 +111,7 @@ def result_of(future: Future[TrialResult]) -> TrialResult:
         if (
             not isinstance(error, WeightsmithError)
             and cause is None
-            and type(error).__module__.startswith(("pebble", "ray"))
+            and type(error).__module__.startswith("ray")
         ):
             return TrialResult(error=f"its worker died ({type(error).__name__})")
         raise
@@ -90,14 +131,7 @@ def open_workers(count: int, ray: str | None, threads: int) -> Iterator[Workers]
     elif count == 1:
         yield _Here()
     else:
-        try:
-            from pebble import ProcessPool
-        except ImportError as error:
-            raise SearchError("--workers needs `pip install 'weightsmith[search]'`") from error
-        import multiprocessing
-
-        context = multiprocessing.get_context("spawn")
-        processes = _Processes(lambda: ProcessPool(max_workers=count, context=context), count)
+        processes = _Processes(count)
         try:
             yield processes
         finally:
