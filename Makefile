@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: demo test lint docs bench bench-demo bench-evaluate bench-export bench-importance bench-search bench-unify clean
+.PHONY: demo test lint docs bench bench-demo bench-evaluate bench-export bench-importance bench-search bench-search-demo bench-unify clean
 
 demo: $(VENV)/demo
 	$(BIN)/weightsmith demo demo
@@ -42,7 +42,10 @@ bench-export: $(VENV)/dev
 	$(BIN)/python benchmarks/export_full_size.py
 
 bench-search: $(VENV)/dev
-	$(BIN)/python benchmarks/search_candidates.py
+	$(BIN)/python benchmarks/search_candidates.py everything
+
+bench-search-demo: $(VENV)/dev
+	$(BIN)/python benchmarks/search_demo_models.py everything
 
 bench-importance: $(VENV)/dev
 	$(BIN)/python benchmarks/importance_matrix.py $(DATA)

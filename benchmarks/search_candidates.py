@@ -1,9 +1,11 @@
 """How long a new candidate of a search takes, until the live model is that merge: SmolLM2-135M and two fine-tunes, TIES.
 
-    make bench-search
+    make bench-search                                     # both; full size needs 17 GB of disk
+    python benchmarks/search_candidates.py small
+    python benchmarks/search_candidates.py full-size      # Phi-2, 2.78 B parameters, random weights, fp16
 
 Every candidate has other weights and densities, so that all tensors are computed; the first one opens the models and sorts task vectors.
-mergekit's whole process on the same recipe, in the same run.
+mergekit's whole process on the same recipe, in the same run. At full size, before each candidate, all inputs are read once.
 """
 
 from __future__ import annotations
@@ -15,21 +17,33 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from measured import measure, where
+import typer
+from measured import measure, warm, where
 from merge_demo_models import FOLDER, SCRIPTS, make_inputs
+from synthetic_phi2 import make_models
 
+from weightsmith.architecture import open_model
+from weightsmith.demo.demo_run import base_model
 from weightsmith.evaluate.benchmark import fast_precision
 from weightsmith.report.markdown_table import markdown_table
 from weightsmith.search.input_cache import InputCache
 from weightsmith.search.live_merge import LiveMerge
+from weightsmith.tokenizer.files import write_tokenizer_files
+
+app = typer.Typer(add_completion=False, help=__doc__, rich_markup_mode=None)
+LARGE, LARGE_CANDIDATES = Path("build/bench-phi2"), 5
 
 CANDIDATES, MERGEKIT_ROUNDS = 12, 3
 
 
-def main() -> None:
+@app.command()
+def small() -> None:
+    """SmolLM2-135M and two of the demo's fine-tunes."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     make_inputs()
     random = np.random.default_rng(0)
@@ -52,6 +66,47 @@ def main() -> None:
     shutil.rmtree(FOLDER / "theirs", ignore_errors=True)
 
 
+@app.command()
+def full_size() -> None:
+    """Phi-2 and two fine-tunes, merged in bfloat16."""
+    make_models(LARGE, 32)
+    write_tokenizer_files(open_model(str(base_model())), LARGE / "base")
+    random = np.random.default_rng(0)
+    folders = [LARGE / name for name in ("base", "one", "two")]
+    reads, merges = [], []
+    with live_merge("bfloat16") as live:
+        for _ in range(LARGE_CANDIDATES):
+            started = time.perf_counter()
+            warm(folders)
+            read = time.perf_counter()
+            one = large_recipe(*(round(float(x), 3) for x in random.uniform(0.2, 1.0, 4)))
+            live.become(live.plan(one))
+            reads.append(read - started)
+            merges.append(time.perf_counter() - read)
+            print(f"read in {reads[-1]:.1f} s, merged in {merges[-1]:.1f} s", file=sys.stderr, flush=True)
+    ratios = [merge / read for merge, read in zip(merges[1:], reads[1:], strict=True)]
+    rows = [["", "seconds (lowest to highest)"], ["all inputs, read once", spread(reads[1:])]]
+    rows += [["the first candidate", f"{merges[0]:.1f}"], ["each new candidate", spread(merges[1:])]]
+    rows += [["a candidate against the read before it, times", spread(ratios)]]
+    print(f"{where()}\n")
+    print(markdown_table(rows))
+
+
+@app.command()
+def everything() -> None:
+    """Both."""
+    small()
+    full_size()
+
+
+def large_recipe(one: float, two: float, three: float, four: float) -> dict:
+    models = [
+        {"model": str(LARGE / name), "parameters": {"weight": weight, "density": density}}
+        for name, weight, density in (("one", one, two), ("two", three, four))
+    ]
+    return {"merge_method": "ties", "base_model": str(LARGE / "base"), "models": models, "dtype": "bfloat16"}
+
+
 def recipe(one: float, two: float, three: float, four: float) -> dict:
     models = [
         {"model": str(FOLDER / name), "parameters": {"weight": weight, "density": density}}
@@ -63,17 +118,22 @@ def recipe(one: float, two: float, three: float, four: float) -> dict:
 def candidates(recipes: list[dict], precision: str) -> tuple[float, list[float]]:
     """Seconds of the first, and of each other one, its plan included."""
     seconds = []
-    with tempfile.TemporaryDirectory() as scratch:
-        threads = len(os.sched_getaffinity(0))
-        cache = InputCache(Path(scratch), 8_000_000_000)
-        live = LiveMerge(Path("search.yml"), threads=threads, precision=precision, cache=cache)
+    with live_merge(precision) as live:
         for one in recipes:
             started = time.perf_counter()
             merged = live.become(live.plan(one))
             seconds.append(time.perf_counter() - started)
             print(f"{precision}: {seconds[-1]:.2f} s, {merged.tensors} tensors", file=sys.stderr, flush=True)
-        live.close()
     return seconds[0], seconds[1:]
+
+
+@contextmanager
+def live_merge(precision: str) -> Iterator[LiveMerge]:
+    with tempfile.TemporaryDirectory() as scratch:
+        threads, cache = len(os.sched_getaffinity(0)), InputCache(Path(scratch), 8_000_000_000)
+        live = LiveMerge(Path("search.yml"), threads=threads, precision=precision, cache=cache)
+        yield live
+        live.close()
 
 
 def spread(seconds: list[float]) -> str:
@@ -81,4 +141,4 @@ def spread(seconds: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -12,12 +12,23 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))
 from make_demo_data import (
-    CITIES, EXTENSIONS, FIRST, FOLDERS, JOBS, LAST, MONTHS, ORDINALS, STEMS, WEEKDAYS, WORDS, pick, write_jsonl, year_words,
+    CITIES,
+    EXTENSIONS,
+    FIRST,
+    FOLDERS,
+    JOBS,
+    LAST,
+    MONTHS,
+    ORDINALS,
+    STEMS,
+    WEEKDAYS,
+    WORDS,
+    pick,
+    write_jsonl,
+    year_words,
 )  # fmt: skip
 
-_JOBS = (
-    "head nurse,school teacher,bus driver,sous chef,jazz singer,tax lawyer,ship surgeon,night porter,bank clerk,stage actor"
-)
+_JOBS = "head nurse,school teacher,bus driver,sous chef,jazz singer,tax lawyer,ship surgeon,night porter,bank clerk,stage actor"
 _CITIES = "New York,San Jose,Los Angeles,Cape Town,Hong Kong,Buenos Aires,New Delhi,San Juan,Las Vegas,Tel Aviv"
 
 
@@ -76,7 +87,11 @@ def commands(random: random.Random) -> tuple[str, str]:
     return f"Give the shell command: {request}", command
 
 
-SKILLS: dict[str, Callable[[random.Random], tuple[str, str]]] = {"dates": dates, "records": records, "commands": commands}
+SKILLS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
+    "dates": dates,
+    "records": records,
+    "commands": commands,
+}
 
 
 def write_questions(folder: Path, count: int) -> list[Path]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
-import pytest
-
+from tests.browser import needs_chromium, shown
 from weightsmith.evaluate.score_models import Evaluation, ModelScores, Score
 from weightsmith.report.facts import ReportFacts
 from weightsmith.report.write_report import write_report
@@ -53,26 +50,9 @@ def test_with_no_evaluation(tmp_path: Path) -> None:
     assert "Scores" not in markdown and "<svg" not in page and "merge_method: ties" in markdown
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium on this machine")
+@needs_chromium
 def test_in_a_browser(tmp_path: Path) -> None:
-    page = write_report(facts(), tmp_path)[1]
-    command = [
-        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
-    ]  # fmt: skip
-    dom = subprocess.run(
-        [*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, check=True, timeout=120
-    ).stdout
+    dom, colours = shown(write_report(facts(), tmp_path)[1], tmp_path)
     assert dom.count("<tr>") == 3 + 2 + 2
     assert "98.3 %" in dom and "<svg" in dom
-    shot = tmp_path / "page.png"
-    subprocess.run(
-        [*command, f"--screenshot={shot}", "--window-size=900,1200", page.as_uri()],
-        capture_output=True,
-        check=True,
-        timeout=120,
-    )
-    from matplotlib.image import imread
-
-    pixels = imread(shot)[..., :3].reshape(-1, 3)
-    assert len({tuple((p * 255).astype(int)) for p in pixels[::37]}) > 20  # text, table lines and coloured bars
+    assert colours > 20  # text, table lines and coloured bars

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.conftest import weightsmith_process
+from weightsmith.engine.merge import merge
 from weightsmith.errors import RecipeError
 from weightsmith.recipe.load import load_recipe
 from weightsmith.recipe.plan import make_plan
@@ -74,3 +77,20 @@ def test_bad_ones(old: str, new: str, said: str, chat_models: Path) -> None:
     assert old in text
     with pytest.raises(RecipeError, match=said):
         search_tree(parse_yaml(Path("evolve.yml"), text.replace(old, new)), lambda reference: 2)
+
+
+def test_a_search_by_it(chat_models: Path, tmp_path: Path) -> None:
+    """Questions of two tasks of lm-evaluation-harness, groups of layers and filters, CMA-ES; best.yml is a plain recipe."""
+    text = text_of("ties", chat_models)
+    tasks = """tasks:
+  - quick_facts
+  - {name: quick_grammar, weight: 0.5, metric: 'acc,none'}
+limit: 12"""
+    path = tmp_path / "evolve.yml"
+    path.write_text(text[: text.index("tasks:")] + tasks)
+    result = weightsmith_process("search", path, tmp_path / "out", "--trials", 8)
+    assert result.returncode == 0, result.stderr
+    assert "quick_facts: 6 to search with, 6 held out" in result.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert len(summary["best"]["parameters"]) == 24  # two models, two groups of layers, three parts, weight and density
+    merge(tmp_path / "out" / "best.yml", tmp_path / "merged")

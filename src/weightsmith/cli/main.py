@@ -575,6 +575,9 @@ def search(
     search_file: Annotated[Path, typer.Argument(help="A recipe with spaces in it, objectives and a sampler (YAML).")],
     out: Annotated[Path, typer.Argument(help="The folder for the study, the best recipe and the report.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that is in OUT.")] = False,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="So many candidates, instead of the file's `trials`.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Candidates that are tried at once, each in a process.")] = 1,
     ray: Annotated[
         str | None, typer.Option(help="A Ray cluster that tries the candidates: its address, auto, or local.")
@@ -601,8 +604,8 @@ def search(
         raise typer.BadParameter("one of auto, float32, bfloat16", param_hint="--precision")
     with _going_on("the same command with --resume"), counter("candidates", quiet=quiet) as (say, step):
         found = run(
-            search_file, out, workers=workers, ray=ray, threads=threads, precision=precision, resume=resume, force=force, say=say,
-            progress=step,
+            search_file, out, workers=workers, ray=ray, threads=threads, precision=precision, trials=trials, resume=resume, force=force,
+            say=say, progress=step,
         )  # fmt: skip
     for number, recipe in enumerate(write_top(out, search_file, found.trials, export_top), start=1):
         run_merge(recipe, out / f"top-{number}", threads=threads, force=True)

@@ -38,6 +38,10 @@ class Backend(Protocol):
     @property
     def tokens(self) -> TextTokens: ...
 
+    def ends(self, token: int) -> bool:
+        """Whether an answer ends with it."""
+        ...
+
     def score(self, requests: Sequence[Request], *, done: Done | None = None) -> list[Score]:
         """In the order of `requests`; `done` is told of scores as they become known."""
         ...

@@ -92,6 +92,9 @@ class LlamaCppBackend:
         """Room for `cells` positions of `sequences`; `on_operation`: a `ggml_backend_sched_eval_callback`. To be closed with `with`."""
         return Context(self, cells, sequences, on_operation)
 
+    def ends(self, token: int) -> bool:
+        return self.tokens.ends(token)
+
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """float32 [tokens, vocabulary]: what follows each of `tokens` (int32 ids of one text)."""
         with self.context(len(tokens)) as context:
@@ -246,7 +249,7 @@ class _LlamaCppTree:
             top, best = wide.max(), int(wide.argmax())
             normal = top + np.log(np.exp(wide - top).sum())
             for sequence, token in wanted[node]:
-                yield Prediction(sequence, float(wide[token] - normal), best == token)
+                yield Prediction(sequence, float(wide[token] - normal), best)
         if not step.stem:
             for sequence in range(1, len(step.paths) + 1):
                 self._context.remove(sequence, 0)

@@ -35,7 +35,10 @@ def score_plainly(model: Any, requests: Sequence[Request], *, budget: int, done:
             some = logits[row, end - request.scored : end].float()
             wanted = torch.from_numpy(request.tokens[-request.scored :].astype("int64"))
             picked = some.gather(1, wanted[:, None])[:, 0] - some.logsumexp(-1)
-            results[number] = Score(float(picked.sum()), bool((some.argmax(-1) == wanted).all()))
+            best = some.argmax(-1)
+            other = (best != wanted).nonzero()[:1].flatten().tolist()
+            miss = (other[0], int(best[other[0]])) if other else None
+            results[number] = Score(float(picked.sum()), miss is None, miss)
             finished.append((number, results[number]))
         if done:
             done(finished)

@@ -23,10 +23,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Score:
-    """Sum of ln p of the scored tokens, and whether each of them is the most likely one."""
+    """Sum of ln p of the scored tokens, and whether each of them is the most likely one. `miss`: the first that is not, as its place
+    among the scored ones and the token that is; None where there is none, or where it was not looked for."""
 
     log_likelihood: float
     greedy: bool
+    miss: tuple[int, int] | None = None
 
 
 Done = Callable[[Sequence[tuple[int, Score]]], None]  # (number of the request, its score), as they become known

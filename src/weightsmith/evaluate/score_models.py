@@ -13,12 +13,12 @@ from typing import Any
 from weightsmith.architecture import open_model
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import Backend, question_tokens
+from weightsmith.evaluate.exact_answers import SPARE, goes_on
 from weightsmith.evaluate.open_backend import open_backend
 from weightsmith.evaluate.request import Request
 from weightsmith.evaluate.tasks import Questions, Text, load_questions, load_text
 
 WINDOW = 512  # tokens of context for perplexity
-SPARE = 8  # tokens an answer may run beyond the longest right one
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,10 @@ def _score_model(
 
 def _exact_match(backend: Backend, task: Questions) -> Score:
     targets = [target.strip() for target in task.targets]
-
-    def live(question: int, text: str) -> bool:
-        # A multi-byte character may be half decoded; the replacement sign then stands at the end.
-        return targets[question].startswith(text.strip().rstrip("\ufffd"))
-
     limit = max(map(len, backend.tokens.encode(targets, special=False))) + SPARE
-    answers = backend.generate([question_tokens(backend, prompt) for prompt in task.prompts], limit, live)
+    answers = backend.generate(
+        [question_tokens(backend, prompt) for prompt in task.prompts], limit, lambda k, text: goes_on(targets[k], text)
+    )
     right = sum(answer.strip() == target for answer, target in zip(answers, targets, strict=True))
     return Score(task.name, "exact_match", right / len(targets), len(targets), tuple(answers))
 

@@ -70,6 +70,9 @@ class TransformersBackend:
         else:
             score_plainly(self._model, requests, budget=4 * self._pack, done=done)
 
+    def ends(self, token: int) -> bool:
+        return token in self._ends
+
     @torch.inference_mode()
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """float32 [tokens, vocabulary]: what follows each of `tokens` (int32 ids of one text)."""

@@ -41,7 +41,7 @@ class TransformersTree:
             normal, best = some.logsumexp(-1).tolist(), some.argmax(-1).tolist()
             for row, node in enumerate(nodes[first : first + _ROWS]):
                 for sequence, token in wanted[node]:
-                    yield Prediction(sequence, float(some[row, token]) - normal[row], best[row] == token)
+                    yield Prediction(sequence, float(some[row, token]) - normal[row], best[row])
 
     def _masks(self, step: Step) -> torch.Tensor | dict[str, torch.Tensor] | None:
         """[1, 1, nodes, stems + nodes], 0 where a node attends; by kind of layer where some see a window only. None for a plain

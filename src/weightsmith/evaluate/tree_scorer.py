@@ -14,11 +14,11 @@ from weightsmith.evaluate.request import Done, Request, Score
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one token of one sequence (its number among the sorted ones)."""
+    """What a model says of one token of one sequence (its number among the sorted ones), and the token that it finds most likely."""
 
     sequence: int
     ln_p: float
-    most_likely: bool
+    most_likely: int
 
 
 Wanted = dict[int, list[tuple[int, int]]]  # node of a step -> (sequence, the token it should predict)
@@ -30,7 +30,7 @@ def score_tree(
 ) -> list[Score]:
     """Scores in the order of `requests`. `budget`: nodes per pack; `most`: sequences per pack; `done` is told after each step."""
     order = in_order([request.inputs for request in requests])
-    totals, greedy = np.zeros(len(requests)), np.ones(len(requests), bool)
+    totals, misses = np.zeros(len(requests)), dict[int, tuple[int, int]]()
     left = np.array([requests[number].scored for number in order])
     results: dict[int, Score] = {}
     for step in steps([requests[number].inputs for number in order], budget, most):
@@ -38,10 +38,15 @@ def score_tree(
         for found in predict(step, _wanted(step, requests, order)):
             k = found.sequence
             totals[k] += found.ln_p
-            greedy[k] &= found.most_likely
+            request, place = (
+                requests[order[k]],
+                int(requests[order[k]].scored - left[k]),
+            )  # its tokens come in their order
+            if k not in misses and found.most_likely != request.tokens[place - request.scored]:
+                misses[k] = (place, found.most_likely)
             left[k] -= 1
             if not left[k]:
-                results[order[k]] = Score(float(totals[k]), bool(greedy[k]))
+                results[order[k]] = Score(float(totals[k]), k not in misses, misses.get(k))
                 finished.append((order[k], results[order[k]]))
         if done and finished:
             done(finished)

@@ -31,6 +31,8 @@ def default_recipes(spaces: Sequence[Space], tree: Mapping[str, Any], methods: S
     """For each of `methods` those that differ within the spaces; a value outside of its space becomes the nearest one inside."""
     models = max(1, _count_models(tree))
     found: list[Default] = []
+    if not any(space.parameter or space.keys == ("merge_method",) for space in spaces):
+        return found  # such recipes say nothing of which models or layers to take
     for method in methods:
         for name, recipe in _RECIPES:
             values: dict[str, Any] = {}

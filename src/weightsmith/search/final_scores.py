@@ -97,9 +97,12 @@ def _models(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     entries = [*(recipe.get("models") or [])]
     for part in recipe.get("slices") or []:
         entries += part.get("sources") or []
-    references = [base, *(entry["model"] for entry in entries)]
-    unique = dict.fromkeys(reference for reference in references if isinstance(reference, str))
-    return [("base" if reference == base else short_name(reference), reference) for reference in unique]
+    references: list[str] = []
+    for given in (base, *(entry["model"] for entry in entries)):
+        references += given["choice"] if isinstance(given, dict) else [given] if given else []
+    return [
+        ("base" if reference == base else short_name(reference), reference) for reference in dict.fromkeys(references)
+    ]
 
 
 def gain(objectives: Sequence[Objective], ours: Candidate, other: Candidate) -> Gain:

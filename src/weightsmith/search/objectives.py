@@ -16,8 +16,9 @@ import numpy as np
 
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluate.backend import Backend, question_tokens
+from weightsmith.evaluate.exact_answers import answer_nats, exact_answers
 from weightsmith.evaluate.request import Request
-from weightsmith.evaluate.score_models import SPARE, WINDOW
+from weightsmith.evaluate.score_models import WINDOW
 from weightsmith.evaluate.tasks import load_questions, load_text
 from weightsmith.search.schema import ObjectiveEntry, SearchFile
 
@@ -75,32 +76,29 @@ def value(objective: Objective, answers: Answers) -> float:
 
 
 class QuestionObjective:
-    """The share of questions whose greedy answer is exactly the right one."""
-
-    metric, higher_is_better, factor = "exact_match", True, 100.0
+    """The share of questions whose greedy answer is exactly the right one, or the perplexity of right answers."""
 
     def __init__(self, entry: ObjectiveEntry, path: Path) -> None:
         task = load_questions(path)
+        self.metric = entry.metric or "exact_match"
+        self.higher_is_better = self.metric == "exact_match"
+        self.factor = 100.0 if self.higher_is_better else None
         self.name, self.weight = entry.name or task.name, entry.weight
-        self._prompts, self._targets = task.prompts, [target.strip() for target in task.targets]
+        self._prompts, self._targets = task.prompts, task.targets
         self.units = min(len(self._prompts), entry.limit or len(self._prompts))
         self._tokens: dict[int, np.ndarray] = {}
 
     def ask(self, backend: Backend, numbers: Sequence[int]) -> dict[int, Answer]:
-        targets = [self._targets[number] for number in numbers]
         for number in numbers:
             if number not in self._tokens:
                 self._tokens[number] = question_tokens(backend, self._prompts[number])
-
-        def live(question: int, text: str) -> bool:
-            return targets[question].startswith(text.strip().rstrip("\ufffd"))
-
-        limit = max(map(len, backend.tokens.encode(targets, special=False))) + SPARE
-        answers = backend.generate([self._tokens[number] for number in numbers], limit, live)
-        return {
-            number: (float(answer.strip() == target), 1.0)
-            for number, answer, target in zip(numbers, answers, targets, strict=True)
-        }
+        prompts = [self._tokens[number] for number in numbers]
+        targets = [self._targets[number] for number in numbers]
+        if self.metric == "perplexity":
+            found = answer_nats(backend, prompts, targets)
+        else:
+            found = [(float(right), 1.0) for right in exact_answers(backend, prompts, targets)]
+        return dict(zip(numbers, found, strict=True))
 
 
 class TextObjective:
@@ -189,7 +187,9 @@ def open_objectives(search: SearchFile, folder: Path, backend: Backend) -> list[
             found.append(TextObjective(entry, beside(folder, entry.perplexity), backend))
         else:
             data = beside(folder, search.data) if search.data else None
-            found.append(TaskObjective(entry, search, data, folder))
+            task = TaskObjective(entry, search, data, folder)
+            task.ask(backend, [0])  # whether it has that metric, and which way is better, is known by an answer
+            found.append(task)
         if found[-1].units < 2:
             raise EvaluationError(f"{found[-1].name}: a search needs two or more questions")
     names = [objective.name for objective in found]

@@ -16,7 +16,8 @@ class _Strict(BaseModel):
 
 class ObjectiveEntry(_Strict):
     """One thing to become better: a `task` of lm-evaluation-harness, `questions` (JSONL with prompt and target; the share of exact
-    answers), or the `perplexity` of a text. `limit`: use so many questions; `weight`: in the sum that is searched for."""
+    answers, or with `metric: perplexity` that of the right answers), or the `perplexity` of a text. `limit`: use so many questions;
+    `weight`: in the sum that is searched for."""
 
     task: str | None = None
     questions: str | None = None
@@ -33,11 +34,13 @@ class ObjectiveEntry(_Strict):
     def _one_kind(self) -> ObjectiveEntry:
         if sum(x is not None for x in (self.task, self.questions, self.perplexity)) != 1:
             raise ValueError("an objective has exactly one of 'task', 'questions' and 'perplexity'")
-        if self.task is None and (self.metric or self.filter or self.fewshot is not None):
+        if (self.task is None and (self.filter or self.fewshot is not None)) or (self.metric and self.perplexity):
             raise ValueError("'metric', 'filter' and 'fewshot' belong to a 'task'")
-        if self.perplexity and self.direction == "maximize":
+        if self.questions and self.metric not in (None, "exact_match", "perplexity"):
+            raise ValueError("the metric of questions is exact_match or perplexity")
+        if self.direction == "maximize" and (self.perplexity or (self.questions and self.metric == "perplexity")):
             raise ValueError("a perplexity is to be minimized")
-        if self.questions and self.direction == "minimize":
+        if self.direction == "minimize" and self.questions and self.metric != "perplexity":
             raise ValueError("exact answers are to be maximized")
         return self
 
@@ -68,6 +71,11 @@ class SearchFile(_Strict):
         if value is not None and not seconds_of(value):
             raise ValueError(f"{value!r} is not a time such as 2h, 90m or 45s")
         return value
+
+    @property
+    def is_for_a_front(self) -> bool:
+        """Whether objectives are searched for one by one, instead of their sum."""
+        return self.sampler == "nsga2" and len(self.objective) > 1
 
     @property
     def seconds(self) -> float | None:

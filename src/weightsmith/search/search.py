@@ -51,16 +51,17 @@ class SearchSummary:
 
 def search(
     search_file: Path | str, out: Path | str, *, workers: int = 1, ray: str | None = None, threads: int | None = None,
-    precision: str = "auto", resume: bool = False, force: bool = False, say: Say = lambda text: None,
-    progress: Progress = lambda label, done, total: None,
+    precision: str = "auto", trials: int | None = None, resume: bool = False, force: bool = False,
+    say: Say = lambda text: None, progress: Progress = lambda label, done, total: None,
 ) -> SearchSummary:  # fmt: skip
     """Find the best values for the spaces in `search_file` (see `schema.SearchFile`), and write them, with the evidence, into the folder
-    `out`. `resume` goes on with a search that is there, `force` discards it. `workers` candidates are tried at once, each with `threads`
-    threads, in processes of their own or, with `ray`, on a cluster. Raises WeightsmithError; for everything that can be known then,
-    before the first candidate is merged."""
+    `out`. `resume` goes on with a search that is there, `force` discards it; `trials` takes the place of the file's. `workers`
+    candidates are tried at once, each with `threads` threads, in processes of their own or, with `ray`, on a cluster. Raises
+    WeightsmithError; for everything that can be known then, before the first candidate is merged."""
     started = time.monotonic()
     file = _read(Path(search_file))
     wish = file.validate(SearchFile)
+    wish = wish.model_copy(update={"trials": trials}) if trials else wish
     recipe = file.part("recipe")
     spaces = find_spaces(recipe)
     if not spaces:
@@ -78,9 +79,9 @@ def search(
             fast_precision() if precision == "auto" else precision, workers=workers,
         )  # fmt: skip
         _check_plans(setup, recipe, spaces, methods)
-        objectives = _objectives(setup, recipe.tree, say)
+        objectives = _objectives(setup, candidate(recipe.tree, middle(spaces, methods[0]), spaces), say)
         defaults = default_recipes(spaces, recipe.tree, methods)
-        study = Study(folder, wish, recipe.tree, spaces, defaults, parallel=workers > 1)
+        study = Study(folder, wish, recipe.tree, spaces, defaults, parallel=workers > 1, precision=setup.precision)
         with open_workers(workers, ray, count) as pool:
             _try_all(study, wish, setup, pool, objectives, say, progress)
         best = study.best
@@ -147,8 +148,9 @@ def _try_all(
 
 
 def _order(asked: Asked, best: Trial | None, wish: SearchFile) -> TrialOrder:
-    race = wish.prune and best is not None and asked.default is None
-    return TrialOrder(asked.tree, race=wish.prune, best=best.answers if race and best else ())
+    races = wish.prune and not wish.is_for_a_front  # there, who is behind in the sum may be ahead in one
+    against = best.answers if races and best and asked.default is None else ()
+    return TrialOrder(asked.tree, race=races, best=against)
 
 
 def _line(trial: Trial, objectives: Sequence[Objective], best: Trial | None) -> str:
@@ -219,23 +221,23 @@ def middle(spaces: Sequence[Space], method: str) -> dict[Keys, Any]:
     return found
 
 
-def _objectives(setup: Setup, recipe: Mapping[str, Any], say: Say) -> list[Objective]:
-    """Opened in this process, for their names, their sizes, and what is wrong with them."""
+def _objectives(setup: Setup, tree: Mapping[str, Any], say: Say) -> list[Objective]:
+    """Opened in this process, for their names, their sizes, and what is wrong with them, with a model of the recipe `tree`."""
     bench = bench_of(setup)
     if bench.live.backend is None:
         say("opening the models")
-        bench.live.become(bench.live.plan(_reference_tree(recipe)))
+        bench.live.become(bench.live.plan(_reference_tree(tree)))
     found = objectives_of(bench)
     for objective, part in zip(found, bench.splits, strict=True):
         say(f"{objective.name}: {len(part.search)} to search with, {len(part.held_out)} held out")
     return found
 
 
-def _reference_tree(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _reference_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The base model, or the first one, as it is."""
-    first = recipe.get("base_model")
-    if not isinstance(first, str):
-        entries = recipe.get("models") or recipe["slices"][0]["sources"]
+    first = tree.get("base_model")
+    if first is None:
+        entries = tree.get("models") or tree["slices"][0]["sources"]
         first = entries[0]["model"]
     return {"merge_method": "passthrough", "models": [{"model": first}]}
 

@@ -167,7 +167,7 @@ def _name(tree: dict[str, Any], keys: Keys) -> str:
     owner, node, shown = "", tree, []
     for key in keys:
         if isinstance(node, dict) and isinstance(node.get("model"), str):
-            owner = short_name(node["model"]) + "."
+            owner = short_name(node["model"])
         if isinstance(node, list) and isinstance(node[int(key)], dict) and "filter" in node[int(key)]:
             shown.append(f"[{node[int(key)]['filter'] or '*'}]")
         elif isinstance(node, list) and not (isinstance(node[int(key)], dict) and "model" in node[int(key)]):
@@ -175,7 +175,8 @@ def _name(tree: dict[str, Any], keys: Keys) -> str:
         elif isinstance(key, str) and key not in ("models", "slices", "sources", "parameters", "value"):
             shown.append(key)
         node = node[key]  # type: ignore[index]
-    return owner + "".join(part if part.startswith("[") or not k else f".{part}" for k, part in enumerate(shown))
+    parts = [owner, *shown] if owner else shown
+    return "".join(part if part.startswith("[") or not k else f".{part}" for k, part in enumerate(parts))
 
 
 def short_name(reference: str) -> str:

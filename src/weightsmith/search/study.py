@@ -80,12 +80,13 @@ class Study:
 
     def __init__(
         self, folder: Path, search: SearchFile, tree: Mapping[str, Any], spaces: Sequence[Space], defaults: Sequence[Default], *,
-        parallel: bool,
+        parallel: bool, precision: str,
     ) -> None:  # fmt: skip
+        """Raises SearchError where the folder holds another search, or its database cannot be used."""
         optuna = _optuna()
         self._search, self._tree, self._spaces, self._parallel = search, tree, spaces, parallel
         self._defaults = defaults
-        self._many = search.sampler == "nsga2" and len(search.objective) > 1
+        self._many = search.is_for_a_front
         path = folder / DATABASE
         try:
             storage = optuna.storages.RDBStorage(
@@ -100,6 +101,7 @@ class Study:
             raise SearchError(
                 f"{path}: cannot be used ({_first_line(error)}); is another program holding it?"
             ) from error
+        self._check_same(path, search.model_dump(mode="json", exclude={"trials", "time"}) | {"precision": precision})
 
     @property
     def optuna(self) -> Any:
@@ -153,8 +155,7 @@ class Study:
             score = utility(objectives, result.answers)
             asked.trial.set_user_attr("score", score)
             if result.pruned:
-                if not self._many:
-                    asked.trial.report(score, sum(map(len, result.answers)))
+                asked.trial.report(score, sum(map(len, result.answers)))
                 self._study.tell(asked.trial, state=TrialState.PRUNED)
             else:
                 parts = [utility([one], [found]) for one, found in zip(objectives, result.answers, strict=True)]
@@ -164,13 +165,22 @@ class Study:
     @property
     def trials(self) -> list[Trial]:
         """Those that came to an end, in the order they were asked for."""
-        return [_read(t) for t in self._study.get_trials(deepcopy=False) if t.state.is_finished() and _counts(t)]
+        return read_trials(self._study)
 
     @property
     def best(self) -> Trial | None:
         """The complete one with the highest score, the first of equal ones."""
         complete = [trial for trial in self.trials if trial.state == "complete" and trial.score is not None]
         return max(complete, key=lambda trial: (trial.score or 0.0, -trial.number), default=None)
+
+    def _check_same(self, path: Path, told: dict[str, Any]) -> None:
+        """Scores of other objectives, splits or spaces are not to be held against each other."""
+        before = self._study.user_attrs.get("search")
+        if before is None:
+            self._study.set_user_attr("search", told)
+        elif before != told:
+            key = next(key for key in told if before.get(key) != told[key])
+            raise SearchError(f"{path}: was made with another `{key}`; set it back, or discard the search by --force")
 
     def _lost(self) -> list[dict[str, Any]]:
         """Candidates that were being tried when the search was killed do not count. Returns what would not be asked for again by
@@ -203,6 +213,11 @@ class Study:
             if self._search.sampler == "cmaes":
                 return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
             return samplers.NSGAIISampler(seed=seed, population_size=16)
+
+
+def read_trials(study: Any) -> list[Trial]:
+    """Of an optuna study that a search made."""
+    return [_read(t) for t in study.get_trials(deepcopy=False) if t.state.is_finished() and _counts(t)]
 
 
 def _counts(trial: Any) -> bool:

@@ -108,11 +108,7 @@ def result_of(future: Future[TrialResult]) -> TrialResult:
         cause = getattr(error, "cause", None)  # what a Ray task raised
         if isinstance(cause, WeightsmithError):
             raise cause from None
-        if (
-            not isinstance(error, WeightsmithError)
-            and cause is None
-            and type(error).__module__.startswith("ray")
-        ):
+        if not isinstance(error, WeightsmithError) and cause is None and type(error).__module__.startswith("ray"):
             return TrialResult(error=f"its worker died ({type(error).__name__})")
         raise
 
