@@ -79,6 +79,7 @@ def test_bad_ones(old: str, new: str, said: str, chat_models: Path) -> None:
         search_tree(parse_yaml(Path("evolve.yml"), text.replace(old, new)), lambda reference: 2)
 
 
+@pytest.mark.more
 def test_a_search_by_it(chat_models: Path, tmp_path: Path) -> None:
     """Questions of two tasks of lm-evaluation-harness, groups of layers and filters, CMA-ES; best.yml is a plain recipe."""
     text = text_of("ties", chat_models)

@@ -161,6 +161,7 @@ def test_more_of_a_search(done: Path, home: Path, chat_models: Path, tmp_path: P
     assert first.read_text().splitlines()[1:] == best.read_text().splitlines()[1:]
 
 
+@MORE
 def test_until_the_time_is_up(home: Path, chat_models: Path, tmp_path: Path) -> None:
     """No candidate begins after it; those that are there count, and more time finds more."""
     path = search_file(home, chat_models, "time", time="2s")
@@ -171,6 +172,7 @@ def test_until_the_time_is_up(home: Path, chat_models: Path, tmp_path: Path) -> 
     assert len(more.trials) > len(found.trials)
 
 
+@MORE
 def test_layers_of_either_model(home: Path, chat_models: Path, tmp_path: Path) -> None:
     """Slices, where they are cut, and what they come from, are spaces too."""
     own = {"perplexity": "text.txt"}
@@ -199,13 +201,14 @@ def test_nsga2_searches_for_a_front(home: Path, chat_models: Path, tmp_path: Pat
     assert {trial.number for trial in front} == {trial.number for trial in theirs} and found.best in front
 
 
-@pytest.mark.more
+@MORE
 @pytest.mark.parametrize("sampler", ["grid", "random", "cmaes"])
 def test_samplers(sampler: str, home: Path, chat_models: Path, tmp_path: Path) -> None:
     found = weightsmith.search(search_file(home, chat_models, sampler, sampler=sampler, trials=9), tmp_path / "out")
     assert len(found.trials) == 9 and found.best.score is not None
 
 
+@MORE
 def test_workers_that_are_killed_cost_their_candidates(home: Path, chat_models: Path, tmp_path: Path) -> None:
     path, killed = search_file(home, chat_models, "workers", trials=10), list[int]()
 
@@ -224,7 +227,7 @@ def test_workers_that_are_killed_cost_their_candidates(home: Path, chat_models: 
     assert lost and set(lost) == {"its worker died"} and len(lost) <= 2
 
 
-@pytest.mark.more
+@MORE
 def test_on_ray(home: Path, chat_models: Path, tmp_path: Path) -> None:
     """A local cluster of two workers, one of which is killed at its work."""
     path, killed = search_file(home, chat_models, "ray", trials=8), list[int]()

@@ -1,0 +1,76 @@
+"""Samplers on a score that is known, stored and read again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from weightsmith.recipe.yaml_file import parse_yaml
+from weightsmith.search.default_recipes import default_recipes
+from weightsmith.search.schema import SearchFile
+from weightsmith.search.space import find_spaces
+from weightsmith.search.study import Study, Trial
+from weightsmith.search.trial_run import TrialResult
+
+TEXT = """
+merge_method: task_arithmetic
+base_model: base
+models:
+  - {model: one, parameters: {weight: {uniform: [0, 10]}}}
+  - {model: two, parameters: {weight: {uniform: [0, 10]}}}
+"""
+
+
+@dataclass
+class Known:
+    """Right by so much; there is nothing to ask."""
+
+    name: str = "known"
+    weight: float = 1.0
+    units: int = 2
+    metric: str = "acc"
+    factor: float | None = 1.0
+    higher_is_better: bool = True
+
+    def ask(self, backend: Any, numbers: Any) -> Any:
+        raise NotImplementedError
+
+
+def searched(folder: Path, sampler: str, trials: int) -> list[Trial]:
+    """The best is at weights (2, 1)."""
+    recipe = parse_yaml(Path("s.yml"), TEXT)
+    told = {"recipe": recipe.tree, "objective": [{"questions": "q.jsonl"}], "sampler": sampler, "seed": 3}
+    spaces = find_spaces(recipe)
+    folder.mkdir(exist_ok=True)
+    study = Study(
+        folder, SearchFile.model_validate(told), recipe.tree, spaces,
+        default_recipes(spaces, recipe.tree, ["task_arithmetic"]), parallel=False, precision="float32",
+    )  # fmt: skip
+    while len(study.trials) < trials:
+        asked = study.ask()
+        assert asked
+        one, two = (model["parameters"]["weight"] for model in asked.tree["models"])
+        study.tell(asked, TrialResult(answers=({0: (-((one - 2) ** 2) - (two - 1) ** 2, 1.0)},)), [Known()])
+    return study.trials
+
+
+def test_cmaes_begins_at_the_best_default(tmp_path: Path) -> None:
+    found = searched(tmp_path / "a", "cmaes", 9)
+    first = [[*trial.params.values()] for trial in found if not trial.default]
+    assert np.abs(np.mean(first, axis=0) - 1).max() < 1.7  # at (1, 1), not at (5, 5)
+
+
+@pytest.mark.parametrize("sampler", ["cmaes", "tpe"])
+def test_it_finds_what_chance_does_not(tmp_path: Path, sampler: str) -> None:
+    score = {name: max(t.score or 0.0 for t in searched(tmp_path / name, name, 30)) for name in (sampler, "random")}
+    assert score[sampler] > score["random"] and score[sampler] > -0.3
+
+
+def test_a_study_is_continued_as_if_it_had_not_ended(tmp_path: Path) -> None:
+    whole = searched(tmp_path / "whole", "cmaes", 20)
+    searched(tmp_path / "parts", "cmaes", 7)
+    assert searched(tmp_path / "parts", "cmaes", 20) == whole
