@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ import weightsmith
 from tests.browser import needs_chromium, shown
 from tests.conftest import weightsmith_process
 from weightsmith.errors import SearchError
+from weightsmith.search import study
 from weightsmith.search.objectives import is_finite
 from weightsmith.search.search_report import pareto_front
 from weightsmith.search.study import Lock
@@ -289,6 +291,31 @@ def test_another_search_is_running(home: Path, chat_models: Path, tmp_path: Path
     result = weightsmith_process("search", search_file(home, chat_models, "locked"), tmp_path / "out")
     assert result.returncode == 2 and f"another search (process {os.getpid()})" in result.stderr
     lock.release()
+
+
+def test_another_program_holds_the_database(
+    home: Path, chat_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found until then is kept, and the search goes on when it is let go."""
+    monkeypatch.setattr(study, "PATIENCE", 0.5)
+    path, out, held = search_file(home, chat_models, "held", trials=4), tmp_path / "out", list[sqlite3.Connection]()
+
+    def say(line: str) -> None:
+        if line.startswith("1:"):
+            held.append(sqlite3.connect(out / "study.db"))
+            held[0].execute("BEGIN EXCLUSIVE")
+
+    with pytest.raises(SearchError, match=r"study\.db: cannot be used \(database is locked\); .*--resume"):
+        weightsmith.search(path, out, say=say)
+    held[0].close()
+    found = weightsmith.search(path, out, resume=True)
+    assert [trial.number for trial in found.trials] == [0, 1, 2, 3]
+
+
+def test_a_damaged_database(home: Path, chat_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 40)
+    result = weightsmith_process("search", search_file(home, chat_models, "damaged"), tmp_path, "--resume")
+    assert result.returncode == 2 and "study.db: cannot be used" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import fcntl
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from weightsmith.search.space import Space
 from weightsmith.search.trial_run import TrialResult
 
 DATABASE, LOCK = "study.db", ".lock"
+PATIENCE = 10  # seconds that a database may be held by another program
 _NAME = "weightsmith"
 
 
@@ -85,23 +87,18 @@ class Study:
         """Raises SearchError where the folder holds another search, or its database cannot be used."""
         optuna = _optuna()
         self._search, self._tree, self._spaces, self._parallel = search, tree, spaces, parallel
-        self._defaults = defaults
+        self._defaults, self._path = defaults, folder / DATABASE
         self._many = search.is_for_a_front
-        path = folder / DATABASE
-        try:
+        with self._stored():
             storage = optuna.storages.RDBStorage(
-                f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": 10}}
+                f"sqlite:///{self._path.absolute()}", engine_kwargs={"connect_args": {"timeout": PATIENCE}}
             )
             directions = ["maximize"] * (len(search.objective) if self._many else 1)
             self._study = optuna.create_study(
                 storage=storage, study_name=_NAME, directions=directions, load_if_exists=True
             )
             self._again = self._lost()
-        except Exception as error:  # of the database, through two libraries
-            raise SearchError(
-                f"{path}: cannot be used ({_first_line(error)}); is another program holding it?"
-            ) from error
-        self._check_same(path, search.model_dump(mode="json", exclude={"trials", "time"}) | {"precision": precision})
+        self._check_same(search.model_dump(mode="json", exclude={"trials", "time"}) | {"precision": precision})
 
     @property
     def optuna(self) -> Any:
@@ -109,7 +106,16 @@ class Study:
         return self._study
 
     def ask(self) -> Asked | None:
-        """The next candidate; None where the grid is exhausted."""
+        """The next candidate; None where the grid is exhausted. Raises SearchError where the database cannot be used."""
+        with self._stored():
+            return self._ask()
+
+    def tell(self, asked: Asked, result: TrialResult, objectives: Sequence[Objective]) -> Trial:
+        """Everything of it is on the disk when this returns. Raises SearchError where it cannot be."""
+        with self._stored():
+            return self._tell(asked, result, objectives)
+
+    def _ask(self) -> Asked | None:
         import optuna
 
         number = sum(1 for t in self._study.get_trials(deepcopy=False) if _counts(t))
@@ -135,8 +141,7 @@ class Study:
         trial.set_user_attr("recipe", json.dumps(tree))
         return Asked(trial, number, tree, trial.user_attrs.get("default"))
 
-    def tell(self, asked: Asked, result: TrialResult, objectives: Sequence[Objective]) -> Trial:
-        """Everything of it is on the disk when this returns."""
+    def _tell(self, asked: Asked, result: TrialResult, objectives: Sequence[Objective]) -> Trial:
         import optuna
         from optuna.trial import TrialState
 
@@ -165,7 +170,8 @@ class Study:
     @property
     def trials(self) -> list[Trial]:
         """Those that came to an end, in the order they were asked for."""
-        return read_trials(self._study)
+        with self._stored():
+            return read_trials(self._study)
 
     @property
     def best(self) -> Trial | None:
@@ -173,14 +179,30 @@ class Study:
         complete = [trial for trial in self.trials if trial.state == "complete" and trial.score is not None]
         return max(complete, key=lambda trial: (trial.score or 0.0, -trial.number), default=None)
 
-    def _check_same(self, path: Path, told: dict[str, Any]) -> None:
+    @contextmanager
+    def _stored(self) -> Iterator[None]:
+        """What a database that is held, full or damaged says, through two libraries, in one sentence."""
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (StorageInternalError, SQLAlchemyError) as error:
+            cause = getattr(error.__cause__, "orig", None) or getattr(error, "orig", None) or error
+            raise SearchError(
+                f"{self._path}: cannot be used ({_first_line(cause)}); where another program holds it, close that and go on with --resume"
+            ) from error
+
+    def _check_same(self, told: dict[str, Any]) -> None:
         """Scores of other objectives, splits or spaces are not to be held against each other."""
         before = self._study.user_attrs.get("search")
         if before is None:
             self._study.set_user_attr("search", told)
         elif before != told:
             key = next(key for key in told if before.get(key) != told[key])
-            raise SearchError(f"{path}: was made with another `{key}`; set it back, or discard the search by --force")
+            raise SearchError(
+                f"{self._path}: was made with another `{key}`; set it back, or discard the search by --force"
+            )
 
     def _lost(self) -> list[dict[str, Any]]:
         """Candidates that were being tried when the search was killed do not count. Returns what would not be asked for again by
