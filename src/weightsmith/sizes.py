@@ -15,11 +15,13 @@ def parse_size(text: str, option: str = "--out-shard-size") -> int:
 
 
 def parse_time(text: str, option: str) -> float:
-    """Seconds; `20m`, `2h`, `90s` or `90`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip().lower())
-    if not match or not float(match[1]):
+    """Seconds; `20m`, `2h`, `1h30m`, `90s` or `90`. Raises WeightsmithError."""
+    wanted = text.strip().lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|)", wanted)
+    seconds = sum(float(count) * {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}[unit] for count, unit in parts)
+    if not re.fullmatch(r"(\d+(\.\d+)?\s*(s|min|m|h)\s*)+|\d+(\.\d+)?", wanted) or not seconds:
         raise WeightsmithError(f"{option} {text!r}: not a time; write it as 20m or 2h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
+    return seconds
 
 
 def show_size(count: float) -> str:

@@ -11,15 +11,15 @@ import pytest
 from weightsmith.architecture import open_model
 from weightsmith.demo.demo_run import PACKAGE
 from weightsmith.evaluate.backend import Backend, question_tokens
-from weightsmith.evaluate.exact_answers import SPARE, exact_answers, goes_on
-from weightsmith.evaluate.open_backend import open_backend
+from weightsmith.evaluate.exact_answers import SPARE, answer_nats, exact_answers, goes_on
+from weightsmith.evaluate.transformers_backend import TransformersBackend
 
 LIMIT = 24
 
 
 @pytest.fixture(scope="module")
-def backend(smollm: Path) -> Backend:
-    return open_backend(open_model(f"{smollm}+{PACKAGE / 'adapters' / 'dates'}"), threads=2)
+def backend(smollm: Path) -> TransformersBackend:
+    return TransformersBackend(open_model(f"{smollm}+{PACKAGE / 'adapters' / 'dates'}"))
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,23 @@ def test_the_same_text_in_other_tokens(
 
     monkeypatch.setattr(backend.tokens, "encode", letters)
     assert any(expected) and exact_answers(backend, prompts, own) == expected
+
+
+def test_how_likely_an_answer_is(backend: TransformersBackend, prompts: list[np.ndarray]) -> None:
+    """The target and an end behind it, against the logits of one text."""
+    targets = ["2075-06-08", " Yes, it is.\n", "", "1900"]
+    end = backend.tokens.eos
+    for prompt, target, (nats, count) in zip(prompts, targets, answer_nats(backend, prompts, targets), strict=False):
+        own = [*backend.tokens.encode([target.strip()], special=False)[0], end]
+        logits = backend.logits(np.concatenate([prompt, own]).astype(np.int32))[len(prompt) - 1 : -1].astype(np.float64)
+        ln_p = (
+            logits
+            - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True))
+            - logits.max(1, keepdims=True)
+        )
+        assert count == len(own) and nats == pytest.approx(
+            -sum(ln_p[k, token] for k, token in enumerate(own)), abs=1e-3
+        )
 
 
 def generated(backend: Backend, prompts: list[np.ndarray], targets: list[str]) -> list[bool]:

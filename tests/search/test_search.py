@@ -325,7 +325,7 @@ def test_a_damaged_database(home: Path, chat_models: Path, tmp_path: Path) -> No
         pytest.param("- {perplexity: text.txt}", "- {task: no_such_task}", "no_such_task", marks=MORE),
         ("- {perplexity: text.txt}", "- {task: quick_facts, metric: bleu}", "'quick_facts' has no metric bleu"),
         pytest.param("{perplexity: text.txt}", "{perplexity: text.txt, metric: acc}", "belong to a 'task'", marks=MORE),
-        pytest.param("trials: 8", "time: soon", "not a time such as 2h", marks=MORE),
+        pytest.param("trials: 8", "time: soon", "'soon': not a time", marks=MORE),
         pytest.param("trials: 8", "sampler: gird", "sampler", marks=MORE),
         pytest.param("[ties, task_arithmetic]", "[tis]", "did you mean 'ties'", marks=MORE),
         ("uniform: [0.1, 1.2]", "uniform: [1.2, 0.1]", "inverted space"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-_UNITS = {"s": 1, "m": 60, "h": 3600}
+from weightsmith.errors import WeightsmithError
+from weightsmith.sizes import parse_time
 
 
 class _Strict(BaseModel):
@@ -68,8 +68,11 @@ class SearchFile(_Strict):
     @field_validator("time")
     @classmethod
     def _readable(cls, value: str | None) -> str | None:
-        if value is not None and not seconds_of(value):
-            raise ValueError(f"{value!r} is not a time such as 2h, 90m or 45s")
+        if value is not None:
+            try:
+                parse_time(value, "time")
+            except WeightsmithError as error:
+                raise ValueError(str(error)) from error
         return value
 
     @property
@@ -79,11 +82,4 @@ class SearchFile(_Strict):
 
     @property
     def seconds(self) -> float | None:
-        return seconds_of(self.time) if self.time else None
-
-
-def seconds_of(text: str) -> float:
-    """`1h30m` -> 5400; 0 for what is not a time."""
-    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
-        return 0.0
-    return sum(float(count) * _UNITS[unit] for count, unit in re.findall(r"(\d+(?:\.\d+)?)([hms])", text))
+        return parse_time(self.time, "time") if self.time else None
