@@ -58,9 +58,9 @@ def test_the_same_text_in_other_tokens(
 
 def test_how_likely_an_answer_is(backend: TransformersBackend, prompts: list[np.ndarray]) -> None:
     """The target and an end behind it, against the logits of one text."""
-    targets = ["2075-06-08", " Yes, it is.\n", "", "1900"]
+    targets, prompts = ["2075-06-08", " Yes, it is.\n", "", "1900"], prompts[:4]
     end = backend.tokens.eos
-    for prompt, target, (nats, count) in zip(prompts, targets, answer_nats(backend, prompts, targets), strict=False):
+    for prompt, target, (nats, count) in zip(prompts, targets, answer_nats(backend, prompts, targets), strict=True):
         own = [*backend.tokens.encode([target.strip()], special=False)[0], end]
         logits = backend.logits(np.concatenate([prompt, own]).astype(np.int32))[len(prompt) - 1 : -1].astype(np.float64)
         ln_p = (
