@@ -198,7 +198,7 @@ def test_nsga2_searches_for_a_front(home: Path, chat_models: Path, tmp_path: Pat
     path.write_text(path.read_text().replace("sums.jsonl, weight", "sums.jsonl, metric: perplexity, weight"))
     found = weightsmith.search(path, tmp_path / "out")
     assert {trial.state for trial in found.trials} == {"complete"}
-    theirs = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}").best_trials
+    theirs = optuna.load_study(study_name="weightsmith", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}").best_trials
     front = pareto_front(found.trials, found.objectives)
     assert {trial.number for trial in front} == {trial.number for trial in theirs} and found.best in front
 

@@ -1,0 +1,106 @@
+"""docs/search-benchmarks.md and its picture, from what benchmarks/search_demo_models.py kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weightsmith.evaluate.compare import bootstrap_p
+from weightsmith.report.markdown_table import markdown_table
+from weightsmith.report.svg_figure import svg_figure
+
+DOCS = Path("docs")
+COLORS = {"tpe": "C0", "cmaes": "C1", "random": "C7"}
+
+
+def write_page(found: dict[str, Any], skills: list[str], seen: int, held_out: int) -> None:
+    searches = {key: told for key, told in found.items() if key != "test"}
+    text = [
+        "# Search, measured", "", *sorted({told["where"] for told in searches.values()}), "",
+        "`make bench-search-demo` writes this page: the demo's base and its three adapters, 60 candidates per search. Searched for: TIES or",
+        "task arithmetic, the weight of each adapter in attention and elsewhere (0.4 to 1.6), its density (0.2 to 1): 10 spaces.",
+        f"Objectives: nats per token of right answers, {seen} questions of each skill, and, with half the weight, of the demo's general text;",
+        f"{held_out} questions of each skill and 6 of 8 windows of the text are held out. Questions use wordings that the adapters were not",
+        "trained on: what the demo itself asks is all answered by default recipes already, and no search can find more.", "",
+        "## On what was held out", "", markdown_table(list(_rows(searches))), "",
+        "Scores are what is searched for, on what was held out: minus nats per token, summed. The difference is tested by a paired bootstrap.",
+        "Minutes are those of the whole command: candidates, and six default recipes, base, adapters and winner on what was held out.", "",
+        *_values(searches, skills),
+    ]  # fmt: skip
+    if len({key.partition(",")[0] for key in searches}) > 1:
+        text += [
+            "## Samplers at equal cost", "", "![Best score so far against cost](search-samplers.svg)", "",
+            "Thin: each seed; thick: their mean. A candidate costs the share of all questions that it was asked.", "",
+        ]  # fmt: skip
+        picture = svg_figure(lambda figure: _draw(figure, searches), (7.0, 4.0))
+        (DOCS / "search-samplers.svg").write_text(picture, encoding="utf-8")
+    if "test" in found:
+        text += _tested(found["test"], skills)
+    (DOCS / "search-benchmarks.md").write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
+
+
+def _rows(searches: dict[str, Any]) -> Any:
+    yield ["sampler, seed", "stopped early", "minutes", "best default", "winner", "difference (95 %)", "p"]
+    for key, told in searches.items():
+        gain = next(gain for gain in told["gains"] if gain["over"].startswith("best default"))
+        scores = {one["label"]: one["held_out_score"] for one in told["candidates"]}
+        threads = f" ({told['threads']} thread)" if told["threads"] else ""
+        yield [
+            key, f"{told['scores'].count(None)} of {len(told['scores'])}", f"{told['seconds'] / 60:.1f}{threads}",
+            f"{scores[gain['over']]:.4f}", f"{next(iter(scores.values())):.4f}",
+            f"{gain['difference']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})", f"{gain['p']:.4f}",
+        ]  # fmt: skip
+
+
+def _values(searches: dict[str, Any], skills: list[str]) -> list[str]:
+    """What was held out of each objective, of the winners and what they are held against."""
+    rows = [["perplexity, held out", *skills, "general"]]
+    for key, told in searches.items():
+        for one in told["candidates"]:
+            if one["label"].startswith(("winner", "best default")):
+                rows.append([f"{key}: {one['label']}", *(f"{value:.3f}" for value in one["held_out"].values())])
+    return [markdown_table(rows), ""]
+
+
+def _tested(found: dict[str, list[str]], skills: list[str]) -> list[str]:
+    answers = {name: [np.array([*map(int, rights)]) for rights in some] for name, some in found.items()}
+    defaults = [name for name in found if "," in name and not name.startswith("winner")]
+    best = max(defaults, key=lambda name: np.concatenate(answers[name]).mean())
+    rows = [["exact answers", *skills, "all", f"against {best}", "p"]]
+    for name, some in answers.items():
+        gaps = np.concatenate(some) - np.concatenate(answers[best])
+        drawn = gaps[np.random.default_rng(0).integers(0, len(gaps), (10_000, len(gaps)))].mean(1)
+        against = [f"{gaps.mean():+.1%}", f"{bootstrap_p(drawn):.4f}"] if name != best else ["", ""]
+        rows.append([name, *(f"{one.mean():.1%}" for one in some), f"{np.concatenate(some).mean():.1%}", *against])
+    return [
+        "## Exact answers to questions that no search was given", "",
+        f"{len(next(iter(found.values()))[0])} of each skill; paired bootstrap against the default recipe that is best here.", "",
+        markdown_table(rows), "",
+    ]  # fmt: skip
+
+
+def _draw(figure: Any, searches: dict[str, Any]) -> None:
+    axis = figure.subplots()
+    for sampler, color in COLORS.items():
+        curves = [_best_so_far(told) for key, told in searches.items() if key.startswith(sampler)]
+        if not curves:
+            continue
+        costs = np.linspace(1, min(cost[-1] for cost, _ in curves), 400)
+        lines = [best[np.searchsorted(cost, costs, "right") - 1] for cost, best in curves]
+        for line in lines:
+            axis.plot(costs, line, color=color, lw=0.8, alpha=0.5)
+        axis.plot(costs, np.mean(lines, axis=0), color=color, lw=2.2, label=sampler)
+    axis.set(
+        xlabel="cost, in candidates that are asked everything", ylabel="best score so far, of what the search sees"
+    )
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _best_so_far(told: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Cost so far and best score, after each candidate."""
+    scores: Sequence[float] = [-np.inf if score is None else score for score in told["scores"]]
+    return np.cumsum(told["asked"]), np.maximum.accumulate(scores)
