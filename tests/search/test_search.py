@@ -133,6 +133,11 @@ def test_same_seed_same_trials_also_when_killed(done: Path, home: Path, chat_mod
         weightsmith.search(
             search_file(home, chat_models, "other", seed=1), tmp_path / "out", precision="float32", resume=True
         )
+    kept = (home / "sums.jsonl").read_bytes()
+    (home / "sums.jsonl").write_bytes(kept.replace(b"What", b"How much"))
+    with pytest.raises(SearchError, match=r"was made with another `sums.jsonl`"):
+        weightsmith.search(path, tmp_path / "out", precision="float32", resume=True)
+    (home / "sums.jsonl").write_bytes(kept)
     again = weightsmith_process(*command[3:], "--resume")
     assert again.returncode == 0, again.stderr
     assert rows(tmp_path / "out") == rows(done)
@@ -198,7 +203,9 @@ def test_nsga2_searches_for_a_front(home: Path, chat_models: Path, tmp_path: Pat
     path.write_text(path.read_text().replace("sums.jsonl, weight", "sums.jsonl, metric: perplexity, weight"))
     found = weightsmith.search(path, tmp_path / "out")
     assert {trial.state for trial in found.trials} == {"complete"}
-    theirs = optuna.load_study(study_name="weightsmith", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}").best_trials
+    theirs = optuna.load_study(
+        study_name="weightsmith", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}"
+    ).best_trials
     front = pareto_front(found.trials, found.objectives)
     assert {trial.number for trial in front} == {trial.number for trial in theirs} and found.best in front
 

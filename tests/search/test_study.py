@@ -48,7 +48,7 @@ def searched(folder: Path, sampler: str, trials: int) -> list[Trial]:
     folder.mkdir(exist_ok=True)
     study = Study(
         folder, SearchFile.model_validate(told), recipe.tree, spaces,
-        default_recipes(spaces, recipe.tree, ["task_arithmetic"]), parallel=False, precision="float32",
+        default_recipes(spaces, recipe.tree, ["task_arithmetic"]), parallel=False, made_of={},
     )  # fmt: skip
     while len(study.trials) < trials:
         asked = study.ask()

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from weightsmith.architecture import open_model
 from weightsmith.architecture.layer_numbers import count_layers
 from weightsmith.errors import OutputError, SearchError
@@ -81,7 +83,8 @@ def search(
         _check_plans(setup, recipe, spaces, methods)
         objectives = _objectives(setup, candidate(recipe.tree, middle(spaces, methods[0]), spaces), say)
         defaults = default_recipes(spaces, recipe.tree, methods)
-        study = Study(folder, wish, recipe.tree, spaces, defaults, parallel=workers > 1, precision=setup.precision)
+        made_of = {"precision": setup.precision} | _digests(file, wish)
+        study = Study(folder, wish, recipe.tree, spaces, defaults, parallel=workers > 1, made_of=made_of)
         with open_workers(workers, ray, count) as pool:
             _try_all(study, wish, setup, pool, objectives, say, progress)
         best = study.best
@@ -180,6 +183,12 @@ def _check_files(file: YamlFile, wish: SearchFile) -> None:
             path = getattr(entry, key)
             if path and not beside(file.path.parent, path).is_file():
                 raise file.error(["objective", number, key], f"{path}: no such file")
+
+
+def _digests(file: YamlFile, wish: SearchFile) -> dict[str, str]:
+    """Of the files of questions and texts."""
+    paths = [path for entry in wish.objective if (path := entry.questions or entry.perplexity)]
+    return {path: xxhash.xxh3_128_hexdigest(beside(file.path.parent, path).read_bytes()) for path in paths}
 
 
 def _folder(out: Path, *, resume: bool, force: bool) -> Path:

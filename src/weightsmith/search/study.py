@@ -82,9 +82,10 @@ class Study:
 
     def __init__(
         self, folder: Path, search: SearchFile, tree: Mapping[str, Any], spaces: Sequence[Space], defaults: Sequence[Default], *,
-        parallel: bool, precision: str,
+        parallel: bool, made_of: Mapping[str, str],
     ) -> None:  # fmt: skip
-        """Raises SearchError where the folder holds another search, or its database cannot be used."""
+        """`made_of`: what scores depend on besides the file, by name. Raises SearchError where the folder holds another search, or its
+        database cannot be used."""
         optuna = _optuna()
         self._search, self._tree, self._spaces, self._parallel = search, tree, spaces, parallel
         self._defaults, self._path = defaults, folder / DATABASE
@@ -97,8 +98,8 @@ class Study:
             self._study = optuna.create_study(
                 storage=storage, study_name=_NAME, directions=directions, load_if_exists=True
             )
+            self._check_same(search.model_dump(mode="json", exclude={"trials", "time"}) | dict(made_of))
             self._again = self._lost()
-        self._check_same(search.model_dump(mode="json", exclude={"trials", "time"}) | {"precision": precision})
 
     @property
     def optuna(self) -> Any:
