@@ -286,6 +286,7 @@ def test_a_candidate_that_fails_is_passed_over(home: Path, chat_models: Path, tm
     assert {trial.state for trial in found.trials} == {"complete", "failed"}
     assert all("holds 1 NaN" in trial.error for trial in found.trials if trial.state == "failed")
     assert found.best.tree["models"][1]["model"] == str(chat_models / "b")
+    assert [one.label for one in found.final.candidates][-3:] == ["base", "a", "b"]
 
 
 def test_scores_that_are_not_numbers() -> None:
@@ -330,7 +331,12 @@ def test_a_damaged_database(home: Path, chat_models: Path, tmp_path: Path) -> No
     [
         ("- {perplexity: text.txt}", "- {perplexity: nothing.txt}", "nothing.txt: no such file"),
         pytest.param("- {perplexity: text.txt}", "- {task: no_such_task}", "no_such_task", marks=MORE),
-        ("- {perplexity: text.txt}", "- {task: quick_facts, metric: bleu}", "'quick_facts' has no metric bleu"),
+        pytest.param(
+            "- {perplexity: text.txt}",
+            "- {task: quick_facts, metric: bleu}",
+            "'quick_facts' has no metric bleu",
+            marks=MORE,
+        ),
         pytest.param("{perplexity: text.txt}", "{perplexity: text.txt, metric: acc}", "belong to a 'task'", marks=MORE),
         pytest.param("trials: 8", "time: soon", "'soon': not a time", marks=MORE),
         pytest.param("trials: 8", "sampler: gird", "sampler", marks=MORE),

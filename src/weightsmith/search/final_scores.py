@@ -65,7 +65,7 @@ def final_scores(
     setup: Setup, objectives: Sequence[Objective], trials: Sequence[Trial], best: Trial, recipe: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> FinalScores:  # fmt: skip
-    """Raises SearchError where one of them cannot be scored."""
+    """Raises SearchError where the winner cannot be scored; another that cannot be is left out."""
     winner = f"winner ({best.default}, a default)" if best.default else "winner"
     wanted: list[tuple[str, dict[str, Any], tuple[dict[int, Answer], ...] | None]] = [(winner, best.tree, best.answers)]
     defaults = [t for t in trials if t.default and t.state == "complete" and t.number != best.number]
@@ -77,9 +77,14 @@ def final_scores(
     found = []
     for label, tree, seen in wanted:
         say(f"held out: {label}")
-        if seen is None:
-            seen = _ask(setup, label, TrialOrder(tree, race=False))
-        unseen = _ask(setup, label, TrialOrder(tree, held_out=True, race=False))
+        try:
+            unseen = _ask(setup, label, TrialOrder(tree, held_out=True, race=False))
+            seen = seen or _ask(setup, label, TrialOrder(tree, race=False))
+        except SearchError as error:
+            if label == winner:
+                raise
+            say(f"not scored: {error}")  # one of several models to choose from may be broken
+            continue
         found.append(Candidate(label, tree, seen, unseen, utility(objectives, seen), utility(objectives, unseen)))
     return FinalScores(tuple(found), tuple(gain(objectives, found[0], other) for other in found[1:]))
 
