@@ -48,7 +48,7 @@ def small() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     make_inputs()
     random = np.random.default_rng(0)
-    recipes = [recipe(*(round(float(x), 3) for x in random.uniform(0.2, 1.0, 4))) for _ in range(CANDIDATES)]
+    recipes = [recipe(FOLDER, ("dates", "records"), "float32", random) for _ in range(CANDIDATES)]
     rows = [["", "seconds (lowest to highest)"]]
     for precision in dict.fromkeys(("float32", fast_precision())):
         first, others = candidates(recipes, precision)
@@ -80,7 +80,7 @@ def full_size() -> None:
 
         def become() -> float:
             started = time.perf_counter()
-            live.become(live.plan(large_recipe(*(round(float(x), 3) for x in random.uniform(0.2, 1.0, 4)))))
+            live.become(live.plan(recipe(LARGE, ("one", "two"), "bfloat16", random)))
             return time.perf_counter() - started
 
         first = become()
@@ -124,20 +124,14 @@ def everything() -> None:
     full_size()
 
 
-def large_recipe(one: float, two: float, three: float, four: float) -> dict:
+def recipe(folder: Path, names: tuple[str, str], dtype: str, random: np.random.Generator) -> dict:
+    """TIES of two fine-tunes, with weights and densities drawn anew."""
+    drawn = [round(float(x), 3) for x in random.uniform(0.2, 1.0, 4)]
     models = [
-        {"model": str(LARGE / name), "parameters": {"weight": weight, "density": density}}
-        for name, weight, density in (("one", one, two), ("two", three, four))
+        {"model": str(folder / name), "parameters": {"weight": weight, "density": density}}
+        for name, weight, density in zip(names, drawn[::2], drawn[1::2], strict=True)
     ]
-    return {"merge_method": "ties", "base_model": str(LARGE / "base"), "models": models, "dtype": "bfloat16"}
-
-
-def recipe(one: float, two: float, three: float, four: float) -> dict:
-    models = [
-        {"model": str(FOLDER / name), "parameters": {"weight": weight, "density": density}}
-        for name, weight, density in (("dates", one, two), ("records", three, four))
-    ]
-    return {"merge_method": "ties", "base_model": str(FOLDER / "base"), "models": models, "dtype": "float32"}
+    return {"merge_method": "ties", "base_model": str(folder / "base"), "models": models, "dtype": dtype}
 
 
 def candidates(recipes: list[dict], precision: str) -> tuple[float, list[float]]:
