@@ -40,21 +40,27 @@ class Known:
         raise NotImplementedError
 
 
-def searched(folder: Path, sampler: str, trials: int) -> list[Trial]:
-    """The best is at weights (2, 1)."""
-    recipe = parse_yaml(Path("s.yml"), TEXT)
+def searched(folder: Path, sampler: str, trials: int, text: str = TEXT, stops: bool = False) -> list[Trial]:
+    """The best is at weights (2, 1). The second question is an easy one, and with `stops` the only one that a candidate is asked that
+    is behind in it."""
+    recipe = parse_yaml(Path("s.yml"), text)
+    methods = ["task_arithmetic", "ties"] if "ties" in text else ["task_arithmetic"]
     told = {"recipe": recipe.tree, "objective": [{"questions": "q.jsonl"}], "sampler": sampler, "seed": 3}
     spaces = find_spaces(recipe)
     folder.mkdir(exist_ok=True)
     study = Study(
         folder, SearchFile.model_validate(told), recipe.tree, spaces,
-        default_recipes(spaces, recipe.tree, ["task_arithmetic"]), parallel=False, made_of={},
+        default_recipes(spaces, recipe.tree, methods), parallel=False, made_of={},
     )  # fmt: skip
     while len(study.trials) < trials:
         asked = study.ask()
         assert asked
         one, two = (model["parameters"]["weight"] for model in asked.tree["models"])
-        study.tell(asked, TrialResult(answers=({0: (-((one - 2) ** 2) - (two - 1) ** 2, 1.0)},)), [Known()])
+        score = -((one - 2) ** 2) - (two - 1) ** 2
+        answers = {0: (score, 1.0), 1: (score + 100, 1.0)}
+        behind = stops and study.best is not None and score + 50 < (study.best.score or 0.0)
+        answers = {1: answers[1]} if behind else answers
+        study.tell(asked, TrialResult(answers=(answers,), pruned=behind), [Known()])
     return study.trials
 
 
@@ -67,7 +73,23 @@ def test_cmaes_begins_at_the_best_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sampler", ["cmaes", "tpe"])
 def test_it_finds_what_chance_does_not(tmp_path: Path, sampler: str) -> None:
     score = {name: max(t.score or 0.0 for t in searched(tmp_path / name, name, 30)) for name in (sampler, "random")}
-    assert score[sampler] > score["random"] and score[sampler] > -0.3
+    assert score[sampler] > score["random"] and score[sampler] > 50 - 0.3
+
+
+def test_cmaes_learns_from_candidates_that_were_stopped(tmp_path: Path) -> None:
+    found = searched(tmp_path / "a", "cmaes", 50, stops=True)
+    assert sum(trial.state == "pruned" for trial in found) > 30
+    weights = [[model["parameters"]["weight"] for model in trial.tree["models"]] for trial in found[30:]]
+    assert np.square(np.subtract(weights, [2, 1])).sum(1).mean() < 1  # it stays at 3.6 where they are left out
+
+
+def test_cmaes_moves_what_only_some_methods_have(tmp_path: Path) -> None:
+    density = "density: {uniform: [0.1, 1.0]}, weight"
+    text = TEXT.replace("task_arithmetic", "{choice: [task_arithmetic, ties]}").replace("weight", density)
+    found = searched(tmp_path / "a", "cmaes", 60, text)
+    assert {("one.density" in t.params) == (t.params["merge_method"] == "ties") for t in found} == {True}
+    late = [trial.params["one.density"] for trial in found[40:] if "one.density" in trial.params]
+    assert len(late) > 4 and np.std(late) < 0.15  # drawn at random, it would be 0.26
 
 
 def test_a_study_is_continued_as_if_it_had_not_ended(tmp_path: Path) -> None:

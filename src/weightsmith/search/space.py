@@ -44,13 +44,23 @@ class Space:
         """The options as Optuna stores them."""
         return [option if isinstance(option, str) else json.dumps(option) for option in self.options]
 
+    @property
+    def distribution(self) -> Any:
+        """Of a number, as Optuna has it."""
+        from optuna.distributions import FloatDistribution, IntDistribution
+
+        if self.kind == "int":
+            return IntDistribution(int(self.low), int(self.high), step=int(self.step or 1))
+        return FloatDistribution(self.low, self.high, step=self.step, log=self.kind == "loguniform")
+
     def ask(self, trial: Any) -> Any:
         """A value from an optuna trial."""
         if self.kind == "choice":
             return self.options[self.labels.index(trial.suggest_categorical(self.name, self.labels))]
+        wanted = self.distribution
         if self.kind == "int":
-            return trial.suggest_int(self.name, int(self.low), int(self.high), step=int(self.step or 1))
-        found = trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.kind == "loguniform")
+            return trial.suggest_int(self.name, wanted.low, wanted.high, step=wanted.step)
+        found = trial.suggest_float(self.name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
         return round(found, 9) if self.step else found
 
     def stored(self, value: Any) -> Any:

@@ -125,11 +125,12 @@ class Study:
             self._study.enqueue_trial(self._again.pop(0))
         elif number < len(self._defaults):
             default = self._defaults[number]
-            self._study.enqueue_trial(default.values, user_attrs={"default": default.name})
+            self._study.enqueue_trial(self._middle() | default.values, user_attrs={"default": default.name})
         elif self._search.sampler == "grid" and self._study.sampler.is_exhausted(self._study):
             return None
         trial = self._study.ask()
         values: dict[Any, Any] = {}
+        idle: list[str] = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             warnings.filterwarnings("ignore", message=".*is out of range.*|.*Fixed parameter.*|.*dynamic.*")
@@ -137,9 +138,13 @@ class Study:
                 method = str(values.get(("merge_method",), self._tree["merge_method"]))
                 if matters(method, space.parameter):
                     values[space.keys] = space.ask(trial)
+                elif space.name in self._middle():
+                    space.ask(trial)
+                    idle.append(space.name)
         tree = candidate(self._tree, values, self._spaces)
         trial.set_user_attr("number", number)
         trial.set_user_attr("recipe", json.dumps(tree))
+        trial.set_user_attr("idle", idle)
         return Asked(trial, number, tree, trial.user_attrs.get("default"))
 
     def _tell(self, asked: Asked, result: TrialResult, objectives: Sequence[Objective]) -> Trial:
@@ -161,12 +166,21 @@ class Study:
             score = utility(objectives, result.answers)
             asked.trial.set_user_attr("score", score)
             if result.pruned:
-                asked.trial.report(score, sum(map(len, result.answers)))
+                asked.trial.report(self._shown(score, objectives, result), sum(map(len, result.answers)))
                 self._study.tell(asked.trial, state=TrialState.PRUNED)
             else:
                 parts = [utility([one], [found]) for one, found in zip(objectives, result.answers, strict=True)]
                 self._study.tell(asked.trial, parts if self._many else score)
         return _read(next(t for t in self._study.get_trials(deepcopy=False) if t.number == asked.trial.number))
+
+    def _shown(self, score: float, objectives: Sequence[Objective], result: TrialResult) -> float:
+        """Of a candidate that was stopped, what its sampler is told. CMA-ES ranks it among the complete ones, so it gets the best one's
+        score and the difference on the questions that both have answered; TPE, among those that were stopped at the same place."""
+        best = self.best
+        if self._search.sampler != "cmaes" or best is None or best.score is None:
+            return score
+        common = [{k: its[k] for k in mine if k in its} for mine, its in zip(result.answers, best.answers, strict=True)]
+        return best.score + score - utility(objectives, common)
 
     @property
     def trials(self) -> list[Trial]:
@@ -234,17 +248,31 @@ class Study:
                     seed=seed, multivariate=True, group=True, constant_liar=self._parallel, n_startup_trials=10
                 )
             if self._search.sampler == "cmaes":
-                return samplers.CmaEsSampler(seed=seed, x0=self._start(), warn_independent_sampling=False)
+                if number < len(self._defaults):  # they are not of its first generation
+                    return samplers.RandomSampler(seed=seed)
+                return samplers.CmaEsSampler(
+                    seed=seed, source_trials=self._start(), consider_pruned_trials=True, warn_independent_sampling=False
+                )
             return samplers.NSGAIISampler(seed=seed, population_size=16)
 
-    def _start(self) -> dict[str, float]:
-        """Of every number that is searched for, where CMA-ES begins: the best default recipe, or the middle."""
+    def _start(self) -> list[Any]:
+        """Where CMA-ES begins: at the best default recipe, or in the middle. It starts from the best tenth of what it is given, so that
+        is given ten times."""
+        import optuna
+
         scored = [trial for trial in self.trials if trial.default and trial.score is not None]
         known = max(scored, key=lambda trial: trial.score or 0.0).params if scored else {}
+        numbers = self._middle() | {name: value for name, value in known.items() if name in self._middle()}
+        spaces = {space.name: space.distribution for space in self._spaces if space.name in numbers}
+        return [optuna.trial.create_trial(params=numbers, distributions=spaces, value=0.0)] * 10
+
+    def _middle(self) -> dict[str, Any]:
+        """Of the vector that CMA-ES moves: every number, in every candidate, whether its method has that parameter or not. Other
+        samplers have none."""
         return {
-            space.name: known.get(space.name, space.stored((space.low + space.high) / 2))
+            space.name: space.stored((space.low + space.high) / 2)
             for space in self._spaces
-            if space.kind != "choice"
+            if self._search.sampler == "cmaes" and space.kind != "choice"
         }
 
 
@@ -263,7 +291,7 @@ def _read(trial: Any) -> Trial:
     answers = tuple({int(k): (v[0], v[1]) for k, v in found.items()} for found in json.loads(told.get("answers", "[]")))
     state = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(trial.state.name, "failed")
     return Trial(
-        told["number"], state, dict(trial.params), json.loads(told["recipe"]), told.get("score"), answers, told.get("default"),
+        told["number"], state, {k: v for k, v in trial.params.items() if k not in told.get("idle", ())}, json.loads(told["recipe"]), told.get("score"), answers, told.get("default"),
         told.get("error", ""), told.get("merge_seconds", 0.0), told.get("ask_seconds", 0.0),
     )  # fmt: skip
 
