@@ -107,27 +107,24 @@ def test_the_winner_merged_scores_the_same(done: Path, home: Path, chat_models: 
     assert utility(bench_of(setup).objectives, ours.answers) == summary["best"]["score"]
 
 
-def test_same_seed_same_trials_also_when_killed(done: Path, home: Path, chat_models: Path, tmp_path: Path) -> None:
-    path = search_file(home, chat_models, "whole")
-    command = [
-        sys.executable,
-        "-m",
-        "weightsmith",
-        "search",
-        str(path),
-        str(tmp_path / "out"),
-        "--precision",
-        "float32",
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def kill_at(line_start: str, *command: object) -> None:
+    """Runs it until it says that."""
+    words = [sys.executable, "-m", "weightsmith", *map(str, command)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     for line in process.stderr:
-        if line.startswith("4:"):
+        if line.startswith(line_start):
             process.send_signal(signal.SIGKILL)
             break
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_same_seed_same_trials_also_when_killed(done: Path, home: Path, chat_models: Path, tmp_path: Path) -> None:
+    path = search_file(home, chat_models, "whole")
+    command = ["search", path, tmp_path / "out", "--precision", "float32"]
+    kill_at("4:", *command)
     assert not (tmp_path / "out" / "best.yml").exists()
-    refused = weightsmith_process(*command[3:])
+    refused = weightsmith_process(*command)
     assert refused.returncode == 2 and "--resume" in refused.stderr
     with pytest.raises(SearchError, match="was made with another `seed`"):
         weightsmith.search(
@@ -138,10 +135,28 @@ def test_same_seed_same_trials_also_when_killed(done: Path, home: Path, chat_mod
     with pytest.raises(SearchError, match=r"was made with another `sums.jsonl`"):
         weightsmith.search(path, tmp_path / "out", precision="float32", resume=True)
     (home / "sums.jsonl").write_bytes(kept)
-    again = weightsmith_process(*command[3:], "--resume")
+    again = weightsmith_process(*command, "--resume")
     assert again.returncode == 0, again.stderr
     assert rows(tmp_path / "out") == rows(done)
     assert (tmp_path / "out" / "best.yml").read_text() == (done / "best.yml").read_text()
+
+
+def test_what_was_held_out_is_asked_once(done: Path, home: Path, tmp_path: Path) -> None:
+    """Killed while the last table is made, a search goes on with the model it was at; what it wrote is discarded with it."""
+    out = tmp_path / "out"
+    command = ["search", home / "whole.yml", out, "--precision", "float32"]
+    kill_at("held out: base", *command)
+    first, second, third, *_ = (out / "held-out.jsonl").read_text().splitlines()
+    told = json.loads(second)  # all right: no other model is, so it shows whether it is asked again
+    told["answers"][1] = {number: [1.0, 1.0] for number in told["answers"][1]}
+    (out / "held-out.jsonl").write_text("\n".join([first, json.dumps(told), third[:40]]))
+    result = weightsmith_process(*command, "--resume")
+    assert result.returncode == 0, result.stderr
+    whole, ours = (json.loads((folder / "summary.json").read_text())["candidates"] for folder in (done, out))
+    assert ours[1]["held_out"] == whole[1]["held_out"] | {"sums": 100.0} != whole[1]["held_out"]
+    assert [one for k, one in enumerate(ours) if k != 1] == [one for k, one in enumerate(whole) if k != 1]
+    kill_at("0:", *command, "--force")
+    assert {path.name for path in out.iterdir()} <= {"study.db", ".lock"}
 
 
 def test_more_of_a_search(done: Path, home: Path, chat_models: Path, tmp_path: Path) -> None:

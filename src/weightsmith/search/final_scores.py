@@ -10,9 +10,10 @@ import numpy as np
 
 from weightsmith.errors import SearchError
 from weightsmith.evaluate.compare import LEVEL, bootstrap_p
+from weightsmith.search.kept_answers import KeptAnswers
 from weightsmith.search.objectives import Answer, Objective, utility
 from weightsmith.search.space import short_name
-from weightsmith.search.study import Trial
+from weightsmith.search.study import Trial, by_score
 from weightsmith.search.trial_run import Setup, TrialOrder, run_trial
 
 DEFAULT = "best default"
@@ -65,21 +66,22 @@ def final_scores(
     setup: Setup, objectives: Sequence[Objective], trials: Sequence[Trial], best: Trial, recipe: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> FinalScores:  # fmt: skip
-    """Raises SearchError where the winner cannot be scored; another that cannot be is left out."""
+    """Of models that an interrupted search has asked already, as it kept them. Raises SearchError where the winner cannot be scored;
+    another that cannot be is left out."""
     winner = f"winner ({best.default}, a default)" if best.default else "winner"
     wanted: list[tuple[str, dict[str, Any], tuple[dict[int, Answer], ...] | None]] = [(winner, best.tree, best.answers)]
-    defaults = [t for t in trials if t.default and t.state == "complete" and t.number != best.number]
-    for place, trial in enumerate(sorted(defaults, key=lambda t: (-(t.score or 0.0), t.number))):
+    defaults = [trial for trial in by_score(trials) if trial.default and trial.number != best.number]
+    for place, trial in enumerate(defaults):
         kind = "default" if place or best.default else DEFAULT
         wanted.append((f"{kind}: {trial.default}", trial.tree, trial.answers))
     for label, reference in _models(recipe):
         wanted.append((label, {"merge_method": "passthrough", "models": [{"model": reference}]}, None))
-    found = []
+    found, kept = [], KeptAnswers(setup.scratch)
     for label, tree, seen in wanted:
         say(f"held out: {label}")
         try:
-            unseen = _ask(setup, label, TrialOrder(tree, held_out=True, race=False))
-            seen = seen or _ask(setup, label, TrialOrder(tree, race=False))
+            unseen = _ask(kept, setup, label, TrialOrder(tree, held_out=True, race=False))
+            seen = seen or _ask(kept, setup, label, TrialOrder(tree, race=False))
         except SearchError as error:
             if label == winner:
                 raise
@@ -89,8 +91,8 @@ def final_scores(
     return FinalScores(tuple(found), tuple(gain(objectives, found[0], other) for other in found[1:]))
 
 
-def _ask(setup: Setup, label: str, order: TrialOrder) -> tuple[dict[int, Answer], ...]:
-    result = run_trial(setup, order)
+def _ask(kept: KeptAnswers, setup: Setup, label: str, order: TrialOrder) -> tuple[dict[int, Answer], ...]:
+    result = kept.ask(order, lambda order: run_trial(setup, order))
     if result.error:
         raise SearchError(f"{label}: {result.error}")
     return result.answers

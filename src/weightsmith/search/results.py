@@ -12,10 +12,13 @@ from typing import Any
 from weightsmith.recipe.yaml_file import YamlFile
 from weightsmith.search.candidate_recipe import recipe_text
 from weightsmith.search.final_scores import FinalScores
+from weightsmith.search.kept_answers import NAME as KEPT_ANSWERS
 from weightsmith.search.objectives import Objective, value
 from weightsmith.search.search_report import search_report
 from weightsmith.search.space import Space
-from weightsmith.search.study import Study, Trial
+from weightsmith.search.study import DATABASE, Study, Trial, by_score
+
+_WRITTEN = (DATABASE, KEPT_ANSWERS, "best.yml", "trials.csv", "summary.json", "report.html", "top-*.yml")
 
 
 def write_results(
@@ -46,11 +49,17 @@ def write_whole(folder: Path, contents: Mapping[str, str]) -> list[Path]:
     return written
 
 
+def discard(folder: Path) -> None:
+    """Everything that a search wrote there, but for candidates that it exported as models."""
+    for name in _WRITTEN:
+        for path in folder.glob(name):
+            path.unlink()
+
+
 def write_top(folder: Path, search_file: Path, trials: Sequence[Trial], count: int) -> list[Path]:
     """`top-1.yml`, ...: the recipes of the best complete candidates, best first."""
-    complete = sorted((t for t in trials if t.state == "complete"), key=lambda t: (-(t.score or 0.0), t.number))
     written = []
-    for place, trial in enumerate(complete[:count], start=1):
+    for place, trial in enumerate(by_score(trials)[:count], start=1):
         path = folder / f"top-{place}.yml"
         path.write_text(
             f"# Candidate {trial.number}\n" + recipe_text(_portable(trial.tree, search_file.parent)), encoding="utf-8"

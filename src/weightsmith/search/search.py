@@ -24,7 +24,7 @@ from weightsmith.search.default_recipes import default_recipes
 from weightsmith.search.evolve import is_evolve, search_tree
 from weightsmith.search.final_scores import FinalScores, final_scores
 from weightsmith.search.objectives import Objective, beside, value
-from weightsmith.search.results import write_results
+from weightsmith.search.results import discard, write_results
 from weightsmith.search.schema import SearchFile
 from weightsmith.search.space import Keys, Space, find_spaces
 from weightsmith.search.study import DATABASE, Asked, Lock, Study, Trial
@@ -205,7 +205,7 @@ def _folder(out: Path, *, resume: bool, force: bool) -> Path:
         raise OutputError(f"{out}: cannot be created: {error.strerror}") from error
     if there and force and not resume:
         lock = Lock(out)
-        (out / DATABASE).unlink()
+        discard(out)
         lock.release()
     return out
 

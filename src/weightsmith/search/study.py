@@ -89,6 +89,7 @@ class Study:
         optuna = _optuna()
         self._search, self._tree, self._spaces, self._parallel = search, tree, spaces, parallel
         self._defaults, self._path = defaults, folder / DATABASE
+        self._read: dict[int, Trial] = {}  # by Optuna's number; a finished one does not change
         self._many = search.is_for_a_front
         with self._stored():
             storage = optuna.storages.RDBStorage(
@@ -176,8 +177,8 @@ class Study:
     def _shown(self, score: float, objectives: Sequence[Objective], result: TrialResult) -> float:
         """Of a candidate that was stopped, what its sampler is told. CMA-ES ranks it among the complete ones, so it gets the best one's
         score and the difference on the questions that both have answered; TPE, among those that were stopped at the same place."""
-        best = self.best
-        if self._search.sampler != "cmaes" or best is None or best.score is None:
+        best = self.best if self._search.sampler == "cmaes" else None
+        if best is None or best.score is None:
             return score
         common = [{k: its[k] for k in mine if k in its} for mine, its in zip(result.answers, best.answers, strict=True)]
         return best.score + score - utility(objectives, common)
@@ -186,13 +187,16 @@ class Study:
     def trials(self) -> list[Trial]:
         """Those that came to an end, in the order they were asked for."""
         with self._stored():
-            return read_trials(self._study)
+            finished = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished() and _counts(t)]
+        for t in finished:
+            if t.number not in self._read:
+                self._read[t.number] = _read(t)
+        return [self._read[t.number] for t in finished]
 
     @property
     def best(self) -> Trial | None:
         """The complete one with the highest score, the first of equal ones."""
-        complete = [trial for trial in self.trials if trial.state == "complete" and trial.score is not None]
-        return max(complete, key=lambda trial: (trial.score or 0.0, -trial.number), default=None)
+        return next(iter(by_score(self.trials)), None)
 
     @contextmanager
     def _stored(self) -> Iterator[None]:
@@ -260,8 +264,7 @@ class Study:
         is given ten times."""
         import optuna
 
-        scored = [trial for trial in self.trials if trial.default and trial.score is not None]
-        known = max(scored, key=lambda trial: trial.score or 0.0).params if scored else {}
+        known = next((trial.params for trial in by_score(self.trials) if trial.default), {})
         numbers = self._middle() | {name: value for name, value in known.items() if name in self._middle()}
         spaces = {space.name: space.distribution for space in self._spaces if space.name in numbers}
         return [optuna.trial.create_trial(params=numbers, distributions=spaces, value=0.0)] * 10
@@ -274,6 +277,12 @@ class Study:
             for space in self._spaces
             if self._search.sampler == "cmaes" and space.kind != "choice"
         }
+
+
+def by_score(trials: Sequence[Trial]) -> list[Trial]:
+    """The complete ones, the highest score first, of equal ones the first."""
+    complete = [trial for trial in trials if trial.state == "complete" and trial.score is not None]
+    return sorted(complete, key=lambda trial: (-(trial.score or 0.0), trial.number))
 
 
 def read_trials(study: Any) -> list[Trial]:
