@@ -54,7 +54,8 @@ def searched(folder: Path, sampler: str, trials: int, text: str = TEXT, stops: b
     )  # fmt: skip
     while len(study.trials) < trials:
         asked = study.ask()
-        assert asked
+        if asked is None:
+            break
         one, two = (model["parameters"]["weight"] for model in asked.tree["models"])
         score = -((one - 2) ** 2) - (two - 1) ** 2
         answers = {0: (score, 1.0), 1: (score + 100, 1.0)}
@@ -90,6 +91,20 @@ def test_cmaes_moves_what_only_some_methods_have(tmp_path: Path) -> None:
     assert {("one.density" in t.params) == (t.params["merge_method"] == "ties") for t in found} == {True}
     late = [trial.params["one.density"] for trial in found[40:] if "one.density" in trial.params]
     assert len(late) > 4 and np.std(late) < 0.15  # drawn at random, it would be 0.26
+
+
+def test_a_grid_tries_no_recipe_twice(tmp_path: Path) -> None:
+    """Densities are nothing to task arithmetic, and one of the defaults is a point of the grid."""
+    spaces = "density: {choice: [0.5, 1.0]}, weight: {choice: [0.5, 2, 3]}"
+    text = TEXT.replace("task_arithmetic", "{choice: [task_arithmetic, ties]}").replace(
+        "weight: {uniform: [0, 10]}", spaces
+    )
+    found = searched(tmp_path / "a", "grid", 100, text)
+    recipes = [str(trial.tree) for trial in found]
+    assert len(recipes) == 9 + 9 * 4 == len(set(recipes))
+    assert [trial.number for trial in found] == list(range(len(found)))
+    searched(tmp_path / "b", "grid", 20, text)
+    assert searched(tmp_path / "b", "grid", 100, text) == found
 
 
 def test_a_study_is_continued_as_if_it_had_not_ended(tmp_path: Path) -> None:

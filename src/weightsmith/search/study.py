@@ -110,12 +110,20 @@ class Study:
     def ask(self) -> Asked | None:
         """The next candidate; None where the grid is exhausted. Raises SearchError where the database cannot be used."""
         with self._stored():
-            return self._ask()
+            while (asked := self._ask()) and self._search.sampler == "grid" and self._is_known(asked):
+                self._lose(asked.trial)
+            return asked
 
     def tell(self, asked: Asked, result: TrialResult, objectives: Sequence[Objective]) -> Trial:
         """Everything of it is on the disk when this returns. Raises SearchError where it cannot be."""
         with self._stored():
             return self._tell(asked, result, objectives)
+
+    def _is_known(self, asked: Asked) -> bool:
+        """Was that recipe asked for before? Points of a grid that differ in what their method does not have are one recipe, and a
+        default may be one of them."""
+        before = [t for t in self._study.get_trials(deepcopy=False) if _counts(t) and t.number != asked.trial.number]
+        return asked.trial.user_attrs["recipe"] in {t.user_attrs["recipe"] for t in before}
 
     def _ask(self) -> Asked | None:
         import optuna
@@ -149,11 +157,9 @@ class Study:
         return Asked(trial, number, tree, trial.user_attrs.get("default"))
 
     def _tell(self, asked: Asked, result: TrialResult, objectives: Sequence[Objective]) -> Trial:
-        import optuna
         from optuna.trial import TrialState
 
-        if self._search.sampler == "grid":  # told of the last point, it would stop a loop that is not Optuna's own
-            self._study.sampler = optuna.samplers.RandomSampler()
+        self._leave_grid()
         attributes = {
             "answers": json.dumps([{str(k): v for k, v in found.items()} for found in result.answers]),
             "error": result.error, "merge_seconds": result.merge_seconds, "ask_seconds": result.ask_seconds,
@@ -230,10 +236,24 @@ class Study:
 
         running = self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
         for trial in running:
-            self._study._storage.set_trial_user_attr(trial._trial_id, "lost", True)
-            self._study.tell(trial.number, state=TrialState.FAIL)
+            self._lose(trial)
         again = [trial.params for trial in running if trial.params and "default" not in trial.user_attrs]
         return again if self._search.sampler == "grid" else []
+
+    def _lose(self, trial: Any) -> None:
+        """It does not count."""
+        from optuna.trial import TrialState
+
+        self._leave_grid()
+        self._study._storage.set_trial_user_attr(trial._trial_id, "lost", True)
+        self._study.tell(trial.number, state=TrialState.FAIL)
+
+    def _leave_grid(self) -> None:
+        """Told of its last point, Optuna's grid would stop a loop that is not Optuna's own."""
+        import optuna
+
+        if self._search.sampler == "grid":
+            self._study.sampler = optuna.samplers.RandomSampler()
 
     def _sampler(self, number: int) -> Any:
         import optuna
