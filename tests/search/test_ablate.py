@@ -10,7 +10,7 @@ import pytest
 
 import weightsmith
 from tests.conftest import weightsmith_process
-from tests.search.test_search import TEXT
+from tests.search.test_search import TEXT, kill_at
 from weightsmith.errors import SearchError
 
 
@@ -43,8 +43,37 @@ def test_what_a_block_is_worth(chat_models: Path, tmp_path: Path) -> None:
     plain = recipe(chat_models, tmp_path, {"a": only, "b": 0.4})
     again = weightsmith.ablate(plain, tmp_path / "again", texts=[str(tmp_path / "text.txt")], blocks=1)
     assert again.whole[0] == float(rows[1]["text"])
-    assert "<svg" in (tmp_path / "out" / "ablation.html").read_text()
+    page = (tmp_path / "out" / "ablation.html").read_text()
+    assert page.count("<svg") == 1 and "text (perplexity)" in page
     assert weightsmith_process(*command).returncode == 2  # the folder is not empty
+
+
+def test_what_chance_does_is_told(chat_models: Path, tmp_path: Path) -> None:
+    """A model whose weight is zero everywhere changes nothing; one that is most of the merge does."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    path = recipe(chat_models, tmp_path, {"a": 2.0, "b": 0.0})
+    found = weightsmith.ablate(path, tmp_path / "out", texts=[str(tmp_path / "text.txt")], blocks=1)
+    assert {p for row in found.p["b"] for p in row} == {1.0}
+    assert min(p for row in found.p["a"] for p in row) < 0.05
+    table = list(csv.DictReader((tmp_path / "out" / "ablation.csv").open()))
+    assert [float(row["text: p"]) for row in table[1:]] == [p for name in "ab" for row in found.p[name] for p in row]
+
+
+def test_one_that_was_killed_goes_on(chat_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "sums.jsonl").write_text('{"prompt": "1 + 1 =", "target": "2"}\n{"prompt": "1 + 2 =", "target": "3"}\n')
+    path, out = recipe(chat_models, tmp_path, {"a": 0.7, "b": 0.4}), tmp_path / "out"
+    files = ("--text", tmp_path / "text.txt", "--questions", tmp_path / "sums.jsonl", "--metric", "perplexity")
+    command = ("ablate", path, out, *files, "--blocks", 2)
+    kill_at("without a in layer 1", *command)
+    assert {file.name for file in out.iterdir()} == {"answers.jsonl"}
+    told = (out / "answers.jsonl").read_text()
+    other = weightsmith_process(*command[:-4], "--limit", 2)
+    assert other.returncode == 2 and "was made with another metric" in other.stderr
+    assert weightsmith_process(*command).returncode == 0
+    assert (out / "answers.jsonl").read_text().startswith(told)
+    assert weightsmith_process(*command[:2], tmp_path / "whole", *command[3:]).returncode == 0
+    assert (out / "ablation.csv").read_bytes() == (tmp_path / "whole" / "ablation.csv").read_bytes()
 
 
 def test_methods_without_weights(chat_models: Path, tmp_path: Path) -> None:

@@ -619,6 +619,12 @@ def ablate(
     out: Annotated[Path, typer.Argument(help="The folder for the heat map and the table.")],
     questions: Annotated[list[str], typer.Option("--questions", help="JSONL with `prompt` and `target`.")] = [],  # noqa: B006
     text: Annotated[list[str], typer.Option("--text", help="UTF-8 text for perplexity.")] = [],  # noqa: B006
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Of --questions: exact_match, or perplexity of the right answers, which tells more with few."
+        ),
+    ] = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, with commas between.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder with the tasks' data, instead of the hub.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="So many questions of each task or file.")] = None,
@@ -634,9 +640,9 @@ def ablate(
     from weightsmith.cli.progress import counter
     from weightsmith.search.ablate import ablate as run
 
-    with counter("ablations", quiet=quiet) as (say, step):
+    with _going_on(), counter("ablations", quiet=quiet) as (say, step):
         found = run(
-            recipe, out, questions=questions, texts=text, tasks=tasks.split(",") if tasks else (), data=data, limit=limit,
+            recipe, out, questions=questions, texts=text, metric=metric, tasks=tasks.split(",") if tasks else (), data=data, limit=limit,
             blocks=blocks, threads=threads, force=force, say=say, progress=step,
         )  # fmt: skip
     if not quiet:

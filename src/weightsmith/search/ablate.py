@@ -1,93 +1,118 @@
 """`weightsmith ablate`: which layers of which model carry which skill? Each model is left out of each block of layers, by a weight of zero
-there, and what that costs is measured; merges happen in memory, and only the layers of one block are computed anew."""
+there, and what that costs is measured; merges happen in memory, and only the layers of one block are computed anew. What was measured is
+kept in the folder, for an ablation that was interrupted."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+import xxhash
 
 from weightsmith.architecture.layer_numbers import LAYER
 from weightsmith.errors import OutputError, SearchError
 from weightsmith.evaluate.benchmark import fast_precision
+from weightsmith.evaluate.compare import bootstrap_p
 from weightsmith.evaluate.memory_plan import available_memory
 from weightsmith.recipe.load import load_recipe
 from weightsmith.recipe.plan import Plan, TensorPlan
-from weightsmith.report.facts import machine
-from weightsmith.report.svg_figure import svg_figure
+from weightsmith.search.ablation_report import TABLE, Ablation, discard_ablation, write_ablation
 from weightsmith.search.input_cache import InputCache
+from weightsmith.search.kept_answers import AllAnswers, KeptAnswers
 from weightsmith.search.live_merge import LiveMerge
 from weightsmith.search.objectives import Objective, open_objectives, value
-from weightsmith.search.results import write_whole
+from weightsmith.search.paired_bootstrap import drawn_differences
 from weightsmith.search.schema import ObjectiveEntry, SearchFile
 from weightsmith.search.space import short_name
 
-OTHERS = "embeddings and head"
+OTHERS, KEPT = "embeddings and head", "answers.jsonl"
 _CACHE_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """`whole`: the value of each objective with every model everywhere; `without[model][block]`: the same values with the model left
-    out of that block, in the order of `blocks`; the last block is what is in no layer."""
-
-    objectives: tuple[Objective, ...]
-    blocks: tuple[str, ...]
-    whole: tuple[float, ...]
-    without: dict[str, tuple[tuple[float, ...], ...]]
-    files: tuple[Path, ...]
 
 
 def ablate(
     recipe: Path | str, out: Path | str, *, questions: Sequence[str] = (), texts: Sequence[str] = (), tasks: Sequence[str] = (),
-    data: Path | None = None, limit: int | None = None, blocks: int = 6, threads: int | None = None, precision: str = "auto",
-    force: bool = False, say: Callable[[str], None] = lambda text: None,
+    metric: str | None = None, data: Path | None = None, limit: int | None = None, blocks: int = 6, threads: int | None = None,
+    precision: str = "auto", force: bool = False, say: Callable[[str], None] = lambda text: None,
     progress: Callable[[str, int, int], None] = lambda label, done, total: None,
 ) -> Ablation:  # fmt: skip
-    """Of a recipe whose method has weights, with at least two models. Writes `ablation.csv` and `ablation.html` into `out`. Raises
-    WeightsmithError."""
-    entries = [ObjectiveEntry(questions=path, limit=limit) for path in questions]
+    """Of a recipe whose method has weights, with at least two models. `metric`: of `questions`, exact_match or perplexity. Writes
+    `ablation.csv` and `ablation.html` into `out`; an unfinished ablation that is there is continued. Raises WeightsmithError."""
+    if metric not in (None, "exact_match", "perplexity"):
+        raise SearchError(f"--metric {metric}: questions have exact_match and perplexity")
+    entries = [ObjectiveEntry(questions=path, metric=metric, limit=limit) for path in questions]
     entries += [ObjectiveEntry(perplexity=path) for path in texts]
     entries += [ObjectiveEntry(task=name, limit=limit) for name in tasks]
     if not entries:
         raise SearchError("nothing to measure: give questions (JSONL), a text, or tasks")
     folder, path = Path(out), Path(recipe)
-    if folder.exists() and any(folder.iterdir()) and not force:
-        raise OutputError(f"{folder}: exists and is not empty; choose another folder, or --force")
-    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*questions, *texts):
+        if not Path(name).is_file():
+            raise SearchError(f"{name}: no such file")
+    _open_folder(folder, force=force)
     loaded = load_recipe(path)
     search = SearchFile(recipe=loaded.file.tree, objective=entries, data=str(data) if data else None)
+    precision = fast_precision() if precision == "auto" else precision
     live = LiveMerge(
-        path, threads=threads or len(os.sched_getaffinity(0)),
-        precision=fast_precision() if precision == "auto" else precision,
+        path, threads=threads or len(os.sched_getaffinity(0)), precision=precision,
         cache=InputCache(folder, int(available_memory() * _CACHE_SHARE)),
     )  # fmt: skip
     plan = live.plan(loaded.file.tree)
     models = _models(plan)
     spans = _blocks(plan, blocks)
+    kept = KeptAnswers(folder / KEPT, _made_of(loaded.file.text, [*questions, *texts], tasks, metric, limit, precision))
     live.become(plan)
     assert live.backend
     objectives = open_objectives(search, Path.cwd(), live.backend)
-    whole = _values(live, objectives)
+    whole = kept.ask({"without": None}, lambda: _ask(live, plan, objectives))
     say("whole: " + _shown(objectives, whole))
-    without: dict[str, list[tuple[float, ...]]] = {}
-    total = len(models) * len(spans)
+    found: dict[str, list[AllAnswers]] = {label: [] for label in models}
     for label, reference in models.items():
-        without[label] = []
         for name, tensors in spans.items():
-            live.become(_left_out(plan, reference, tensors))
-            without[label].append(_values(live, objectives))
-            say(f"without {label} in {name}: " + _shown(objectives, without[label][-1]))
-            progress("ablations", sum(map(len, without.values())), total)
+            without = _left_out(plan, reference, tensors)
+            found[label].append(
+                kept.ask({"without": label, "in": name}, lambda without=without: _ask(live, without, objectives))
+            )
+            say(f"without {label} in {name}: " + _shown(objectives, found[label][-1]))
+            progress("ablations", sum(map(len, found.values())), len(models) * len(spans))
     live.close()
-    found = {label: tuple(rows) for label, rows in without.items()}
-    result = Ablation(tuple(objectives), tuple(spans), whole, found, ())
-    return replace(result, files=tuple(_write(result, folder, path)))
+    result = Ablation(
+        tuple(objectives), tuple(spans), _values(objectives, whole),
+        {label: tuple(_values(objectives, answers) for answers in rows) for label, rows in found.items()},
+        {label: tuple(_chances(whole, answers) for answers in rows) for label, rows in found.items()}, (),
+    )  # fmt: skip
+    return replace(result, files=tuple(write_ablation(result, folder, path.name)))
+
+
+def _open_folder(folder: Path, *, force: bool) -> None:
+    """Empty, or with an ablation that was not finished."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is not a folder; choose another")
+    if there and not force and (KEPT not in there or TABLE in there):
+        raise OutputError(f"{folder}: exists and is not empty; choose another folder, or --force")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be created: {error.strerror}") from error
+    if force:
+        (folder / KEPT).unlink(missing_ok=True)
+        discard_ablation(folder)
+
+
+def _made_of(
+    recipe: str, files: Sequence[str], tasks: Sequence[str], metric: str | None, limit: int | None, precision: str
+) -> dict[str, str]:
+    """What the answers of an ablation depend on, by name."""
+    told = {
+        "recipe": xxhash.xxh3_128_hexdigest(recipe.encode()),
+        "list of files": ",".join(files),
+        "list of tasks": ",".join(tasks),
+    }
+    told |= {"metric": str(metric), "limit": str(limit), "precision": precision}
+    return told | {path: xxhash.xxh3_128_hexdigest(Path(path).read_bytes()) for path in files}
 
 
 def _models(plan: Plan) -> dict[str, str]:
@@ -133,62 +158,21 @@ def _without(tensor: TensorPlan, reference: str) -> TensorPlan:
     return replace(tensor, settings=replace(tensor.settings, per_input=given)) if not tensor.copy else tensor
 
 
-def _values(live: LiveMerge, objectives: Sequence[Objective]) -> tuple[float, ...]:
+def _ask(live: LiveMerge, plan: Plan, objectives: Sequence[Objective]) -> AllAnswers:
+    live.become(plan)
     assert live.backend
-    return tuple(value(one, one.ask(live.backend, range(one.units))) for one in objectives)
+    return tuple(one.ask(live.backend, range(one.units)) for one in objectives)
 
 
-def _shown(objectives: Sequence[Objective], values: Sequence[float]) -> str:
+def _values(objectives: Sequence[Objective], answers: AllAnswers) -> tuple[float, ...]:
+    return tuple(value(one, found) for one, found in zip(objectives, answers, strict=True))
+
+
+def _chances(whole: AllAnswers, without: AllAnswers) -> tuple[float, ...]:
+    random = np.random.default_rng(0)
+    return tuple(bootstrap_p(drawn_differences(a, b, random)) for a, b in zip(whole, without, strict=True))
+
+
+def _shown(objectives: Sequence[Objective], answers: AllAnswers) -> str:
+    values = _values(objectives, answers)
     return ", ".join(f"{one.name} {found:.4g}" for one, found in zip(objectives, values, strict=True))
-
-
-def _write(found: Ablation, folder: Path, recipe: Path) -> list[Path]:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["model", "block", *(o.name for o in found.objectives)])
-    writer.writerow(["none", "none", *found.whole])
-    for label, rows in found.without.items():
-        for block, values in zip(found.blocks, rows, strict=True):
-            writer.writerow([label, block, *values])
-    maps = "".join(
-        f"<h2>{one.name}: {found.whole[k]:.2f} with all of them</h2>{_heat_map(found, k)}"
-        for k, one in enumerate(found.objectives)
-    )
-    page = _PAGE.format(recipe=json.dumps(recipe.name)[1:-1].replace("<", "&lt;"), maps=maps, machine=machine())
-    return write_whole(folder, {"ablation.csv": text.getvalue(), "ablation.html": page})
-
-
-def _heat_map(found: Ablation, number: int) -> str:
-    """How the value changes; what became worse is red."""
-    labels = list(found.without)
-    changes = [[values[number] - found.whole[number] for values in found.without[label]] for label in labels]
-    better = 1 if found.objectives[number].higher_is_better else -1
-    most = max((abs(change) for row in changes for change in row), default=0.0) or 1.0
-
-    def draw(figure: Any) -> None:
-        axis = figure.subplots()
-        axis.imshow([[better * c for c in row] for row in changes], cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
-        axis.set_yticks(range(len(labels)), labels)
-        axis.set_xticks(range(len(found.blocks)), found.blocks, rotation=25, ha="right", fontsize=8)
-        for y, row in enumerate(changes):
-            for x, change in enumerate(row):
-                dark = abs(change) > 0.6 * most
-                axis.text(
-                    x, y, f"{change:+.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black"
-                )
-        axis.set_title("change where a model is left out of a block", fontsize=9)
-
-    return svg_figure(draw, (9.6, 1.6 + 0.5 * len(labels)))
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Ablation: {recipe}</title>
-<style>body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
-svg {{ max-width: 100%; height: auto; }} footer {{ color: #777; font-size: .9rem; }}</style>
-<h1>Which layers carry which skill: {recipe}</h1>
-<p>Each cell: a model was left out of a block of layers, all else as in the recipe. Red is worse.</p>
-{maps}
-<footer>{machine}</footer>
-</html>
-"""

@@ -10,14 +10,15 @@ import numpy as np
 
 from weightsmith.errors import SearchError
 from weightsmith.evaluate.compare import LEVEL, bootstrap_p
-from weightsmith.search.kept_answers import KeptAnswers
-from weightsmith.search.objectives import Answer, Objective, utility
+from weightsmith.search.kept_answers import AllAnswers, KeptAnswers
+from weightsmith.search.objectives import Objective, utility
+from weightsmith.search.paired_bootstrap import DRAWS, drawn_differences
 from weightsmith.search.space import short_name
 from weightsmith.search.study import Trial, by_score
 from weightsmith.search.trial_run import Setup, TrialOrder, run_trial
 
 DEFAULT = "best default"
-_DRAWS = 10_000
+KEPT = "held-out.jsonl"
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Candidate:
 
     label: str
     tree: dict[str, Any]
-    seen: tuple[dict[int, Answer], ...]
-    held_out: tuple[dict[int, Answer], ...]
+    seen: AllAnswers
+    held_out: AllAnswers
     seen_score: float
     score: float
 
@@ -69,19 +70,19 @@ def final_scores(
     """Of models that an interrupted search has asked already, as it kept them. Raises SearchError where the winner cannot be scored;
     another that cannot be is left out."""
     winner = f"winner ({best.default}, a default)" if best.default else "winner"
-    wanted: list[tuple[str, dict[str, Any], tuple[dict[int, Answer], ...] | None]] = [(winner, best.tree, best.answers)]
+    wanted: list[tuple[str, dict[str, Any], AllAnswers | None]] = [(winner, best.tree, best.answers)]
     defaults = [trial for trial in by_score(trials) if trial.default and trial.number != best.number]
     for place, trial in enumerate(defaults):
         kind = "default" if place or best.default else DEFAULT
         wanted.append((f"{kind}: {trial.default}", trial.tree, trial.answers))
     for label, reference in _models(recipe):
         wanted.append((label, {"merge_method": "passthrough", "models": [{"model": reference}]}, None))
-    found, kept = [], KeptAnswers(setup.scratch)
+    found, kept = [], KeptAnswers(setup.scratch / KEPT, {})
     for label, tree, seen in wanted:
         say(f"held out: {label}")
         try:
-            unseen = _ask(kept, setup, label, TrialOrder(tree, held_out=True, race=False))
-            seen = seen or _ask(kept, setup, label, TrialOrder(tree, race=False))
+            unseen = _ask(kept, setup, label, tree, held_out=True)
+            seen = seen or _ask(kept, setup, label, tree, held_out=False)
         except SearchError as error:
             if label == winner:
                 raise
@@ -91,11 +92,14 @@ def final_scores(
     return FinalScores(tuple(found), tuple(gain(objectives, found[0], other) for other in found[1:]))
 
 
-def _ask(kept: KeptAnswers, setup: Setup, label: str, order: TrialOrder) -> tuple[dict[int, Answer], ...]:
-    result = kept.ask(order, lambda order: run_trial(setup, order))
-    if result.error:
-        raise SearchError(f"{label}: {result.error}")
-    return result.answers
+def _ask(kept: KeptAnswers, setup: Setup, label: str, tree: dict[str, Any], *, held_out: bool) -> AllAnswers:
+    def run() -> AllAnswers:
+        result = run_trial(setup, TrialOrder(tree, held_out=held_out, race=False))
+        if result.error:
+            raise SearchError(f"{label}: {result.error}")
+        return result.answers
+
+    return kept.ask({"recipe": tree, "held_out": held_out}, run)
 
 
 def _models(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -114,14 +118,10 @@ def _models(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def gain(objectives: Sequence[Objective], ours: Candidate, other: Candidate) -> Gain:
     """Questions are drawn anew within each objective, the same for both (stratified paired bootstrap)."""
-    random, drawn = np.random.default_rng(0), np.zeros(_DRAWS)
+    random, drawn = np.random.default_rng(0), np.zeros(DRAWS)
     for objective, mine, its in zip(objectives, ours.held_out, other.held_out, strict=True):
-        numbers = sorted(mine)
-        sizes = np.array([mine[n][1] for n in numbers])
-        gaps = np.array([mine[n][0] - its[n][0] for n in numbers])
-        picked = random.integers(0, len(numbers), (_DRAWS, len(numbers)), dtype=np.int32)
         sign = objective.weight * (1 if objective.higher_is_better else -1)
-        drawn += sign * gaps[picked].sum(1) / sizes[picked].sum(1)
+        drawn += sign * drawn_differences(mine, its, random)
     difference = ours.score - other.score
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Gain(other.label, difference, float(low), float(high), bootstrap_p(drawn))

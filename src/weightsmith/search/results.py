@@ -11,14 +11,13 @@ from typing import Any
 
 from weightsmith.recipe.yaml_file import YamlFile
 from weightsmith.search.candidate_recipe import recipe_text
-from weightsmith.search.final_scores import FinalScores
-from weightsmith.search.kept_answers import NAME as KEPT_ANSWERS
+from weightsmith.search.final_scores import KEPT, FinalScores
 from weightsmith.search.objectives import Objective, value
 from weightsmith.search.search_report import search_report
 from weightsmith.search.space import Space
 from weightsmith.search.study import DATABASE, Study, Trial, by_score
 
-_WRITTEN = (DATABASE, KEPT_ANSWERS, "best.yml", "trials.csv", "summary.json", "report.html", "top-*.yml")
+_WRITTEN = (DATABASE, KEPT, "best.yml", "trials.csv", "summary.json", "report.html", "top-*.yml")
 
 
 def write_results(
