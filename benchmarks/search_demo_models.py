@@ -1,8 +1,9 @@
 """Does a search find more than the default recipes, and with which sampler? The demo's base and three adapters, 60 candidates each.
 
-    make bench-search-demo                                  # everything: nine searches, the test questions, the page
+    make bench-search-demo                                  # everything: nine searches, the test questions, the ablation, the page
     python benchmarks/search_demo_models.py search tpe 1    # one search; one that was interrupted goes on
     python benchmarks/search_demo_models.py test            # winners, defaults and adapters on questions that no search was given
+    python benchmarks/search_demo_models.py ablation        # docs/search-ablation.svg: the first winner without each adapter, block by block
     python benchmarks/search_demo_models.py page            # docs/search-benchmarks.md from docs/search-benchmarks.json
 
 Objectives: the perplexity of right answers for each of the demo's skills, asked in other wordings than the adapters were trained on
@@ -23,9 +24,10 @@ from typing import Annotated, Any
 import optuna
 import typer
 from measured import processor
-from search_demo_page import write_page
+from search_demo_page import write_ablation_picture, write_page
 from unseen_wordings import SKILLS, write_questions
 
+import weightsmith
 from weightsmith.demo.demo_run import PACKAGE, base_model
 from weightsmith.evaluate.benchmark import fast_precision
 from weightsmith.report.facts import machine
@@ -37,6 +39,7 @@ FOLDER, KEPT = Path("build/bench-search"), Path("docs/search-benchmarks.json")
 SAMPLERS, SEEDS, TRIALS = ("tpe", "cmaes", "random"), (1, 2, 3), 60
 ASKED, HELD_OUT = 400, 0.75  # questions per skill that a search is given, and the share of them that it does not see
 TESTED = 300  # asked at the end
+ABLATED = 100  # of them, for the ablation
 PROGRAM = Path(sysconfig.get_path("scripts")) / "weightsmith"
 
 
@@ -88,6 +91,10 @@ def portable(tree: dict[str, Any]) -> str:
     return json.dumps(tree).replace(str(base_model()), "{base}").replace(str(PACKAGE), "{package}")
 
 
+def whole(tree: str) -> str:
+    return tree.replace("{base}", str(base_model())).replace("{package}", str(PACKAGE))
+
+
 def search_file(sampler: str, seed: int) -> dict[str, Any]:
     weight, base = {"uniform": [0.4, 1.6]}, str(base_model())
     parts = [{"filter": "self_attn", "value": weight}, {"value": weight}]
@@ -116,8 +123,7 @@ def test() -> None:
     path.write_text(json.dumps(file))
     setup = Setup(path.absolute(), path.read_text(), Path.cwd(), FOLDER, len(os.sched_getaffinity(0)), fast_precision())
     for label, tree in _tested().items():
-        whole = json.loads(tree.replace("{base}", str(base_model())).replace("{package}", str(PACKAGE)))
-        result = run_trial(setup, TrialOrder(whole, race=False))
+        result = run_trial(setup, TrialOrder(json.loads(whole(tree)), race=False))
         found[label] = ["".join(str(int(right)) for _, (right, _) in sorted(one.items())) for one in result.answers]
         print(label, [f"{rights.count('1') / len(rights):.1%}" for rights in found[label]], flush=True)
     keep("test", found)
@@ -134,6 +140,21 @@ def _tested() -> dict[str, str]:
 
 
 @app.command()
+def ablation() -> None:
+    """Which layers of which adapter carry which skill, in the first winner: docs/search-ablation.svg."""
+    recipe, files = FOLDER / "winner.yml", [FOLDER / f"ablation-{skill}.jsonl" for skill in SKILLS]
+    recipe.write_text(whole(json.loads(KEPT.read_text())[f"{SAMPLERS[0]}, {SEEDS[0]}"]["winner"]))
+    for skill, path in zip(SKILLS, files, strict=True):
+        rows = (FOLDER / f"{skill}.jsonl").read_text().splitlines(keepends=True)
+        path.write_text("".join(rows[ASKED : ASKED + ABLATED]))
+    found = weightsmith.ablate(
+        recipe, FOLDER / "ablation", questions=[*map(str, files)], metric="perplexity",
+        texts=[str(PACKAGE / "data" / "general.txt")], force=True, say=print,
+    )  # fmt: skip
+    write_ablation_picture(found)
+
+
+@app.command()
 def page() -> None:
     """Write docs/search-benchmarks.md and docs/search-samplers.svg."""
     write_page(json.loads(KEPT.read_text()), list(SKILLS), ASKED - round(ASKED * HELD_OUT), round(ASKED * HELD_OUT))
@@ -141,11 +162,12 @@ def page() -> None:
 
 @app.command()
 def everything() -> None:
-    """All searches, the test, the page."""
+    """All searches, the test, the ablation, the page."""
     for sampler in SAMPLERS:
         for seed in SEEDS:
             search(sampler, seed)
     test()
+    ablation()
     page()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from weightsmith.evaluate.compare import bootstrap_p
 from weightsmith.report.markdown_table import markdown_table
 from weightsmith.report.svg_figure import svg_figure
+from weightsmith.search.ablation_report import Ablation, draw_heat_map
 
 DOCS = Path("docs")
 COLORS = {"tpe": "C0", "cmaes": "C1", "random": "C7"}
@@ -37,9 +38,27 @@ def write_page(found: dict[str, Any], skills: list[str], seen: int, held_out: in
         ]  # fmt: skip
         picture = svg_figure(lambda figure: _draw(figure, searches), (7.0, 4.0))
         (DOCS / "search-samplers.svg").write_text(picture, encoding="utf-8")
+    if (DOCS / "search-ablation.svg").exists():
+        text += [
+            "## Which layers carry which skill", "", "![Change where an adapter is left out of a block of layers](search-ablation.svg)", "",
+            "The winner of TPE's first seed, as `weightsmith ablate` sees it: each adapter left out of each block of layers, 100 questions of",
+            "each skill that no search was given. Red is worse; brackets: within noise.", "",
+        ]  # fmt: skip
     if "test" in found:
         text += _tested(found["test"], skills)
     (DOCS / "search-benchmarks.md").write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
+
+
+def write_ablation_picture(found: Ablation) -> None:
+    """docs/search-ablation.svg: a heat map per objective, one below the other."""
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(len(found.objectives), 1, sharex=True)
+        for number, axis in enumerate(axes):
+            draw_heat_map(axis, found, number)
+
+    picture = svg_figure(draw, (8.6, 1.5 * len(found.objectives) + 0.8))
+    (DOCS / "search-ablation.svg").write_text(picture, encoding="utf-8")
 
 
 def _rows(searches: dict[str, Any]) -> Any:

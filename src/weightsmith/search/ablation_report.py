@@ -49,36 +49,37 @@ def write_ablation(found: Ablation, folder: Path, recipe: str) -> list[Path]:
         for block, values, chances in zip(found.blocks, rows, found.p[label], strict=True):
             writer.writerow([label, block, *(word for both in zip(values, chances, strict=True) for word in both)])
     maps = "".join(
-        f"<h2>{escape(one.name)} ({one.metric}): {found.whole[k]:.4g} with all of them</h2>{svg_heat_map(found, k)}"
+        f"<h2>{escape(one.name)} ({one.metric}): {found.whole[k]:.4g} with all of them</h2>{_svg(found, k)}"
         for k, one in enumerate(found.objectives)
     )
     page = _PAGE.format(recipe=escape(recipe), maps=maps, machine=machine())
     return write_whole(folder, {TABLE: text.getvalue(), PAGE: page})
 
 
-def svg_heat_map(found: Ablation, number: int) -> str:
-    """How the value of that objective changes: what became worse is red, what chance may have done in brackets."""
+def _svg(found: Ablation, number: int) -> str:
+    size = (9.6, 1.6 + 0.5 * len(found.without))
+    return svg_figure(lambda figure: draw_heat_map(figure.subplots(), found, number), size)
+
+
+def draw_heat_map(axis: Any, found: Ablation, number: int) -> None:
+    """On a matplotlib axis: what became worse is red, what chance may have done in brackets."""
     labels = list(found.without)
     changes = [[values[number] - found.whole[number] for values in found.without[label]] for label in labels]
     better = 1 if found.objectives[number].higher_is_better else -1
     most = max((abs(change) for row in changes for change in row if math.isfinite(change)), default=0.0) or 1.0
-
-    def draw(figure: Any) -> None:
-        axis = figure.subplots()
-        axis.imshow([[better * c for c in row] for row in changes], cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
-        axis.set_yticks(range(len(labels)), labels)
-        axis.set_xticks(range(len(found.blocks)), found.blocks, rotation=25, ha="right", fontsize=8)
-        for y, row in enumerate(changes):
-            for x, change in enumerate(row):
-                chance = found.p[labels[y]][x][number] >= LEVEL
-                color = "0.5" if chance else "white" if abs(change) > 0.6 * most else "black"
-                shown = f"{change:+.0f}" if abs(change) >= 100 else f"{change:+.2g}"
-                shown = f"({shown})" if chance else shown
-                axis.text(x, y, shown, ha="center", va="center", fontsize=8, color=color)
-        title = f"change of the {found.objectives[number].metric} where a model is left out of a block"
-        axis.set_title(f"{title}; in brackets: within noise", fontsize=9)
-
-    return svg_figure(draw, (9.6, 1.6 + 0.5 * len(labels)))
+    axis.imshow([[better * c for c in row] for row in changes], cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_xticks(range(len(found.blocks)), found.blocks, rotation=25, ha="right", fontsize=8)
+    for y, row in enumerate(changes):
+        for x, change in enumerate(row):
+            chance = found.p[labels[y]][x][number] >= LEVEL
+            color = "0.5" if chance else "white" if abs(change) > 0.6 * most else "black"
+            shown = f"{change:+.0f}" if abs(change) >= 100 else f"{change:+.2g}"
+            axis.text(x, y, f"({shown})" if chance else shown, ha="center", va="center", fontsize=8, color=color)
+    one = found.objectives[number]
+    axis.set_title(
+        f"{one.name}: change of {found.whole[number]:.4g} {one.metric}; in brackets: within noise", fontsize=9
+    )
 
 
 _PAGE = """<!doctype html>
