@@ -34,7 +34,8 @@ def write_page(found: dict[str, Any], skills: list[str], seen: int, held_out: in
     if len({key.partition(",")[0] for key in searches}) > 1:
         text += [
             "## Samplers at equal cost", "", "![Best score so far against cost](search-samplers.svg)", "",
-            "Thin: each seed; thick: their mean. A candidate costs the share of all questions that it was asked.", "",
+            "Thin: each seed; thick: their mean. A candidate costs the share of all questions that it was asked: one that is stopped early costs",
+            "a quarter or half of one that is not.", "", *_at_equal_cost(searches),
         ]  # fmt: skip
         picture = svg_figure(lambda figure: _draw(figure, searches), (7.0, 4.0))
         (DOCS / "search-samplers.svg").write_text(picture, encoding="utf-8")
@@ -117,6 +118,20 @@ def _draw(figure: Any, searches: dict[str, Any]) -> None:
     )
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _at_equal_cost(searches: dict[str, Any]) -> list[str]:
+    """Best score so far where the cheapest search of all had ended, and where each did."""
+    curves = {tuple(key.split(", ")): _best_so_far(told) for key, told in searches.items()}
+    least = min(cost[-1] for cost, _ in curves.values())
+    seeds = sorted({seed for _, seed in curves})
+    rows = [["sampler", *(f"seed {seed}, {part}" for part in (f"cost {least:.0f}", "the end") for seed in seeds)]]
+    for sampler in COLORS:
+        ends = [curves.get((sampler, seed)) for seed in seeds]
+        early = [f"{best[np.searchsorted(cost, least, 'right') - 1]:.4f}" for cost, best in filter(None, ends)]
+        late = [f"{best[-1]:.4f} (cost {cost[-1]:.0f})" for cost, best in filter(None, ends)]
+        rows.append([sampler, *early, *late])
+    return [markdown_table(rows), ""]
 
 
 def _best_so_far(told: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 
 import weightsmith
 from tests.conftest import weightsmith_process
-from tests.search.test_search import TEXT, kill_at
+from tests.search.test_search import TEXT, stop_at
 from weightsmith.errors import SearchError
 
 
@@ -59,20 +59,20 @@ def test_what_chance_does_is_told(chat_models: Path, tmp_path: Path) -> None:
     assert [float(row["text: p"]) for row in table[1:]] == [p for name in "ab" for row in found.p[name] for p in row]
 
 
-def test_one_that_was_killed_goes_on(chat_models: Path, tmp_path: Path) -> None:
+def test_one_that_was_interrupted_goes_on(chat_models: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "sums.jsonl").write_text('{"prompt": "1 + 1 =", "target": "2"}\n{"prompt": "1 + 2 =", "target": "3"}\n')
     path, out = recipe(chat_models, tmp_path, {"a": 0.7, "b": 0.4}), tmp_path / "out"
-    files = ("--text", tmp_path / "text.txt", "--questions", tmp_path / "sums.jsonl", "--metric", "perplexity")
-    command = ("ablate", path, out, *files, "--blocks", 2)
-    kill_at("without a in layer 1", *command)
+    wish = {"texts": [str(tmp_path / "text.txt")], "questions": [str(tmp_path / "sums.jsonl")], "blocks": 2}
+    with pytest.raises(KeyboardInterrupt):
+        weightsmith.ablate(path, out, **wish, metric="perplexity", say=stop_at("without a in layer 1"))  # type: ignore[arg-type]
     assert {file.name for file in out.iterdir()} == {"answers.jsonl"}
     told = (out / "answers.jsonl").read_text()
-    other = weightsmith_process(*command[:-4], "--limit", 2)
-    assert other.returncode == 2 and "was made with another metric" in other.stderr
-    assert weightsmith_process(*command).returncode == 0
+    with pytest.raises(SearchError, match=r"answers.jsonl: was made with another metric; .* --force"):
+        weightsmith.ablate(path, out, **wish)  # type: ignore[arg-type]
+    weightsmith.ablate(path, out, **wish, metric="perplexity")  # type: ignore[arg-type]
     assert (out / "answers.jsonl").read_text().startswith(told)
-    assert weightsmith_process(*command[:2], tmp_path / "whole", *command[3:]).returncode == 0
+    weightsmith.ablate(path, tmp_path / "whole", **wish, metric="perplexity")  # type: ignore[arg-type]
     assert (out / "ablation.csv").read_bytes() == (tmp_path / "whole" / "ablation.csv").read_bytes()
 
 

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -141,22 +142,30 @@ def test_same_seed_same_trials_also_when_killed(done: Path, home: Path, chat_mod
     assert (tmp_path / "out" / "best.yml").read_text() == (done / "best.yml").read_text()
 
 
+def stop_at(line_start: str) -> Callable[[str], None]:
+    """Ctrl-C when that is said."""
+
+    def say(line: str) -> None:
+        if line.startswith(line_start):
+            raise KeyboardInterrupt
+
+    return say
+
+
 def test_what_was_held_out_is_asked_once(done: Path, home: Path, tmp_path: Path) -> None:
-    """Killed while the last table is made, a search goes on with the model it was at; what it wrote is discarded with it."""
-    out = tmp_path / "out"
-    command = ["search", home / "whole.yml", out, "--precision", "float32"]
-    kill_at("held out: base", *command)
+    """Killed while the last table was made, a search goes on with the model it was at; what it wrote is discarded with it."""
+    out = Path(shutil.copytree(done, tmp_path / "out"))
     first, second, third, *_ = (out / "held-out.jsonl").read_text().splitlines()
-    told = json.loads(second)  # all right: no other model is, so it shows whether it is asked again
+    told = json.loads(third)  # all right: no other model is, so it shows whether it is asked again
     told["answers"][1] = {number: [1.0, 1.0] for number in told["answers"][1]}
-    (out / "held-out.jsonl").write_text("\n".join([first, json.dumps(told), third[:40]]))
-    result = weightsmith_process(*command, "--resume")
-    assert result.returncode == 0, result.stderr
+    (out / "held-out.jsonl").write_text("\n".join([first, second, json.dumps(told), third[:40]]))
+    weightsmith.search(home / "whole.yml", out, precision="float32", resume=True)
     whole, ours = (json.loads((folder / "summary.json").read_text())["candidates"] for folder in (done, out))
     assert ours[1]["held_out"] == whole[1]["held_out"] | {"sums": 100.0} != whole[1]["held_out"]
     assert [one for k, one in enumerate(ours) if k != 1] == [one for k, one in enumerate(whole) if k != 1]
-    kill_at("0:", *command, "--force")
-    assert {path.name for path in out.iterdir()} <= {"study.db", ".lock"}
+    with pytest.raises(KeyboardInterrupt):
+        weightsmith.search(home / "whole.yml", out, precision="float32", force=True, say=stop_at("0:"))
+    assert {path.name for path in out.iterdir()} == {"study.db", ".lock"}
 
 
 def test_more_of_a_search(done: Path, home: Path, chat_models: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from weightsmith.recipe.yaml_file import parse_yaml
 from weightsmith.search.default_recipes import default_recipes
 from weightsmith.search.schema import SearchFile
 from weightsmith.search.space import find_spaces
-from weightsmith.search.study import Study, Trial
+from weightsmith.search.study import Study
+from weightsmith.search.trial import Trial
 from weightsmith.search.trial_run import TrialResult
 
 TEXT = """

@@ -14,7 +14,7 @@ from weightsmith.search.kept_answers import AllAnswers, KeptAnswers
 from weightsmith.search.objectives import Objective, utility
 from weightsmith.search.paired_bootstrap import DRAWS, drawn_differences
 from weightsmith.search.space import short_name
-from weightsmith.search.study import Trial, by_score
+from weightsmith.search.trial import Trial, by_score
 from weightsmith.search.trial_run import Setup, TrialOrder, run_trial
 
 DEFAULT = "best default"

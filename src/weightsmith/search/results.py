@@ -15,7 +15,8 @@ from weightsmith.search.final_scores import KEPT, FinalScores
 from weightsmith.search.objectives import Objective, value
 from weightsmith.search.search_report import search_report
 from weightsmith.search.space import Space
-from weightsmith.search.study import DATABASE, Study, Trial, by_score
+from weightsmith.search.study import DATABASE, Study
+from weightsmith.search.trial import Trial, by_score
 
 _WRITTEN = (DATABASE, KEPT, "best.yml", "trials.csv", "summary.json", "report.html", "top-*.yml")
 

@@ -27,7 +27,8 @@ from weightsmith.search.objectives import Objective, beside, value
 from weightsmith.search.results import discard, write_results
 from weightsmith.search.schema import SearchFile
 from weightsmith.search.space import Keys, Space, find_spaces
-from weightsmith.search.study import DATABASE, Asked, Lock, Study, Trial
+from weightsmith.search.study import DATABASE, Asked, Lock, Study
+from weightsmith.search.trial import Trial
 from weightsmith.search.trial_run import Setup, TrialOrder, TrialResult, bench_of, objectives_of
 from weightsmith.search.workers import Workers, open_workers, result_of
 

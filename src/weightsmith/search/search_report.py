@@ -15,7 +15,8 @@ from weightsmith.search.candidate_recipe import recipe_text
 from weightsmith.search.final_scores import FinalScores
 from weightsmith.search.objectives import Objective, point, value
 from weightsmith.search.space import Space
-from weightsmith.search.study import Study, Trial
+from weightsmith.search.study import Study
+from weightsmith.search.trial import Trial
 
 _SHOWN = {"complete": "C0", "pruned": "C7"}
 

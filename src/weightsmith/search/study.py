@@ -19,9 +19,11 @@ from typing import Any
 from weightsmith.errors import SearchError
 from weightsmith.search.candidate_recipe import candidate, matters
 from weightsmith.search.default_recipes import Default
-from weightsmith.search.objectives import Answer, Objective, utility
+from weightsmith.search.objectives import Objective, utility
+from weightsmith.search.samplers import sampler_of, vector
 from weightsmith.search.schema import SearchFile
 from weightsmith.search.space import Space
+from weightsmith.search.trial import Trial, by_score
 from weightsmith.search.trial_run import TrialResult
 
 DATABASE, LOCK = "study.db", ".lock"
@@ -37,23 +39,6 @@ class Asked:
     number: int
     tree: dict[str, Any]
     default: str | None
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A candidate that was tried, as it is stored. `score`: what is searched for, None without one; `state`: complete, pruned or
-    failed; `answers`: one dict per objective."""
-
-    number: int
-    state: str
-    params: dict[str, Any]
-    tree: dict[str, Any]
-    score: float | None
-    answers: tuple[dict[int, Answer], ...]
-    default: str | None
-    error: str
-    merge_seconds: float
-    ask_seconds: float
 
 
 class Lock:
@@ -88,8 +73,8 @@ class Study:
         database cannot be used."""
         optuna = _optuna()
         self._search, self._tree, self._spaces, self._parallel = search, tree, spaces, parallel
-        self._defaults, self._path = defaults, folder / DATABASE
-        self._read: dict[int, Trial] = {}  # by Optuna's number; a finished one does not change
+        self._defaults, self._path, self._vector = defaults, folder / DATABASE, vector(search, spaces)
+        self._finished: dict[int, Trial] = {}  # by Optuna's number; a finished one does not change
         self._many = search.is_for_a_front
         with self._stored():
             storage = optuna.storages.RDBStorage(
@@ -129,12 +114,15 @@ class Study:
         import optuna
 
         number = sum(1 for t in self._study.get_trials(deepcopy=False) if _counts(t))
-        self._study.sampler = self._sampler(number)
+        first = number < len(self._defaults)
+        self._study.sampler = sampler_of(
+            self._search, self._spaces, number, self.trials, parallel=self._parallel, first=first
+        )
         if self._again:
             self._study.enqueue_trial(self._again.pop(0))
-        elif number < len(self._defaults):
+        elif first:
             default = self._defaults[number]
-            self._study.enqueue_trial(self._middle() | default.values, user_attrs={"default": default.name})
+            self._study.enqueue_trial(self._vector | default.values, user_attrs={"default": default.name})
         elif self._search.sampler == "grid" and self._study.sampler.is_exhausted(self._study):
             return None
         trial = self._study.ask()
@@ -147,7 +135,7 @@ class Study:
                 method = str(values.get(("merge_method",), self._tree["merge_method"]))
                 if matters(method, space.parameter):
                     values[space.keys] = space.ask(trial)
-                elif space.name in self._middle():
+                elif space.name in self._vector:
                     space.ask(trial)
                     idle.append(space.name)
         tree = candidate(self._tree, values, self._spaces)
@@ -195,9 +183,9 @@ class Study:
         with self._stored():
             finished = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished() and _counts(t)]
         for t in finished:
-            if t.number not in self._read:
-                self._read[t.number] = _read(t)
-        return [self._read[t.number] for t in finished]
+            if t.number not in self._finished:
+                self._finished[t.number] = _read(t)
+        return [self._finished[t.number] for t in finished]
 
     @property
     def best(self) -> Trial | None:
@@ -254,55 +242,6 @@ class Study:
 
         if self._search.sampler == "grid":
             self._study.sampler = optuna.samplers.RandomSampler()
-
-    def _sampler(self, number: int) -> Any:
-        import optuna
-
-        seed, samplers = self._search.seed * 1_000_003 + number, optuna.samplers
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            if self._search.sampler == "grid":
-                return samplers.GridSampler(
-                    {space.name: space.grid() for space in self._spaces}, seed=self._search.seed
-                )
-            if self._search.sampler == "random":
-                return samplers.RandomSampler(seed=seed)
-            if self._search.sampler == "tpe":
-                return samplers.TPESampler(
-                    seed=seed, multivariate=True, group=True, constant_liar=self._parallel, n_startup_trials=10
-                )
-            if self._search.sampler == "cmaes":
-                if number < len(self._defaults):  # they are not of its first generation
-                    return samplers.RandomSampler(seed=seed)
-                return samplers.CmaEsSampler(
-                    seed=seed, source_trials=self._start(), consider_pruned_trials=True, warn_independent_sampling=False
-                )
-            return samplers.NSGAIISampler(seed=seed, population_size=16)
-
-    def _start(self) -> list[Any]:
-        """Where CMA-ES begins: at the best default recipe, or in the middle. It starts from the best tenth of what it is given, so that
-        is given ten times."""
-        import optuna
-
-        known = next((trial.params for trial in by_score(self.trials) if trial.default), {})
-        numbers = self._middle() | {name: value for name, value in known.items() if name in self._middle()}
-        spaces = {space.name: space.distribution for space in self._spaces if space.name in numbers}
-        return [optuna.trial.create_trial(params=numbers, distributions=spaces, value=0.0)] * 10
-
-    def _middle(self) -> dict[str, Any]:
-        """Of the vector that CMA-ES moves: every number, in every candidate, whether its method has that parameter or not. Other
-        samplers have none."""
-        return {
-            space.name: space.stored((space.low + space.high) / 2)
-            for space in self._spaces
-            if self._search.sampler == "cmaes" and space.kind != "choice"
-        }
-
-
-def by_score(trials: Sequence[Trial]) -> list[Trial]:
-    """The complete ones, the highest score first, of equal ones the first."""
-    complete = [trial for trial in trials if trial.state == "complete" and trial.score is not None]
-    return sorted(complete, key=lambda trial: (-(trial.score or 0.0), trial.number))
 
 
 def read_trials(study: Any) -> list[Trial]:
