@@ -128,8 +128,8 @@ def _at_equal_cost(searches: dict[str, Any]) -> list[str]:
     rows = [["sampler", *(f"seed {seed}, {part}" for part in (f"cost {least:.0f}", "the end") for seed in seeds)]]
     for sampler in COLORS:
         ends = [curves.get((sampler, seed)) for seed in seeds]
-        early = [f"{best[np.searchsorted(cost, least, 'right') - 1]:.4f}" for cost, best in filter(None, ends)]
-        late = [f"{best[-1]:.4f} (cost {cost[-1]:.0f})" for cost, best in filter(None, ends)]
+        early = [f"{end[1][np.searchsorted(end[0], least, 'right') - 1]:.4f}" if end else "" for end in ends]
+        late = [f"{end[1][-1]:.4f} (cost {end[0][-1]:.0f})" if end else "" for end in ends]
         rows.append([sampler, *early, *late])
     return [markdown_table(rows), ""]
 
