@@ -33,9 +33,9 @@ def write_page(found: dict[str, Any], skills: list[str], seen: int, held_out: in
     ]  # fmt: skip
     if len({key.partition(",")[0] for key in searches}) > 1:
         text += [
-            "## Samplers at equal cost", "", "![Best score so far against cost](search-samplers.svg)", "",
-            "Thin: each seed; thick: their mean. A candidate costs the share of all questions that it was asked: one that is stopped early costs",
-            "a quarter or half of one that is not.", "", *_at_equal_cost(searches),
+            "## Samplers at equal cost", "", "![Gain over the best default recipe against cost](search-samplers.svg)", "",
+            "Of what the search sees, in nats. Thin: each seed; thick: their mean. A candidate costs the share of all questions that it was asked: one that is stopped",
+            "early costs a quarter or half of one that is not.", "", *_at_equal_cost(searches),
         ]  # fmt: skip
         picture = svg_figure(lambda figure: _draw(figure, searches), (7.0, 4.0))
         (DOCS / "search-samplers.svg").write_text(picture, encoding="utf-8")
@@ -103,19 +103,24 @@ def _tested(found: dict[str, list[str]], skills: list[str]) -> list[str]:
 
 
 def _draw(figure: Any, searches: dict[str, Any]) -> None:
-    axis = figure.subplots()
+    axis, highest = figure.subplots(), 0.0
     for sampler, color in COLORS.items():
-        curves = [_best_so_far(told) for key, told in searches.items() if key.startswith(sampler)]
+        mine = [told for key, told in searches.items() if key.startswith(sampler)]
+        curves = [
+            (cost, best - best[len(told["defaults"]) - 1]) for told in mine for cost, best in [_best_so_far(told)]
+        ]
         if not curves:
             continue
         costs = np.linspace(1, min(cost[-1] for cost, _ in curves), 400)
         lines = [best[np.searchsorted(cost, costs, "right") - 1] for cost, best in curves]
         for line in lines:
+            highest = max(highest, line[-1])
             axis.plot(costs, line, color=color, lw=0.8, alpha=0.5)
         axis.plot(costs, np.mean(lines, axis=0), color=color, lw=2.2, label=sampler)
     axis.set(
-        xlabel="cost, in candidates that are asked everything", ylabel="best score so far, of what the search sees"
-    )
+        xlabel="cost, in candidates that are asked everything", ylabel="best score so far, over the best default recipe",
+        ylim=(-0.005, 1.05 * highest), xlim=(4, None),
+    )  # fmt: skip
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
 
