@@ -142,7 +142,8 @@ def _tested() -> dict[str, str]:
 @app.command()
 def ablation() -> None:
     """Which layers of which adapter carry which skill, in the first winner: docs/search-ablation.svg."""
-    recipe, files = FOLDER / "winner.yml", [FOLDER / f"ablation-{skill}.jsonl" for skill in SKILLS]
+    recipe, files = FOLDER / "winner.yml", [FOLDER / "ablated" / f"{skill}.jsonl" for skill in SKILLS]
+    files[0].parent.mkdir(exist_ok=True)
     recipe.write_text(whole(json.loads(KEPT.read_text())[f"{SAMPLERS[0]}, {SEEDS[0]}"]["winner"]))
     for skill, path in zip(SKILLS, files, strict=True):
         rows = (FOLDER / f"{skill}.jsonl").read_text().splitlines(keepends=True)

@@ -73,7 +73,7 @@ def draw_heat_map(axis: Any, found: Ablation, number: int) -> None:
     for y, row in enumerate(changes):
         for x, change in enumerate(row):
             chance = found.p[labels[y]][x][number] >= LEVEL
-            color = "0.5" if chance else "white" if abs(change) > 0.6 * most else "black"
+            color = "white" if abs(change) > 0.6 * most else "0.4" if chance else "black"
             shown = f"{change:+.0f}" if abs(change) >= 100 else f"{change:+.2g}"
             axis.text(x, y, f"({shown})" if chance else shown, ha="center", va="center", fontsize=8, color=color)
     one = found.objectives[number]
