@@ -17,7 +17,7 @@ def show_search(found: SearchSummary, top: int) -> None:
     table = Table(title="search / held out")
     for heading in ("", *(f"{o.name}, {o.metric}" for o in found.objectives), "score", "the winner is"):
         table.add_column(heading, justify="left" if not heading else "right")
-    verdicts = {gain.other: f"{gain.verdict} (p = {gain.p:.3f})" for gain in found.final.gains}
+    verdicts = {gain.other: f"{gain.verdict} ({_chance(gain.p)})" for gain in found.final.gains}
     for one in found.final.candidates:
         cells = [
             f"{value(o, a):.2f} / {value(o, b):.2f}"
@@ -33,3 +33,7 @@ def show_search(found: SearchSummary, top: int) -> None:
     typer.echo(f"{found.out}: candidate {found.best.number} of {len(found.trials)} in {found.seconds:.0f} s; {files}")
     if top:
         typer.echo(f"merged: {', '.join(f'top-{k + 1}' for k in range(top))}")
+
+
+def _chance(p: float) -> str:
+    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"

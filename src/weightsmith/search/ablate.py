@@ -76,7 +76,7 @@ def ablate(
                 kept.ask({"without": label, "in": name}, lambda without=without: _ask(live, without, objectives))
             )
             say(f"without {label} in {name}: " + _shown(objectives, found[label][-1]))
-            progress("ablations", sum(map(len, found.values())), len(models) * len(spans))
+            progress("tried", sum(map(len, found.values())), len(models) * len(spans))
     live.close()
     result = Ablation(
         tuple(objectives), tuple(spans), _values(objectives, whole),
