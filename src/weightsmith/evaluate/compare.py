@@ -10,7 +10,7 @@ import numpy as np
 from weightsmith.evaluate.values import Value
 
 LEVEL = 0.05
-_DRAWS = 10_000
+DRAWS = 10_000
 _SLOW_DRAWS = 500  # where each draw calls the task's own aggregation
 _CELLS = 4_000_000  # elements drawn at once
 
@@ -55,11 +55,11 @@ def compare_averages(
     ours: Sequence[Value], theirs: Sequence[Value], weights: Sequence[float], other: str
 ) -> Comparison:
     """A weighted sum of several numbers: questions are drawn anew within each (stratified paired bootstrap)."""
-    drawn = np.zeros(_DRAWS)
+    drawn = np.zeros(DRAWS)
     difference = 0.0
     for stream, (mine, its, weight) in enumerate(zip(ours, theirs, weights, strict=True)):
         difference += weight * (mine.value - its.value)
-        drawn += weight * np.resize(_drawn(mine, its, stream), _DRAWS)
+        drawn += weight * np.resize(_drawn(mine, its, stream), DRAWS)
     low, high = np.quantile(drawn, [0.025, 0.975])
     count = sum(value.count for value in ours)
     return Comparison(other, difference, float(low), float(high), bootstrap_p(drawn), count, "paired bootstrap")
@@ -79,10 +79,16 @@ def _drawn(ours: Value, theirs: Value, stream: int = 0) -> np.ndarray:
     if ours.aggregate is not None:
         return _aggregated(ours, theirs, stream)
     values = _differences(ours, theirs)
-    random, found, at_once = np.random.default_rng(stream), [], max(1, _CELLS // len(values))
-    for start in range(0, _DRAWS, at_once):
-        picked = random.integers(0, len(values), (min(at_once, _DRAWS - start), len(values)), dtype=np.int32)
-        found.append(values[picked].mean(1))
+    return drawn_means(values, np.ones(len(values)), np.random.default_rng(stream))
+
+
+def drawn_means(values: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Sums of `values` over sums of `sizes`, both float of shape (questions,), for as many questions drawn with replacement: float64 of
+    shape (DRAWS,)."""
+    found, at_once = [], max(1, _CELLS // len(values))
+    for start in range(0, DRAWS, at_once):
+        picked = random.integers(0, len(values), (min(at_once, DRAWS - start), len(values)), dtype=np.int32)
+        found.append(values[picked].sum(1) / sizes[picked].sum(1))
     return np.concatenate(found)
 
 

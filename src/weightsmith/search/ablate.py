@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from weightsmith.architecture.layer_numbers import LAYER
+from weightsmith.engine.output_folder import check_output
 from weightsmith.errors import OutputError, SearchError
 from weightsmith.evaluate.benchmark import fast_precision
 from weightsmith.evaluate.compare import bootstrap_p
@@ -88,11 +89,8 @@ def ablate(
 
 def _open_folder(folder: Path, *, force: bool) -> None:
     """Empty, or with an ablation that was not finished."""
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is not a folder; choose another")
-    if there and not force and (KEPT not in there or TABLE in there):
-        raise OutputError(f"{folder}: exists and is not empty; choose another folder, or --force")
+    if not (folder / KEPT).exists() or (folder / TABLE).exists():
+        check_output(folder, force=force)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from weightsmith.errors import SearchError
-from weightsmith.evaluate.compare import LEVEL, bootstrap_p
+from weightsmith.evaluate.compare import DRAWS, LEVEL, bootstrap_p
 from weightsmith.search.kept_answers import AllAnswers, KeptAnswers
 from weightsmith.search.objectives import Objective, utility
-from weightsmith.search.paired_bootstrap import DRAWS, drawn_differences
+from weightsmith.search.paired_bootstrap import drawn_differences
 from weightsmith.search.space import short_name
 from weightsmith.search.trial import Trial, by_score
 from weightsmith.search.trial_run import Setup, TrialOrder, run_trial

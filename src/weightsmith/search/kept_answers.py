@@ -29,10 +29,7 @@ class KeptAnswers:
                 self._known[json.dumps(line["of"])] = tuple(
                     {int(k): (v[0], v[1]) for k, v in a.items()} for a in line["answers"]
                 )
-            elif line["made of"] != dict(made_of):
-                other = next(
-                    (key for key in made_of if line["made of"].get(key) != made_of[key]), "list of what to measure"
-                )
+            elif other := next((key for key in made_of if line["made of"].get(key) != made_of[key]), None):
                 raise SearchError(
                     f"{path}: was made with another {other}; set it back, or discard what is there by --force"
                 )

@@ -18,7 +18,7 @@ from weightsmith.search.space import Space
 from weightsmith.search.study import DATABASE, Study
 from weightsmith.search.trial import Trial, by_score
 
-_WRITTEN = (DATABASE, KEPT, "best.yml", "trials.csv", "summary.json", "report.html", "top-*.yml")
+_WRITTEN = (f"{DATABASE}*", KEPT, "best.yml", "trials.csv", "summary.json", "report.html", "top-[0-9]*.yml")
 
 
 def write_results(

@@ -1,5 +1,5 @@
 """Optuna's samplers, each made for one candidate: with a seed of the search's and the candidate's number, it depends on what was found so
-far and on nothing else."""
+far and on nothing else, so that a search that was killed goes on as if it had not been."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def _folder(out: Path, *, resume: bool, force: bool) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out}: cannot be created: {error.strerror}") from error
-    if there and force and not resume:
+    if force and not resume:
         lock = Lock(out)
         discard(out)
         lock.release()

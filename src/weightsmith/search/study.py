@@ -1,8 +1,4 @@
-"""The study: Optuna's samplers and its storage, asked for candidates and told what became of them.
-
-A sampler is made anew for every candidate, with a seed of the search's and the candidate's number: it depends on what was found so far and
-on nothing else, so that a search that was killed goes on as if it had not been.
-"""
+"""The study: Optuna's samplers and its storage, asked for candidates and told what became of them."""
 
 from __future__ import annotations
 
@@ -166,7 +162,8 @@ class Study:
             else:
                 parts = [utility([one], [found]) for one, found in zip(objectives, result.answers, strict=True)]
                 self._study.tell(asked.trial, parts if self._many else score)
-        return _read(next(t for t in self._study.get_trials(deepcopy=False) if t.number == asked.trial.number))
+        told = next(t for t in self._study.get_trials(deepcopy=False) if t.number == asked.trial.number)
+        return self._finished.setdefault(told.number, _read(told))
 
     def _shown(self, score: float, objectives: Sequence[Objective], result: TrialResult) -> float:
         """Of a candidate that was stopped, what its sampler is told. CMA-ES ranks it among the complete ones, so it gets the best one's
@@ -181,7 +178,7 @@ class Study:
     def trials(self) -> list[Trial]:
         """Those that came to an end, in the order they were asked for."""
         with self._stored():
-            finished = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished() and _counts(t)]
+            finished = _ended(self._study)
         for t in finished:
             if t.number not in self._finished:
                 self._finished[t.number] = _read(t)
@@ -246,7 +243,11 @@ class Study:
 
 def read_trials(study: Any) -> list[Trial]:
     """Of an optuna study that a search made."""
-    return [_read(t) for t in study.get_trials(deepcopy=False) if t.state.is_finished() and _counts(t)]
+    return [_read(t) for t in _ended(study)]
+
+
+def _ended(study: Any) -> list[Any]:
+    return [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and _counts(t)]
 
 
 def _counts(trial: Any) -> bool:
@@ -258,8 +259,9 @@ def _read(trial: Any) -> Trial:
     told = trial.user_attrs
     answers = tuple({int(k): (v[0], v[1]) for k, v in found.items()} for found in json.loads(told.get("answers", "[]")))
     state = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(trial.state.name, "failed")
+    params = {name: value for name, value in trial.params.items() if name not in told.get("idle", ())}
     return Trial(
-        told["number"], state, {k: v for k, v in trial.params.items() if k not in told.get("idle", ())}, json.loads(told["recipe"]), told.get("score"), answers, told.get("default"),
+        told["number"], state, params, json.loads(told["recipe"]), told.get("score"), answers, told.get("default"),
         told.get("error", ""), told.get("merge_seconds", 0.0), told.get("ask_seconds", 0.0),
     )  # fmt: skip
 
