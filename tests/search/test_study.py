@@ -108,6 +108,26 @@ def test_a_grid_tries_no_recipe_twice(tmp_path: Path) -> None:
     assert searched(tmp_path / "b", "grid", 100, text) == found
 
 
+def test_the_number_of_a_lost_candidate_is_given_again(tmp_path: Path) -> None:
+    """Of two that were tried at once, the second came to an end before the search was killed."""
+    recipe = parse_yaml(Path("s.yml"), TEXT)
+    search = SearchFile.model_validate({"recipe": recipe.tree, "objective": [{"questions": "q.jsonl"}]})
+    spaces = find_spaces(recipe)
+    defaults = default_recipes(spaces, recipe.tree, ["task_arithmetic"])
+
+    def opened() -> Study:
+        return Study(tmp_path, search, recipe.tree, spaces, defaults, parallel=True, made_of={})
+
+    killed = opened()
+    _, second = killed.ask(), killed.ask()
+    assert second
+    killed.tell(second, TrialResult(answers=({0: (0.0, 1.0)},)), [Known()])
+    study = opened()
+    asked = [study.ask() for _ in range(len(defaults))]
+    assert [one and one.number for one in asked] == [0, *range(2, len(defaults) + 1)]
+    assert {one.default for one in (second, *asked) if one} == {None, *(default.name for default in defaults)}
+
+
 def test_a_study_is_continued_as_if_it_had_not_ended(tmp_path: Path) -> None:
     whole = searched(tmp_path / "whole", "cmaes", 20)
     searched(tmp_path / "parts", "cmaes", 7)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ class Study:
     def _ask(self) -> Asked | None:
         import optuna
 
-        number = sum(1 for t in self._study.get_trials(deepcopy=False) if _counts(t))
+        given = {t.user_attrs["number"] for t in self._study.get_trials(deepcopy=False) if _counts(t)}
+        number = next(number for number in count() if number not in given)
         first = number < len(self._defaults)
         self._study.sampler = sampler_of(
             self._search, self._spaces, number, self.trials, parallel=self._parallel, first=first
