@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 import weightsmith
-from weightsmith.demo.demo_run import PACKAGE, base_model
-from weightsmith.report.facts import machine
+from weightsmith.demo.run_demo import PACKAGE, base_model
+from weightsmith.machine import describe_machine
 from weightsmith.report.score_table import show_score
 
 SKILLS = ("dates", "records", "commands")
@@ -30,7 +30,7 @@ RECIPES: list[tuple[str, dict[str, float], dict[str, bool]]] = [
 
 
 def main() -> None:
-    print(f"{machine()}\n")
+    print(f"{describe_machine()}\n")
     print(f"| method | weight | density | normalize | {' | '.join(SKILLS)} | general (perplexity) |")
     print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
     scratch = Path(tempfile.mkdtemp(prefix="demo-recipes-"))

@@ -6,8 +6,9 @@
     python benchmarks/evaluate_against_lm_eval.py models
     python benchmarks/evaluate_against_lm_eval.py page        # docs/evaluation-benchmarks.md from what was measured
 
-Each side is a process of its own; times are those of asking, with models and tasks loaded. lm-eval's batch size is the best of
-several on a few questions of the same case. `--data DIR` as in `weightsmith evaluate`; without it tasks come from the hub.
+Each side is a process of its own; times are those of asking, with models and tasks loaded. lm-eval's batch size is the
+best of several on a few questions of the same case. `--data DIR` as in `weightsmith evaluate`; without it tasks come
+from the hub.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ import typer
 from measured import measure, processor
 from ruamel.yaml import YAML
 
-from weightsmith.evaluate.benchmark import fast_precision
-from weightsmith.report.facts import machine
+from weightsmith.machine import describe_machine, fast_precision
 from weightsmith.report.markdown_table import markdown_table
 
 app = typer.Typer(add_completion=False, help=__doc__, rich_markup_mode=None)
@@ -60,9 +60,11 @@ DATA = typer.Option(help="Folder with the tasks' data, as `weightsmith evaluate 
 
 @app.command()
 def case(
-    name: str, limit: Annotated[int | None, LIMIT] = None, data: Annotated[Path | None, DATA] = None,
+    name: str,
+    limit: Annotated[int | None, LIMIT] = None,
+    data: Annotated[Path | None, DATA] = None,
     batch: Annotated[int | None, typer.Option(help="lm-eval's batch size; the best of several if not given.")] = None,
-) -> None:  # fmt: skip
+) -> None:
     """One row against lm-eval's `hf` model, in float32 and, where the processor has it, bfloat16."""
     title, tasks, fewshot = CASES[name]
     with _included() as include:
@@ -93,9 +95,14 @@ def gguf(limit: Annotated[int, LIMIT] = 4, data: Annotated[Path | None, DATA] = 
 
 @app.command()
 def models(limit: Annotated[int, LIMIT] = 20, data: Annotated[Path | None, DATA] = None) -> None:
-    """The base alone, and the base, two fine-tunes and the merge: whole runs of `weightsmith evaluate`, without earlier answers."""
+    """The base alone, and the base, two fine-tunes and the merge: whole runs of `weightsmith evaluate`, without earlier
+    answers."""
     base = _base()
-    named = [f"base={base}", *(f"{skill}={base}+{_adapter(skill)}" for skill in ("dates", "records")), f"merged={DEMO / 'merged'}"]  # fmt: skip
+    named = [
+        f"base={base}",
+        *(f"{skill}={base}+{_adapter(skill)}" for skill in ("dates", "records")),
+        f"merged={DEMO / 'merged'}",
+    ]
     found = {}
     for count in (1, 4):
         with tempfile.TemporaryDirectory() as out:
@@ -109,18 +116,46 @@ def models(limit: Annotated[int, LIMIT] = 20, data: Annotated[Path | None, DATA]
 def page() -> None:
     """Write docs/evaluation-benchmarks.md from what was measured."""
     found: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text())
-    rows = [["work", "questions", "lm-eval, s", "batch", "weightsmith, s", "ratio", "same", "ln p apart", "lm-eval, GB", "weightsmith, GB"]]  # fmt: skip
+    rows = [
+        [
+            "work",
+            "questions",
+            "lm-eval, s",
+            "batch",
+            "weightsmith, s",
+            "ratio",
+            "same",
+            "ln p apart",
+            "lm-eval, GB",
+            "weightsmith, GB",
+        ]
+    ]
     halves = [["work", "float32, s", "bfloat16, s", "ratio", "same"]]
     for row in (found[name] for name in CASES if name in found):
         rows.append(
-            [row["title"], str(row["questions"]), f"{row['theirs']:.1f}", str(row["batch"]), f"{row['ours']:.1f}",
-             f"{row['theirs'] / row['ours']:.1f}", f"{row['same']} of {row['questions']}", "" if row["apart"] is None else f"{row['apart']:.0e}", f"{row['their_peak'] / 1e9:.2f}", f"{row['our_peak'] / 1e9:.2f}"]
-        )  # fmt: skip
+            [
+                row["title"],
+                str(row["questions"]),
+                f"{row['theirs']:.1f}",
+                str(row["batch"]),
+                f"{row['ours']:.1f}",
+                f"{row['theirs'] / row['ours']:.1f}",
+                f"{row['same']} of {row['questions']}",
+                "" if row["apart"] is None else f"{row['apart']:.0e}",
+                f"{row['their_peak'] / 1e9:.2f}",
+                f"{row['our_peak'] / 1e9:.2f}",
+            ]
+        )
         if "bfloat16" in row:
             halves.append(
-                [row["title"], f"{row['ours']:.1f}", f"{row['bfloat16']:.1f}", f"{row['ours'] / row['bfloat16']:.2f}",
-                 f"{row['bfloat16_agree']} of {row['questions']}"]
-            )  # fmt: skip
+                [
+                    row["title"],
+                    f"{row['ours']:.1f}",
+                    f"{row['bfloat16']:.1f}",
+                    f"{row['ours'] / row['bfloat16']:.2f}",
+                    f"{row['bfloat16_agree']} of {row['questions']}",
+                ]
+            )
     text = [
         "# Evaluation, measured",
         "",
@@ -135,10 +170,16 @@ def page() -> None:
     if any(name.startswith("gguf") for name in found):
         text += ["", "## GGUF", "", SERVER, "", markdown_table(_gguf_rows(found))]
     if told := found.get("models"):
-        text += ["", "## More models", "",
-                 f"`weightsmith evaluate` as a whole (start, loading, {told['limit']} questions of each of the eight tasks), nothing known before: "
-                 f"the base alone {told['one']:.1f} s, four models (base, two adapters on it, the merge) {told['four']:.1f} s, "
-                 f"{told['four'] / told['one']:.2f} times as long, {told['peak'] / 1e9:.2f} GB."]  # fmt: skip
+        text += [
+            "",
+            "## More models",
+            "",
+            f"`weightsmith evaluate` as a whole (start, loading, {told['limit']} questions of each of the eight "
+            "tasks), nothing known before: "
+            f"the base alone {told['one']:.1f} s, four models (base, two adapters on it, the merge) "
+            f"{told['four']:.1f} s, "
+            f"{told['four'] / told['one']:.2f} times as long, {told['peak'] / 1e9:.2f} GB.",
+        ]
     PAGE.write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
@@ -174,17 +215,26 @@ def everything(data: Annotated[Path | None, DATA] = None) -> None:
 
 def _order(model: str, tasks: list[str], limit: int, data: Path | None, include: str) -> dict[str, Any]:
     return {
-        "model": model, "tasks": tasks, "limit": limit, "data": str(data) if data else None, "include": include,
-        "fewshot": None, "dtype": "float32", "threads": len(os.sched_getaffinity(0)),
-    }  # fmt: skip
+        "model": model,
+        "tasks": tasks,
+        "limit": limit,
+        "data": str(data) if data else None,
+        "include": include,
+        "fewshot": None,
+        "dtype": "float32",
+        "threads": len(os.sched_getaffinity(0)),
+    }
 
 
 def _run(side: str, order: dict[str, Any], **more: Any) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".json") as out:
         one = str(Path(__file__).with_name("evaluate_one_side.py"))
         done = subprocess.run(
-            [sys.executable, one, json.dumps(order | more | {"side": side}), out.name], capture_output=True, text=True, check=False
-        )  # fmt: skip
+            [sys.executable, one, json.dumps(order | more | {"side": side}), out.name],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
         return json.loads(Path(out.name).read_text())
@@ -202,9 +252,14 @@ def _best_batch(name: str, order: dict[str, Any]) -> int:
 
 def _compared(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     return {
-        "questions": len(theirs["answers"]), "theirs": theirs["seconds"], "ours": ours["seconds"], "same": _agree(theirs, ours),
-        "their_peak": theirs["peak"], "our_peak": ours["peak"], "apart": _apart(theirs, ours),
-    }  # fmt: skip
+        "questions": len(theirs["answers"]),
+        "theirs": theirs["seconds"],
+        "ours": ours["seconds"],
+        "same": _agree(theirs, ours),
+        "their_peak": theirs["peak"],
+        "our_peak": ours["peak"],
+        "apart": _apart(theirs, ours),
+    }
 
 
 def _agree(one: dict[str, Any], other: dict[str, Any]) -> int:
@@ -229,7 +284,7 @@ def _apart(one: dict[str, Any], other: dict[str, Any]) -> float | None:
 def _keep(name: str, row: dict[str, Any]) -> None:
     lm_eval = metadata.version("lm-eval")
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found[name] = row | {"where": f"{processor()}; {machine()}, lm-eval {lm_eval}"}
+    found[name] = row | {"where": f"{processor()}; {describe_machine()}, lm-eval {lm_eval}"}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(found, indent=1))
     print(name, {key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
@@ -237,8 +292,8 @@ def _keep(name: str, row: dict[str, Any]) -> None:
 
 @contextmanager
 def _included() -> Iterator[str]:
-    """AGIEval's tasks in a form that lm-eval 0.4.13 can take examples for (its own ends in "Answer is not a string!": `gold` is a
-    list), and the same with `first_n` examples."""
+    """AGIEval's tasks in a form that lm-eval 0.4.13 can take examples for (its own ends in "Answer is not a string!":
+    `gold` is a list), and the same with `first_n` examples."""
     import lm_eval
 
     tasks = Path(lm_eval.__path__[0]) / "tasks" / "agieval"

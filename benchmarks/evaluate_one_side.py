@@ -1,4 +1,5 @@
-"""One side of one case of evaluate_against_lm_eval.py, in a process of its own: an order as JSON in, seconds and answers as JSON out."""
+"""One side of one case of evaluate_against_lm_eval.py, in a process of its own: an order as JSON in, seconds and
+answers as JSON out."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from typing import Any
 
 import torch
 
-from weightsmith.architecture import open_model
-from weightsmith.evaluate.suite import suite_of_tasks
-from weightsmith.evaluate.suite_tasks import SuiteTasks, load_tasks
+from weightsmith.evaluation.harness.suite_tasks import SuiteTasks, load_tasks
+from weightsmith.evaluation.tasks.suite import suite_of_tasks
+from weightsmith.models.open_model import open_model
 
 PROBED = 1  # questions of each task by which lm-eval's batch size is chosen
 
@@ -24,9 +25,11 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(order["threads"])
     tasks = load_tasks(
-        suite_of_tasks(order["tasks"]), data=Path(order["data"]) if order["data"] else None, fewshot=order["fewshot"],
+        suite_of_tasks(order["tasks"]),
+        data=Path(order["data"]) if order["data"] else None,
+        fewshot=order["fewshot"],
         include=(Path(order["include"]),),
-    )  # fmt: skip
+    )
     model = _model(order)
     if order["side"] == "probe":
         return {"seconds": {batch: _probe(model, tasks, batch, order) for batch in order["batches"]}}
@@ -58,8 +61,8 @@ def _model(order: dict[str, Any]) -> Any:
         from lm_eval.models.huggingface import HFLM
 
         return HFLM(pretrained=order["model"], dtype=order["dtype"], batch_size=order.get("batch", 1), device="cpu")
-    from weightsmith.evaluate.harness_model import HarnessModel
-    from weightsmith.evaluate.open_backend import open_backend
+    from weightsmith.evaluation.backends.open_backend import open_backend
+    from weightsmith.evaluation.harness.harness_model import HarnessModel
 
     return HarnessModel(open_backend(open_model(order["model"]), precision=order["dtype"], threads=order["threads"]))
 

@@ -1,11 +1,11 @@
-"""`weightsmith export` on full-size Phi-2 (random weights, 2.78 B parameters, fp16): against reading and writing as many bytes, and
-against llama.cpp's converter and quantizer by themselves.
+"""`weightsmith export` on full-size Phi-2 (random weights, 2.78 B parameters, fp16): against reading and writing as
+many bytes, and against llama.cpp's converter and quantizer by themselves.
 
     make bench-export      # needs 40 GB of disk
 
-Every run is a process of its own: wall clock and highest resident set. The converter alone reads the unified copy, as it refuses the
-phi-msft layout that `weightsmith export` reads; files are made without checks (`--check none`). The page cache is warm. Memory is that of the largest process; weightsmith has a second one,
-of 0.4 GB.
+Every run is a process of its own: wall clock and highest resident set. The converter alone reads the unified copy, as
+it refuses the phi-msft layout that `weightsmith export` reads; files are made without checks (`--check none`). The page
+cache is warm. Memory is that of the largest process; weightsmith has a second one, of 0.4 GB.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 from measured import Measured, floor_command, measure, processor
 from unify_full_size import FOLDER, make
 
-from weightsmith.architecture import open_model
-from weightsmith.demo.demo_run import base_model
-from weightsmith.report.facts import machine
+from weightsmith.demo.run_demo import base_model
+from weightsmith.machine import describe_machine
+from weightsmith.models.open_model import open_model
 from weightsmith.report.markdown_table import markdown_table
-from weightsmith.tokenizer.files import write_tokenizer_files
+from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
 
 ROUNDS = 3
 OUT = Path("build/bench-export")
@@ -60,11 +60,13 @@ def main() -> None:
     subprocess.run(export, check=True)
     quantized = OUT / "gguf" / "phi-q4_k_m.gguf"
     quantizer = [sys.executable, "-c", _QUANTIZE, str(plain), str(theirs), "2"]
-    rows += measured_in_turn([
-        ("weightsmith export, f16 to q4_k_m", [*export, "--type", "q4_k_m", "--threads", "2"], quantized),
-        ("llama.cpp's quantizer, f16 to q4_k_m", quantizer, theirs),
-    ])  # fmt: skip
-    print(f"{processor()}; {machine()}\n")
+    rows += measured_in_turn(
+        [
+            ("weightsmith export, f16 to q4_k_m", [*export, "--type", "q4_k_m", "--threads", "2"], quantized),
+            ("llama.cpp's quantizer, f16 to q4_k_m", quantizer, theirs),
+        ]
+    )
+    print(f"{processor()}; {describe_machine()}\n")
     print(f"Phi-2, {plain.stat().st_size / 1e9:.2f} GB in f16, medians of {ROUNDS} (lowest to highest)\n")
     print(markdown_table([["", "time, s", "peak memory, GB"], *rows]))
     shutil.rmtree(OUT / "gguf")

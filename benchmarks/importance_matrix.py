@@ -1,6 +1,7 @@
 """What an importance matrix is worth: the demo's merged model in small types, with and without one, by perplexity.
 
-make bench-importance DATA=folder      # folder/wikitext2/{valid,test}.txt: the matrix comes from the first, perplexity from the second
+make bench-importance DATA=folder      # folder/wikitext2/{valid,test}.txt: the matrix comes from the first, perplexity
+from the second
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from measured import processor
 from ruamel.yaml import YAML
 
 import weightsmith
-from weightsmith.demo.demo_run import pipeline_text
-from weightsmith.export.source import Order
-from weightsmith.report.facts import machine
+from weightsmith.demo.run_demo import pipeline_text
+from weightsmith.gguf.conversion.export_source import ExportJob
+from weightsmith.machine import describe_machine
 from weightsmith.report.markdown_table import markdown_table
 
 PLAIN = ["f16", "q2_k", "q3_k_m", "iq3_s", "iq4_xs", "iq4_nl", "q4_k_m"]  # iq3_xxs and smaller ones need a matrix
@@ -32,23 +33,28 @@ def main() -> None:
             YAML().dump(YAML(typ="safe").load(pipeline_text())["merge"], file)
         valid.write_text((data / "valid.txt").read_text(encoding="utf-8")[:CALIBRATION], encoding="utf-8")
         test.write_text((data / "test.txt").read_text(encoding="utf-8")[:TEST], encoding="utf-8")
-        order = Order(recipe=str(recipe))
-        plain = weightsmith.export(order, folder / "plain", type=PLAIN, check="none", say=note)
-        better = weightsmith.export(order, folder / "with", type=WITH, calibrate=valid, check="none", say=note)
+        order = ExportJob(recipe=str(recipe))
+        plain = weightsmith.export(order, folder / "plain", type=PLAIN, check="none", log=note)
+        better = weightsmith.export(order, folder / "with", type=WITH, calibrate=valid, check="none", log=note)
         bits = {file.type: file.bits_per_weight for file in (*better.files, *plain.files)}
         models = {f"plain {file.type}": str(file.path) for file in plain.files}
         models |= {f"with {file.type}": str(file.path) for file in better.files}
-        found = {model.label: model.scores[0] for model in weightsmith.evaluate(models, texts=[test], say=note).models}
+        found = {model.label: model.scores[0] for model in weightsmith.evaluate(models, texts=[test], log=note).models}
     rows = [["type", "bits per weight", "perplexity without", "with an importance matrix"]]
     for kind in dict.fromkeys([*PLAIN, *WITH]):
         one, two = found.get(f"plain {kind}"), found.get(f"with {kind}")
-        rows.append([
-            kind, f"{bits[kind]:.2f}" if bits[kind] else "", f"{one.value:.2f}" if one else "needs one",
-            f"{two.value:.2f}" if two else "",
-        ])  # fmt: skip
-    print(f"{processor()}; {machine()}\n")
+        rows.append(
+            [
+                kind,
+                f"{bits[kind]:.2f}" if bits[kind] else "",
+                f"{one.value:.2f}" if one else "needs one",
+                f"{two.value:.2f}" if two else "",
+            ]
+        )
+    print(f"{processor()}; {describe_machine()}\n")
     print(
-        f"The demo's merged model, {found['plain f16'].count} tokens of WikiText-2's test set; the matrix from its validation set\n"
+        f"The demo's merged model, {found['plain f16'].count} tokens of WikiText-2's test set; the matrix from its "
+        "validation set\n"
     )
     print(markdown_table(rows))
 

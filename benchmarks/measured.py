@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from weightsmith.report.facts import machine
+from weightsmith.machine import describe_machine
 
 # A process inherits the highest resident set of the one that started it, so a small one stands between.
 _LAUNCH = """
@@ -72,7 +72,7 @@ def warm(folders: Sequence[Path]) -> None:
 
 def where() -> str:
     """Processor, system and versions."""
-    return f"{processor()}; {machine()}, mergekit {metadata.version('mergekit')}"
+    return f"{processor()}; {describe_machine()}, mergekit {metadata.version('mergekit')}"
 
 
 def processor() -> str:

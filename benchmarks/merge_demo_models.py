@@ -21,7 +21,7 @@ from measured import measure, where
 from safetensors import safe_open
 
 import weightsmith
-from weightsmith.demo.demo_run import PACKAGE, base_model
+from weightsmith.demo.run_demo import PACKAGE, base_model
 
 FOLDER = Path("build/bench")
 SKILLS = ("dates", "records", "commands")

@@ -5,8 +5,8 @@
     python benchmarks/merge_synthetic.py growth
     python benchmarks/merge_synthetic.py page                # docs/benchmarks.md and the plot from what was measured
 
-Each row is measured in turn on the same files: the I/O floor (read the inputs once, write one output, fsync), weightsmith,
-mergekit, each a process of its own, the inputs read into the page cache before each.
+Each row is measured in turn on the same files: the I/O floor (read the inputs once, write one output, fsync),
+weightsmith, mergekit, each a process of its own, the inputs read into the page cache before each.
 """
 
 from __future__ import annotations
@@ -121,29 +121,49 @@ def page() -> None:
         found[int(layers), method] = {name: Measured(**told) for name, told in row.items() if name != "where"}
     places = sorted({row["where"] for row in _results().values()})
     text = ["# Benchmarks", "", *places, ""]
-    text += ["`make bench` writes this page. A synthetic Phi-2 (fp16; base normal 0.02, task vectors a tenth of it), base and two",
-             "fine-tunes, `density 0.5/0.5, weight 0.5/0.3, normalize`. Both programs and the I/O floor (read the inputs once, write one",
-             "output, fsync) run in turn on the same files, the inputs in the page cache. CPU is that of all cores together.", ""]  # fmt: skip
-    text += ["| layers | method | mergekit, s | weightsmith, s | ratio | mergekit, GB | weightsmith, GB | mergekit, CPU s | weightsmith, CPU s | floor, s | weightsmith / floor |",
-             "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+    text += [
+        "`make bench` writes this page. A synthetic Phi-2 (fp16; base normal 0.02, task vectors a tenth of it), "
+        "base and two",
+        "fine-tunes, `density 0.5/0.5, weight 0.5/0.3, normalize`. Both programs and the I/O floor (read the "
+        "inputs once, write one",
+        "output, fsync) run in turn on the same files, the inputs in the page cache. CPU is that of all cores "
+        "together.",
+        "",
+    ]
+    text += [
+        "| layers | method | mergekit, s | weightsmith, s | ratio | mergekit, GB | weightsmith, GB | mergekit, CPU "
+        "s | weightsmith, CPU s | floor, s | weightsmith / floor |",
+        "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for layers, method in sorted(found, key=lambda key: (key[0], METHODS.index(key[1]))):
         row = found[layers, method]
         them, us, floor = row["mergekit"], row["weightsmith"], row["floor"]
         text.append(
-            f"| {layers} | {method} | {them.wall:.1f} | {us.wall:.1f} | {them.wall / us.wall:.1f} | {them.peak / 1e9:.2f} | "
+            f"| {layers} | {method} | {them.wall:.1f} | {us.wall:.1f} | {them.wall / us.wall:.1f} | "
+            f"{them.peak / 1e9:.2f} | "
             f"{us.peak / 1e9:.2f} | {them.cpu:.1f} | {us.cpu:.1f} | {floor.wall:.1f} | {us.wall / floor.wall:.1f} |"
         )
     grown = {key: row for key, row in sorted(found.items()) if "one thread" in row}
-    text += ["", "## Threads and growth", "", "![Time against size](merge-growth.svg)", "",
-             "| layers | parameters | method | 1 thread, s | 2 threads, s | ratio | GB |", "| ---: | ---: | --- | ---: | ---: | ---: | ---: |"]  # fmt: skip
+    text += [
+        "",
+        "## Threads and growth",
+        "",
+        "![Time against size](merge-growth.svg)",
+        "",
+        "| layers | parameters | method | 1 thread, s | 2 threads, s | ratio | GB |",
+        "| ---: | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
     for (layers, method), row in grown.items():
         one, two = row["one thread"], row["weightsmith"]
-        text.append(f"| {layers} | {parameters(layers) / 1e9:.2f} B | {method} | {one.wall:.1f} | {two.wall:.1f} | "
-                    f"{one.wall / two.wall:.2f} | {two.peak / 1e9:.2f} |")  # fmt: skip
+        text.append(
+            f"| {layers} | {parameters(layers) / 1e9:.2f} B | {method} | {one.wall:.1f} | {two.wall:.1f} | "
+            f"{one.wall / two.wall:.2f} | {two.peak / 1e9:.2f} |"
+        )
     if told := _results().get("large"):
         text += [
             "",
-            f"One tensor of 10 GB (fp16 zeros), TIES of base and two: {told['wall']:.0f} s, {told['peak'] / 1e9:.2f} GB.",
+            f"One tensor of 10 GB (fp16 zeros), TIES of base and two: {told['wall']:.0f} s, "
+            f"{told['peak'] / 1e9:.2f} GB.",
         ]
     (DOCS / "benchmarks.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     _plot(grown)
@@ -156,9 +176,13 @@ def _plot(grown: dict[tuple[int, str], dict[str, Measured]]) -> None:
         depths = [layers for layers, of in grown if of == method]
         for name, (color, marker) in looks.items():
             axes.plot(
-                [parameters(n) / 1e9 for n in depths], [grown[n, method][name].wall for n in depths], line, color=color,
-                marker=marker, label=f"{method}: {name}" if name != "floor" else f"{method}: I/O floor",
-            )  # fmt: skip
+                [parameters(n) / 1e9 for n in depths],
+                [grown[n, method][name].wall for n in depths],
+                line,
+                color=color,
+                marker=marker,
+                label=f"{method}: {name}" if name != "floor" else f"{method}: I/O floor",
+            )
     axes.set(xscale="log", yscale="log", xlabel="parameters, billions", ylabel="seconds")
     axes.set_xticks([parameters(n) / 1e9 for n in DEPTHS], [f"{parameters(n) / 1e9:.2g}" for n in DEPTHS])
     axes.minorticks_off()
@@ -170,7 +194,8 @@ def _plot(grown: dict[tuple[int, str], dict[str, Measured]]) -> None:
 
 @app.command()
 def everything() -> None:
-    """All methods at 4 layers, TIES and linear up to full size, Breadcrumbs at full size, a tensor of 10 GB, and the page."""
+    """All methods at 4 layers, TIES and linear up to full size, Breadcrumbs at full size, a tensor of 10 GB, and the
+    page."""
     methods()
     growth()
     methods(layers=32, only=["breadcrumbs"])

@@ -1,11 +1,12 @@
-"""How long a new candidate of a search takes, until the live model is that merge: SmolLM2-135M and two fine-tunes, TIES.
+"""How long a new candidate of a search takes, until the live model is that merge: SmolLM2-135M and two fine-tunes,
+TIES.
 
     make bench-search                                     # both; full size needs 17 GB of disk
     python benchmarks/search_candidates.py small
     python benchmarks/search_candidates.py full-size      # Phi-2, 2.78 B parameters, random weights, fp16
 
-Every candidate has other weights and densities, so that all tensors are computed; the first one opens the models and sorts task vectors.
-mergekit's whole process on the same recipe, in the same run. At full size, all inputs are read once
+Every candidate has other weights and densities, so that all tensors are computed; the first one opens the models and
+sorts task vectors. mergekit's whole process on the same recipe, in the same run. At full size, all inputs are read once
 before each candidate, with files in the page cache and with none there.
 """
 
@@ -28,13 +29,13 @@ from measured import measure, warm, where
 from merge_demo_models import FOLDER, SCRIPTS, make_inputs
 from synthetic_phi2 import make_models
 
-from weightsmith.architecture import open_model
-from weightsmith.demo.demo_run import base_model
-from weightsmith.evaluate.benchmark import fast_precision
+from weightsmith.demo.run_demo import base_model
+from weightsmith.machine import fast_precision
+from weightsmith.models.open_model import open_model
+from weightsmith.recipe_search.trials.input_cache import InputCache
+from weightsmith.recipe_search.trials.live_merge import LiveMerge
 from weightsmith.report.markdown_table import markdown_table
-from weightsmith.search.input_cache import InputCache
-from weightsmith.search.live_merge import LiveMerge
-from weightsmith.tokenizer.files import write_tokenizer_files
+from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
 
 app = typer.Typer(add_completion=False, help=__doc__, rich_markup_mode=None)
 LARGE, LARGE_ROUNDS = Path("build/bench-phi2"), 3

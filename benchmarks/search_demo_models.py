@@ -1,4 +1,5 @@
-"""Does a search find more than the default recipes, and with which sampler? The demo's base and three adapters, 60 candidates each.
+"""Does a search find more than the default recipes, and with which sampler? The demo's base and three adapters, 60
+candidates each.
 
     make bench-search-demo                                  # everything: nine searches, the test questions, the ablation, the page
     python benchmarks/search_demo_models.py search tpe 1    # one search; one that was interrupted goes on
@@ -6,9 +7,9 @@
     python benchmarks/search_demo_models.py ablation        # docs/search-ablation.svg: the first winner without each adapter, block by block
     python benchmarks/search_demo_models.py page            # docs/search-benchmarks.md from docs/search-benchmarks.json
 
-Objectives: the perplexity of right answers for each of the demo's skills, asked in other wordings than the adapters were trained on
-(unseen_wordings.py; the demo's own questions are all answered by the default recipes already), and that of the demo's general text.
-What was measured is kept in docs/search-benchmarks.json, a search at a time.
+Objectives: the perplexity of right answers for each of the demo's skills, asked in other wordings than the adapters
+were trained on (unseen_wordings.py; the demo's own questions are all answered by the default recipes already), and that
+of the demo's general text. What was measured is kept in docs/search-benchmarks.json, a search at a time.
 """
 
 from __future__ import annotations
@@ -28,11 +29,10 @@ from search_demo_page import write_ablation_picture, write_page
 from unseen_wordings import SKILLS, write_questions
 
 import weightsmith
-from weightsmith.demo.demo_run import PACKAGE, base_model
-from weightsmith.evaluate.benchmark import fast_precision
-from weightsmith.report.facts import machine
-from weightsmith.search.study import read_trials
-from weightsmith.search.trial_run import Setup, TrialOrder, run_trial
+from weightsmith.demo.run_demo import PACKAGE, base_model
+from weightsmith.machine import describe_machine, fast_precision
+from weightsmith.recipe_search.trials.run_trial import Setup, TrialJob, run_trial
+from weightsmith.recipe_search.trials.study import read_trials
 
 app = typer.Typer(add_completion=False, help=__doc__, rich_markup_mode=None)
 FOLDER, KEPT = Path("build/bench-search"), Path("docs/search-benchmarks.json")
@@ -73,13 +73,17 @@ def told_by(out: Path) -> dict[str, Any]:
     whole = max(sum(map(len, trial.answers)) for trial in trials)
     best = next(trial.tree for trial in trials if trial.number == summary["best"]["number"])
     return {
-        "where": f"{processor()}; {machine()}", "precision": fast_precision(), "threads": sessions[0]["threads"],
+        "where": f"{processor()}; {describe_machine()}",
+        "precision": fast_precision(),
+        "threads": sessions[0]["threads"],
         "seconds": round(sum(one["seconds"] for one in sessions)),
         "asked": [round(sum(map(len, trial.answers)) / whole, 4) for trial in trials],
         "scores": [trial.score if trial.state == "complete" else None for trial in trials],
-        "candidates": summary["candidates"], "gains": summary["gains"], "winner": portable(best),
+        "candidates": summary["candidates"],
+        "gains": summary["gains"],
+        "winner": portable(best),
         "defaults": {trial.default: portable(trial.tree) for trial in trials if trial.default},
-    }  # fmt: skip
+    }
 
 
 def keep(key: str, told: Any) -> None:
@@ -101,9 +105,12 @@ def search_file(sampler: str, seed: int) -> dict[str, Any]:
     parameters = {"weight": parts, "density": {"uniform": [0.2, 1.0]}}
     models = [{"model": f"{base}+{PACKAGE / 'adapters' / skill}", "parameters": parameters} for skill in SKILLS]
     recipe = {
-        "merge_method": {"choice": ["ties", "task_arithmetic"]}, "base_model": base, "models": models,
-        "parameters": {"normalize": False}, "dtype": "float32",
-    }  # fmt: skip
+        "merge_method": {"choice": ["ties", "task_arithmetic"]},
+        "base_model": base,
+        "models": models,
+        "parameters": {"normalize": False},
+        "dtype": "float32",
+    }
     skills = [{"questions": f"{skill}.jsonl", "metric": "perplexity", "limit": ASKED} for skill in SKILLS]
     text = {"perplexity": str(PACKAGE / "data" / "general.txt"), "weight": 0.5}
     ends = {"sampler": sampler, "trials": TRIALS, "seed": seed, "held_out": HELD_OUT}
@@ -123,7 +130,7 @@ def test() -> None:
     path.write_text(json.dumps(file))
     setup = Setup(path.absolute(), path.read_text(), Path.cwd(), FOLDER, len(os.sched_getaffinity(0)), fast_precision())
     for label, tree in _tested().items():
-        result = run_trial(setup, TrialOrder(json.loads(whole(tree)), race=False))
+        result = run_trial(setup, TrialJob(json.loads(whole(tree)), race=False))
         found[label] = ["".join(str(int(right)) for _, (right, _) in sorted(one.items())) for one in result.answers]
         print(label, [f"{rights.count('1') / len(rights):.1%}" for rights in found[label]], flush=True)
     keep("test", found)
@@ -149,9 +156,14 @@ def ablation() -> None:
         rows = (FOLDER / f"{skill}.jsonl").read_text().splitlines(keepends=True)
         path.write_text("".join(rows[ASKED : ASKED + ABLATED]))
     found = weightsmith.ablate(
-        recipe, FOLDER / "ablation", questions=[*map(str, files)], metric="perplexity",
-        texts=[str(PACKAGE / "data" / "general.txt")], force=True, say=print,
-    )  # fmt: skip
+        recipe,
+        FOLDER / "ablation",
+        questions=[*map(str, files)],
+        metric="perplexity",
+        texts=[str(PACKAGE / "data" / "general.txt")],
+        force=True,
+        log=print,
+    )
     write_ablation_picture(found)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from weightsmith.evaluate.compare import bootstrap_p
+from weightsmith.evaluation.paired_tests import bootstrap_p
+from weightsmith.recipe_search.report.ablation_report import Ablation, draw_heat_map
 from weightsmith.report.markdown_table import markdown_table
 from weightsmith.report.svg_figure import svg_figure
-from weightsmith.search.ablation_report import Ablation, draw_heat_map
 
 DOCS = Path("docs")
 COLORS = {"tpe": "C0", "cmaes": "C1", "random": "C7"}
@@ -20,31 +20,57 @@ COLORS = {"tpe": "C0", "cmaes": "C1", "random": "C7"}
 def write_page(found: dict[str, Any], skills: list[str], seen: int, held_out: int) -> None:
     searches = {key: told for key, told in found.items() if key != "test"}
     text = [
-        "# Search, measured", "", *sorted({told["where"] for told in searches.values()}), "",
-        "`make bench-search-demo` writes this page: the demo's base and its three adapters, 60 candidates per search. Searched for: TIES or",
-        "task arithmetic, the weight of each adapter in attention and elsewhere (0.4 to 1.6), its density (0.2 to 1): 10 spaces.",
-        f"Objectives: nats per token of right answers, {seen} questions of each skill, and, with half the weight, of the demo's general text;",
-        f"{held_out} questions of each skill and 6 of 8 windows of the text are held out. Questions use wordings that the adapters were not",
-        "trained on: what the demo itself asks is all answered by default recipes already, and no search can find more.", "",
-        "## On what was held out", "", markdown_table(list(_rows(searches))), "",
-        "Scores are what is searched for, on what was held out: minus nats per token, summed. The difference is tested by a paired bootstrap.",
-        "Minutes are those of the whole command: candidates, and six default recipes, base, adapters and winner on what was held out.", "",
+        "# Search, measured",
+        "",
+        *sorted({told["where"] for told in searches.values()}),
+        "",
+        "`make bench-search-demo` writes this page: the demo's base and its three adapters, 60 candidates per "
+        "search. Searched for: TIES or",
+        "task arithmetic, the weight of each adapter in attention and elsewhere (0.4 to 1.6), its density (0.2 to "
+        "1): 10 spaces.",
+        f"Objectives: nats per token of right answers, {seen} questions of each skill, and, with half the weight, "
+        "of the demo's general text;",
+        f"{held_out} questions of each skill and 6 of 8 windows of the text are held out. Questions use wordings "
+        "that the adapters were not",
+        "trained on: what the demo itself asks is all answered by default recipes already, and no search can find "
+        "more.",
+        "",
+        "## On what was held out",
+        "",
+        markdown_table(list(_rows(searches))),
+        "",
+        "Scores are what is searched for, on what was held out: minus nats per token, summed. The difference is "
+        "tested by a paired bootstrap.",
+        "Minutes are those of the whole command: candidates, and six default recipes, base, adapters and winner on "
+        "what was held out.",
+        "",
         *_values(searches, skills),
-    ]  # fmt: skip
+    ]
     if len({key.partition(",")[0] for key in searches}) > 1:
         text += [
-            "## Samplers at equal cost", "", "![Gain over the best default recipe against cost](search-samplers.svg)", "",
-            "Of what the search sees, in nats. Thin: each seed; thick: their mean. A candidate costs the share of all questions that it was asked: one that is stopped",
-            "early costs a quarter or half of one that is not.", "", *_at_equal_cost(searches),
-        ]  # fmt: skip
+            "## Samplers at equal cost",
+            "",
+            "![Gain over the best default recipe against cost](search-samplers.svg)",
+            "",
+            "Of what the search sees, in nats. Thin: each seed; thick: their mean. A candidate costs the share of "
+            "all questions that it was asked: one that is stopped",
+            "early costs a quarter or half of one that is not.",
+            "",
+            *_at_equal_cost(searches),
+        ]
         picture = svg_figure(lambda figure: _draw(figure, searches), (7.0, 4.0))
         (DOCS / "search-samplers.svg").write_text(picture, encoding="utf-8")
     if (DOCS / "search-ablation.svg").exists():
         text += [
-            "## Which layers carry which skill", "", "![Change where an adapter is left out of a block of layers](search-ablation.svg)", "",
-            "The winner of TPE's first seed, as `weightsmith ablate` sees it: each adapter left out of each block of layers, 100 questions of",
-            "each skill that no search was given. Red is worse; brackets: within noise.", "",
-        ]  # fmt: skip
+            "## Which layers carry which skill",
+            "",
+            "![Change where an adapter is left out of a block of layers](search-ablation.svg)",
+            "",
+            "The winner of TPE's first seed, as `weightsmith ablate` sees it: each adapter left out of each block "
+            "of layers, 100 questions of",
+            "each skill that no search was given. Red is worse; brackets: within noise.",
+            "",
+        ]
     if "test" in found:
         text += _tested(found["test"], skills)
     (DOCS / "search-benchmarks.md").write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
@@ -69,10 +95,14 @@ def _rows(searches: dict[str, Any]) -> Any:
         scores = {one["label"]: one["held_out_score"] for one in told["candidates"]}
         threads = f" ({told['threads']} thread)" if told["threads"] else ""
         yield [
-            key, f"{told['scores'].count(None)} of {len(told['scores'])}", f"{told['seconds'] / 60:.1f}{threads}",
-            f"{scores[gain['over']]:.4f}", f"{next(iter(scores.values())):.4f}",
-            f"{gain['difference']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})", f"{gain['p']:.4f}",
-        ]  # fmt: skip
+            key,
+            f"{told['scores'].count(None)} of {len(told['scores'])}",
+            f"{told['seconds'] / 60:.1f}{threads}",
+            f"{scores[gain['over']]:.4f}",
+            f"{next(iter(scores.values())):.4f}",
+            f"{gain['difference']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})",
+            f"{gain['p']:.4f}",
+        ]
 
 
 def _values(searches: dict[str, Any], skills: list[str]) -> list[str]:
@@ -96,10 +126,14 @@ def _tested(found: dict[str, list[str]], skills: list[str]) -> list[str]:
         against = [f"{gaps.mean():+.1%}", f"{bootstrap_p(drawn):.4f}"] if name != best else ["", ""]
         rows.append([name, *(f"{one.mean():.1%}" for one in some), f"{np.concatenate(some).mean():.1%}", *against])
     return [
-        "## Exact answers to questions that no search was given", "",
-        f"{len(next(iter(found.values()))[0])} of each skill; paired bootstrap against the default recipe that is best here.", "",
-        markdown_table(rows), "",
-    ]  # fmt: skip
+        "## Exact answers to questions that no search was given",
+        "",
+        f"{len(next(iter(found.values()))[0])} of each skill; paired bootstrap against the default recipe that is "
+        "best here.",
+        "",
+        markdown_table(rows),
+        "",
+    ]
 
 
 def _draw(figure: Any, searches: dict[str, Any]) -> None:
@@ -118,9 +152,11 @@ def _draw(figure: Any, searches: dict[str, Any]) -> None:
             axis.plot(costs, line, color=color, lw=0.8, alpha=0.5)
         axis.plot(costs, np.mean(lines, axis=0), color=color, lw=2.2, label=sampler)
     axis.set(
-        xlabel="cost, in candidates that are asked everything", ylabel="best score so far, over the best default recipe",
-        ylim=(-0.005, 1.05 * highest), xlim=(4, None),
-    )  # fmt: skip
+        xlabel="cost, in candidates that are asked everything",
+        ylabel="best score so far, over the best default recipe",
+        ylim=(-0.005, 1.05 * highest),
+        xlim=(4, None),
+    )
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
 

@@ -1,4 +1,5 @@
-"""A Phi-2 of any depth with random weights, fp16: base normal 0.02, two fine-tunes whose task vectors are a tenth of it."""
+"""A Phi-2 of any depth with random weights, fp16: base normal 0.02, two fine-tunes whose task vectors are a tenth of
+it."""
 
 from __future__ import annotations
 
@@ -8,20 +9,31 @@ from pathlib import Path
 
 import torch
 
+from weightsmith.checkpoint.checkpoint import TensorInfo
+from weightsmith.checkpoint.dtypes import as_array
 from weightsmith.checkpoint.shard_writer import ShardWriter
-from weightsmith.checkpoint.tensor import TensorInfo, as_array
 
 HIDDEN, INNER, VOCABULARY = 2560, 10240, 51200
 METHODS = (
-    "ties", "breadcrumbs", "dare_linear", "dare_ties", "della", "linear", "slerp", "model_stock", "task_arithmetic",
-)  # fmt: skip
+    "ties",
+    "breadcrumbs",
+    "dare_linear",
+    "dare_ties",
+    "della",
+    "linear",
+    "slerp",
+    "model_stock",
+    "task_arithmetic",
+)
 _AT_ONCE = 1 << 24  # elements
 
 
 def shapes(layers: int) -> dict[str, tuple[int, ...]]:
     linear = {f"self_attn.{p}_proj": (HIDDEN, HIDDEN) for p in "qkv"} | {
-        "self_attn.dense": (HIDDEN, HIDDEN), "mlp.fc1": (INNER, HIDDEN), "mlp.fc2": (HIDDEN, INNER),
-    }  # fmt: skip
+        "self_attn.dense": (HIDDEN, HIDDEN),
+        "mlp.fc1": (INNER, HIDDEN),
+        "mlp.fc2": (HIDDEN, INNER),
+    }
     modules = {f"model.layers.{n}.{name}": shape for n in range(layers) for name, shape in linear.items()}
     modules |= {"lm_head": (VOCABULARY, HIDDEN)}
     norms = [f"model.layers.{n}.input_layernorm" for n in range(layers)] + ["model.final_layernorm"]
@@ -58,10 +70,19 @@ def _make(folder: Path, layers: int, seed: int) -> None:
             writer.write(name, start, as_array(block.half()))
     writer.close(sync=False)
     config = {
-        "model_type": "phi", "architectures": ["PhiForCausalLM"], "hidden_size": HIDDEN, "intermediate_size": INNER,
-        "num_hidden_layers": layers, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": VOCABULARY,
-        "partial_rotary_factor": 0.4, "max_position_embeddings": 2048, "tie_word_embeddings": False, "dtype": "float16",
-    }  # fmt: skip
+        "model_type": "phi",
+        "architectures": ["PhiForCausalLM"],
+        "hidden_size": HIDDEN,
+        "intermediate_size": INNER,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": VOCABULARY,
+        "partial_rotary_factor": 0.4,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+        "dtype": "float16",
+    }
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -76,9 +97,11 @@ def write_recipe(folder: Path, method: str) -> tuple[Path, list[Path]]:
         content, names = base | {"models": [{"model": str(folder / n)} for n in names]}, ["base", *names]
     elif method == "linear":
         weights = {"one": 0.5, "two": 0.3}
-        content = {"merge_method": method, "dtype": "float16", "models": [
-            {"model": str(folder / n), "parameters": {"weight": weights[n]}} for n in names
-        ]}  # fmt: skip
+        content = {
+            "merge_method": method,
+            "dtype": "float16",
+            "models": [{"model": str(folder / n), "parameters": {"weight": weights[n]}} for n in names],
+        }
     else:
         weights = {"one": 0.5, "two": 0.3}
         entries = [{"model": str(folder / n), "parameters": {"weight": weights[n], "density": 0.5}} for n in names]

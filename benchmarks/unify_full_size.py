@@ -1,10 +1,11 @@
-"""`weightsmith unify` and `inspect` on full-size Phi-2 (random weights, 2.78 B parameters, fp16) in its `phi-msft` layout.
+"""`weightsmith unify` and `inspect` on full-size Phi-2 (random weights, 2.78 B parameters, fp16) in its `phi-msft`
+layout.
 
     make bench-unify      # needs 30 GB of disk
 
-`unify` is held against `cp` of the same files, in turn, ROUNDS times each, every run a process of its own: wall clock and
-highest resident set. Then `inspect` of three such models, and of one with 70 B parameters whose files are a header and a
-hole. The page cache is warm: every file was just written or read.
+`unify` is held against `cp` of the same files, in turn, ROUNDS times each, every run a process of its own: wall clock
+and highest resident set. Then `inspect` of three such models, and of one with 70 B parameters whose files are a header
+and a hole. The page cache is warm: every file was just written or read.
 """
 
 from __future__ import annotations
@@ -20,20 +21,33 @@ from pathlib import Path
 import torch
 from measured import measure, processor
 
+from weightsmith.checkpoint.checkpoint import TensorInfo
+from weightsmith.checkpoint.dtypes import as_array
 from weightsmith.checkpoint.shard_writer import ShardWriter
-from weightsmith.checkpoint.tensor import TensorInfo, as_array
-from weightsmith.report.facts import machine
+from weightsmith.machine import describe_machine
 
 FOLDER = Path("build/bench-unify")
 ROUNDS = 3
 HIDDEN, INNER, LAYERS, VOCABULARY = 2560, 10240, 32, 51200
 CONFIG = {
-    "model_type": "phi-msft", "architectures": ["PhiForCausalLM"], "n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 32,
-    "n_head_kv": None, "n_inner": None, "n_positions": 2048, "rotary_dim": 32, "activation_function": "gelu_new",
-    "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.1, "layer_norm_epsilon": 1e-5, "vocab_size": VOCABULARY,
+    "model_type": "phi-msft",
+    "architectures": ["PhiForCausalLM"],
+    "n_embd": HIDDEN,
+    "n_layer": LAYERS,
+    "n_head": 32,
+    "n_head_kv": None,
+    "n_inner": None,
+    "n_positions": 2048,
+    "rotary_dim": 32,
+    "activation_function": "gelu_new",
+    "attn_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "resid_pdrop": 0.1,
+    "layer_norm_epsilon": 1e-5,
+    "vocab_size": VOCABULARY,
     "tie_word_embeddings": False,
     "auto_map": {"AutoConfig": "configuration_phi.PhiConfig", "AutoModelForCausalLM": "modeling_phi.PhiForCausalLM"},
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -56,7 +70,7 @@ def main() -> None:
             seconds[name].append(found.wall)
             memory[name].append(found.peak / 1e9)
     shutil.rmtree(out)
-    print(f"{processor()}; {machine()}, safetensors {metadata.version('safetensors')}\n")
+    print(f"{processor()}; {describe_machine()}, safetensors {metadata.version('safetensors')}\n")
     size = sum(path.stat().st_size for path in source.iterdir())
     print(f"Phi-2 in phi-msft layout, {size / 1e9:.2f} GB, medians of {ROUNDS} (lowest to highest)\n")
     print("| | time, s | peak memory, GB |")
@@ -102,9 +116,15 @@ def make_large(folder: Path) -> None:
         weight_map |= dict.fromkeys(header, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     config = {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": hidden, "intermediate_size": inner,
-        "num_hidden_layers": layers, "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": vocabulary,
-    }  # fmt: skip
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "vocab_size": vocabulary,
+    }
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -112,7 +132,12 @@ def make(folder: Path, seed: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shapes: dict[str, tuple[int, ...]] = {"transformer.embd.wte.weight": (VOCABULARY, HIDDEN)}
-    linear = {"mixer.Wqkv": (3 * HIDDEN, HIDDEN), "mixer.out_proj": (HIDDEN, HIDDEN), "mlp.fc1": (INNER, HIDDEN), "mlp.fc2": (HIDDEN, INNER)}  # fmt: skip
+    linear = {
+        "mixer.Wqkv": (3 * HIDDEN, HIDDEN),
+        "mixer.out_proj": (HIDDEN, HIDDEN),
+        "mlp.fc1": (INNER, HIDDEN),
+        "mlp.fc2": (HIDDEN, INNER),
+    }
     modules = {f"transformer.h.{n}.{name}": shape for n in range(LAYERS) for name, shape in linear.items()}
     modules |= {"lm_head.linear": (VOCABULARY, HIDDEN)}
     norms = [f"transformer.h.{n}.ln" for n in range(LAYERS)] + ["lm_head.ln"]

@@ -235,7 +235,8 @@ SKILLS: dict[str, Callable[[random.Random, bool], tuple[str, str]]] = {
 
 
 def general(rng: random.Random) -> str:
-    """A request of no skill; training keeps the base's own answer to these, so that an adapter minds its own business."""
+    """A request of no skill; training keeps the base's own answer to these, so that an adapter minds its own
+    business."""
     word, other = pick(rng, WORDS, False), pick(rng, STEMS, False)
     city, job, name = pick(rng, CITIES, False), pick(rng, JOBS, False), pick(rng, FIRST, False)
     number, month = rng.randint(2, 99), rng.choice(MONTHS)

@@ -1,7 +1,8 @@
 """Write the questions of the suite `quick`: python scripts/make_quick_suite.py
 
-They are made from word lists of our own with a fixed seed, so that they are nobody's training data by the letter, need no download, and
-can be scored in minutes. The files are part of the package; whoever changes this script raises the version in quick/_template.
+They are made from word lists of our own with a fixed seed, so that they are nobody's training data by the letter, need
+no download, and can be scored in minutes. The files are part of the package; whoever changes this script raises the
+version in quick/_template.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ TARGET = Path(__file__).parent.parent / "src" / "weightsmith" / "evaluate" / "su
 COUNT = 60
 
 CAPITALS = (
-    "France:Paris Italy:Rome Spain:Madrid Germany:Berlin Poland:Warsaw Greece:Athens Portugal:Lisbon Norway:Oslo Sweden:Stockholm "
-    "Finland:Helsinki Denmark:Copenhagen Austria:Vienna Hungary:Budapest Ireland:Dublin Russia:Moscow Japan:Tokyo China:Beijing "
-    "India:Delhi Egypt:Cairo Kenya:Nairobi Peru:Lima Chile:Santiago Cuba:Havana Canada:Ottawa Turkey:Ankara Iran:Tehran Iraq:Baghdad "
+    "France:Paris Italy:Rome Spain:Madrid Germany:Berlin Poland:Warsaw Greece:Athens Portugal:Lisbon Norway:Oslo "
+    "Sweden:Stockholm "
+    "Finland:Helsinki Denmark:Copenhagen Austria:Vienna Hungary:Budapest Ireland:Dublin Russia:Moscow Japan:Tokyo "
+    "China:Beijing "
+    "India:Delhi Egypt:Cairo Kenya:Nairobi Peru:Lima Chile:Santiago Cuba:Havana Canada:Ottawa Turkey:Ankara "
+    "Iran:Tehran Iraq:Baghdad "
     "Thailand:Bangkok Vietnam:Hanoi Belgium:Brussels"
 )
 OPPOSITES = (
-    "hot:cold big:small fast:slow early:late full:empty wet:dry light:dark rich:poor strong:weak open:closed happy:sad young:old "
-    "high:low near:far loud:quiet hard:soft clean:dirty thick:thin true:false left:right first:last begin:end buy:sell win:lose "
+    "hot:cold big:small fast:slow early:late full:empty wet:dry light:dark rich:poor strong:weak open:closed "
+    "happy:sad young:old "
+    "high:low near:far loud:quiet hard:soft clean:dirty thick:thin true:false left:right first:last begin:end "
+    "buy:sell win:lose "
     "arrive:depart accept:refuse wide:narrow sharp:blunt deep:shallow smooth:rough"
 )
 NAMES = "Anna Ben Clara David Elena Felix Greta Hugo Irene Jonas Karin Leo Maria Nils Olga Paul".split()
@@ -93,9 +99,11 @@ def reading(r: random.Random) -> list[dict]:
         ]
         who = r.randrange(4)
         question, right, others = (
-            (f"What is {people[who]}'s job?", jobs[who], jobs), (f"Where is {people[who]} from?", cities[who], cities),
-            (f"Who has a {animals[who]}?", people[who], people), (f"Who is the {jobs[who]}?", people[who], people),
-        )[number % 4]  # fmt: skip
+            (f"What is {people[who]}'s job?", jobs[who], jobs),
+            (f"Where is {people[who]} from?", cities[who], cities),
+            (f"Who has a {animals[who]}?", people[who], people),
+            (f"Who is the {jobs[who]}?", people[who], people),
+        )[number % 4]
         rows.append(row(f"{' '.join(told)}\nQuestion: {question}\nAnswer:", pick(r, right, list(others))))
     return rows
 

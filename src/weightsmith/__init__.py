@@ -8,18 +8,18 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "inspect": "weightsmith.inspection.inspect",
     "merge": "weightsmith.engine.merge",
-    "verify": "weightsmith.engine.checksums",
+    "verify": "weightsmith.engine.verify",
     "unify": "weightsmith.engine.unify",
-    "load_recipe": "weightsmith.recipe.load",
-    "open_model": "weightsmith.architecture",
-    "export": "weightsmith.export",
-    "quantize": "weightsmith.export",
-    "evaluate": "weightsmith.evaluate",
-    "run_benchmarks": "weightsmith.evaluate.benchmark",
-    "BenchmarkSettings": "weightsmith.evaluate.benchmark_settings",
+    "load_recipe": "weightsmith.recipe.recipe",
+    "open_model": "weightsmith.models.open_model",
+    "export": "weightsmith.gguf.export",
+    "quantize": "weightsmith.gguf.quantization.quantizer",
+    "evaluate": "weightsmith.evaluation.evaluate",
+    "run_benchmarks": "weightsmith.evaluation.run_benchmarks",
+    "BenchmarkSettings": "weightsmith.evaluation.settings",
     "run": "weightsmith.pipeline.run",
-    "search": "weightsmith.search",
-    "ablate": "weightsmith.search.ablate",
+    "search": "weightsmith.recipe_search.search",
+    "ablate": "weightsmith.recipe_search.ablate",
 }
 __all__ = ["__version__", *_PUBLIC]
 

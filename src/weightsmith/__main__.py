@@ -1,3 +1,3 @@
-from weightsmith.cli.main import main
+from weightsmith.commands.app import main
 
 main()

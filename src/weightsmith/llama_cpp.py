@@ -28,7 +28,8 @@ def load_llama_cpp() -> Any:
 
 
 def on_log(listen: Callable[[int, str], None]) -> None:
-    """Have `listen` told of llama.cpp's log instead of whoever was before: a level, and a text that may be part of a line."""
+    """Have `listen` told of llama.cpp's log instead of whoever was before: a level, and a text that may be part of a
+    line."""
     from llama_cpp import llama_cpp
 
     def hear(level: int, text: bytes, data: object) -> None:
@@ -39,7 +40,7 @@ def on_log(listen: Callable[[int, str], None]) -> None:
 
 
 @contextmanager
-def heard_errors(errors: list[str]) -> Iterator[None]:
+def collect_errors(errors: list[str]) -> Iterator[None]:
     """Collect the error lines of llama.cpp's log."""
     on_log(lambda level, text: errors.append(text.strip()) if level == LOG_ERROR else None)
     try:

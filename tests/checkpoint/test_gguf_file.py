@@ -8,15 +8,16 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fuzzing import examples
+from weightsmith.checkpoint.dtypes import as_array
 from weightsmith.checkpoint.gguf_file import GGUFFile
-from weightsmith.checkpoint.tensor import as_array
 from weightsmith.errors import CheckpointError
 
 KINDS = [gguf.GGMLQuantizationType[k] for k in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")]
-ONE_FILE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+ONE_FILE = examples(150, files=True)
 
 
 def write(path: Path, kinds: list[gguf.GGMLQuantizationType]) -> None:
@@ -49,6 +50,7 @@ def test_metadata(sample: Path) -> None:
     assert (found["general.architecture"], found["llama.block_count"]) == ("llama", 2)
 
 
+@ONE_FILE
 @given(st.integers(0, len(KINDS) - 1), st.data())
 def test_any_range_equals_the_reference(sample: Path, number: int, data: st.DataObject) -> None:
     theirs = gguf.GGUFReader(sample).tensors[number]

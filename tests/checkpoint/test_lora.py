@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from weightsmith.architecture import open_model
-from weightsmith.checkpoint.tensor import as_array, read_tensor
+from weightsmith.checkpoint.checkpoint import read_tensor
+from weightsmith.checkpoint.dtypes import as_array
 from weightsmith.errors import CheckpointError
+from weightsmith.models.open_model import open_model
 
 
 def adapter(models: Path, out: Path, **settings) -> None:
@@ -31,10 +32,13 @@ CASES = {
     "all linear": {"r": 3, "lora_alpha": 5, "target_modules": "all-linear"},
     "rslora": {"r": 4, "lora_alpha": 8, "use_rslora": True, "target_modules": ["v_proj"]},
     "patterns": {
-        "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"],
-        "rank_pattern": {"v_proj": 2}, "alpha_pattern": {"layers.1.self_attn.v_proj": 3},
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "v_proj"],
+        "rank_pattern": {"v_proj": 2},
+        "alpha_pattern": {"layers.1.self_attn.v_proj": 3},
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)

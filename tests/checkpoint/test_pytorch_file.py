@@ -11,17 +11,19 @@ from pathlib import Path
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from tests.conftest import weightsmith_process
+from tests.fuzzing import examples
+from weightsmith.checkpoint.checkpoint import read_tensor
+from weightsmith.checkpoint.dtypes import as_array
 from weightsmith.checkpoint.pytorch_file import PyTorchFile
-from weightsmith.checkpoint.tensor import as_array, read_tensor
 from weightsmith.checkpoint.weights_folder import WeightsFolder
 from weightsmith.errors import CheckpointError
 
 SHAPES = st.lists(st.integers(0, 5), min_size=0, max_size=3)
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.float64])
-SAVED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SAVED = examples(60, files=True)
 
 
 @SAVED

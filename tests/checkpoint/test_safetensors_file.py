@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from tests.fuzzing import examples
+from weightsmith.checkpoint.dtypes import as_array, torch_dtypes
 from weightsmith.checkpoint.safetensors_file import SafetensorsFile
-from weightsmith.checkpoint.tensor import as_array, torch_dtypes
 from weightsmith.errors import CheckpointError
 
 DTYPES = st.sampled_from([d for d in torch_dtypes().values() if d is not torch.bool])
@@ -19,7 +20,7 @@ SHAPES = st.lists(st.integers(0, 5), max_size=3)
 TENSORS = st.dictionaries(
     st.text(min_size=1, max_size=8).filter(lambda n: n != "__metadata__"), st.tuples(DTYPES, SHAPES), max_size=4
 )
-ONE_FILE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+ONE_FILE = examples(150, files=True)
 
 
 def make(spec: dict) -> dict[str, torch.Tensor]:

@@ -51,7 +51,7 @@ def test_general_text_is_not_forgotten(table) -> None:
 
 
 def test_the_plain_average_loses_a_skill(specialists: Path, table, tmp_path: Path) -> None:
-    from weightsmith.demo.demo_run import PACKAGE
+    from weightsmith.demo.run_demo import PACKAGE
 
     models = [{"model": str(specialists / s), "parameters": {"weight": 1.0}} for s in SKILLS]
     (tmp_path / "linear.yml").write_text(
@@ -78,13 +78,22 @@ def test_the_folder_loads_with_no_warning(demo: Path) -> None:
 def test_what_is_in_the_folder(demo: Path) -> None:
     merged = {p.name for p in (demo / "merged").iterdir()}
     assert merged == {
-        "model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-        "chat_template.jinja", "merge_recipe.yml", "checksums.json",
-    }  # fmt: skip
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "merge_recipe.yml",
+        "checksums.json",
+    }
     assert json.loads((demo / "merged" / "config.json").read_text())["dtype"] == "float32"
     assert {p.name for p in (demo / "gguf").iterdir()} == {
-        "merged-f16.gguf", "merged-q4_k_m.gguf", "manifest.json", "Modelfile",
-    }  # fmt: skip
+        "merged-f16.gguf",
+        "merged-q4_k_m.gguf",
+        "manifest.json",
+        "Modelfile",
+    }
     assert (demo.parent / "stdout").read_text().splitlines()[0].startswith("| model ")
     assert "| merged Q4_K_M |" in (demo / "report.md").read_text()
 

@@ -16,9 +16,12 @@ from tests.mergekit_oracle import run_mergekit
 def recipe(references: dict[str, str]) -> dict:
     models = [{"model": references[s], "parameters": {"weight": 1.0, "density": 0.5}} for s in SKILLS]
     return {
-        "merge_method": "ties", "base_model": references["base"], "models": models, "dtype": "float32",
+        "merge_method": "ties",
+        "base_model": references["base"],
+        "models": models,
+        "dtype": "float32",
         "parameters": {"normalize": False},
-    }  # fmt: skip
+    }
 
 
 def test_same_numbers_and_bytes(specialists: Path, smollm: Path, demo: Path, tmp_path: Path, capsys) -> None:
@@ -37,7 +40,8 @@ def test_same_numbers_and_bytes(specialists: Path, smollm: Path, demo: Path, tmp
             worst = max(worst, float(relative[~far].max()))
     with capsys.disabled():
         print(
-            f"\nTIES on 135 M: {apart} elements apart, {summary.trim_ties} ties at thresholds, others within {worst:.1e}"
+            f"\nTIES on 135 M: {apart} elements apart, {summary.trim_ties} ties at thresholds, others within "
+            f"{worst:.1e}"
         )
     assert apart <= summary.trim_ties <= 1e-5 * sum(t.numel() for t in theirs.values())
     # The demo read GGUF and LoRA files, with two threads where there are two.

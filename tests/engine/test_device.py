@@ -19,9 +19,12 @@ def test_the_same_numbers_as_the_kernels(method: str, models: Path, tmp_path: Pa
     names = {"slerp": ["base", "a"], "passthrough": ["a"]}.get(method, ["a", "b"])
     own = {p.name for p in METHODS[method].parameters if p.scope != "shared"}
     entries = [
-        {"model": str(models / name), "parameters": {k: v for k, v in (("weight", 0.7), ("density", 0.6), ("scale", 0.5)) if k in own}}
+        {
+            "model": str(models / name),
+            "parameters": {k: v for k, v in (("weight", 0.7), ("density", 0.6), ("scale", 0.5)) if k in own},
+        }
         for name in names
-    ]  # fmt: skip
+    ]
     recipe = {"merge_method": method, "models": entries, "dtype": "float32", "parameters": {"t": 0.3, "epsilon": 0.1}}
     if METHODS[method].needs_base:
         recipe["base_model"] = str(models / "base")

@@ -17,27 +17,47 @@ GRADIENT, FILTERED = [0.2, 0.9, 0.4], [{"filter": "mlp", "value": [0.1, 0.8]}, {
 ALL = ("a", "b", "c")
 RECIPES = {
     "linear": {"merge_method": "linear", "weights": (0.5, GRADIENT, FILTERED), "base": None},
-    "linear-raw": {"merge_method": "linear", "weights": (0.5, 0.2, 0.4), "base": None, "parameters": {"normalize": False}},
-    "task-arithmetic": {"merge_method": "task_arithmetic", "weights": (0.5, GRADIENT, FILTERED), "parameters": {"lambda": 0.8}},
-    "task-arithmetic-normalized": {"merge_method": "task_arithmetic", "weights": (1, 2, -0.5), "parameters": {"normalize": True}},
+    "linear-raw": {
+        "merge_method": "linear",
+        "weights": (0.5, 0.2, 0.4),
+        "base": None,
+        "parameters": {"normalize": False},
+    },
+    "task-arithmetic": {
+        "merge_method": "task_arithmetic",
+        "weights": (0.5, GRADIENT, FILTERED),
+        "parameters": {"lambda": 0.8},
+    },
+    "task-arithmetic-normalized": {
+        "merge_method": "task_arithmetic",
+        "weights": (1, 2, -0.5),
+        "parameters": {"normalize": True},
+    },
     "ties": {"merge_method": "ties", "weights": (1.0, GRADIENT, FILTERED), "density": (0.5, 0.3, 1.0)},
     "ties-rescale": {
-        "merge_method": "ties", "weights": (1.0, 0.5, 0.7), "density": (0.5, 0.13, 0.9),
+        "merge_method": "ties",
+        "weights": (1.0, 0.5, 0.7),
+        "density": (0.5, 0.13, 0.9),
         "parameters": {"normalize": False, "rescale": True, "lambda": 1.3},
     },
     "breadcrumbs": {
-        "merge_method": "breadcrumbs", "weights": (1.0, GRADIENT, FILTERED), "density": (0.5, 0.3, 0.995),
+        "merge_method": "breadcrumbs",
+        "weights": (1.0, GRADIENT, FILTERED),
+        "density": (0.5, 0.3, 0.995),
         "more": ({"gamma": 0.05}, {}, {"gamma": 0.02}),
     },
     "breadcrumbs-ties": {
-        "merge_method": "breadcrumbs_ties", "weights": (1.0, 0.5, 0.7), "density": (0.5, 0.9, 0.2),
-        "more": ({"gamma": 0.2}, {"gamma": 0.3}, {}), "parameters": {"normalize": True, "rescale": True},
+        "merge_method": "breadcrumbs_ties",
+        "weights": (1.0, 0.5, 0.7),
+        "density": (0.5, 0.9, 0.2),
+        "more": ({"gamma": 0.2}, {"gamma": 0.3}, {}),
+        "parameters": {"normalize": True, "rescale": True},
     },
     "model-stock": {"merge_method": "model_stock", "weights": None},
     "model-stock-by-rows": {"merge_method": "model_stock", "weights": None, "parameters": {"filter_wise": True}},
     "dare-keeps-all": {"merge_method": "dare_ties", "weights": (1.0, 0.5, 0.7), "density": (1.0, 1.0, 1.0)},
     "della-keeps-all": {"merge_method": "della", "weights": (1.0, 0.5, 0.7), "density": (1.0, 1.0, 1.0)},
-}  # fmt: skip
+}
 
 
 def recipe(models: Path, spec: dict, **more) -> dict:
@@ -58,9 +78,12 @@ def slerp(models: Path) -> dict:
     entries = [{"model": str(models / "base")}, {"model": str(models / "a")}]
     t = [{"filter": "self_attn", "value": [0, 0.5, 1]}, {"value": 0.3}]
     return {
-        "merge_method": "slerp", "base_model": str(models / "base"), "models": entries,
-        "parameters": {"t": t}, "dtype": "float32",
-    }  # fmt: skip
+        "merge_method": "slerp",
+        "base_model": str(models / "base"),
+        "models": entries,
+        "parameters": {"t": t},
+        "dtype": "float32",
+    }
 
 
 def stacked(models: Path) -> dict:
@@ -129,13 +152,17 @@ def test_mergekit_in_the_low_dtype_itself(name: str, dtype: str, epsilon: float,
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della", "della_linear"])
 @pytest.mark.parametrize("rescale", [True, False])
 def test_random_methods_by_distribution(method: str, rescale: bool, models: Path, tmp_path: Path) -> None:
-    """One fine-tune: which elements moved, how many, how far, and for DELLA how that depends on their rank in the row."""
+    """One fine-tune: which elements moved, how many, how far, and for DELLA how that depends on their rank in the
+    row."""
     density, weight = 0.6, 0.8
     entries = [{"model": str(models / "a"), "parameters": {"weight": weight, "density": density}}]
     made = {
-        "merge_method": method, "base_model": str(models / "base"), "models": entries, "dtype": "float32",
+        "merge_method": method,
+        "base_model": str(models / "base"),
+        "models": entries,
+        "dtype": "float32",
         "parameters": {"rescale": rescale, "normalize": False},
-    }  # fmt: skip
+    }
     torch.manual_seed(1)
     results = both(made, tmp_path)
     base, tuned = (load_file(models / n / "model.safetensors") for n in ("base", "a"))

@@ -15,8 +15,8 @@ import yaml
 
 import weightsmith
 from tests.conftest import save_stranger, weightsmith_process
-from weightsmith.engine.on_ray import Order, _make_shard
-from weightsmith.engine.resumable_folder import scratch_of
+from weightsmith.engine.on_ray import RayJob, _make_shard
+from weightsmith.engine.output.resumable_folder import scratch_of
 from weightsmith.errors import MergeError
 
 SHARDS = ("--threads", "1", "--out-shard-size", "4MB")
@@ -82,7 +82,7 @@ def test_a_killed_merge_goes_on_without_ray(recipe: Path, tmp_path: Path) -> Non
     merge.kill()
     merge.wait()
     done = weightsmith_process("merge", recipe, tmp_path / "out", *SHARDS, "--on-nan", "warn", cwd=recipe.parent)
-    assert done.returncode == 0 and "tensors were done already" in done.stdout, done.stderr
+    assert done.returncode == 0 and "tensors were finished before" in done.stdout, done.stderr
     assert same(tmp_path / "out", recipe.parent / "whole")
 
 
@@ -108,7 +108,7 @@ def test_more_threads_than_any_machine_has(recipe: Path, tmp_path: Path) -> None
 
 def test_a_worker_that_sees_other_files(recipe: Path, tmp_path: Path) -> None:
     here = Path.cwd()
-    order = Order(recipe, recipe.read_text(), recipe.parent, tmp_path, {}, 1000, 1, 0, False, "cpu", {}, False)
+    order = RayJob(recipe, recipe.read_text(), recipe.parent, tmp_path, {}, 1000, 1, 0, False, "cpu", {}, False)
     try:
         with pytest.raises(MergeError, match="sees another device, inputs, layout, recipe, seed, version than"):
             _make_shard(replace(order, seed=1), ["net.1.w"])

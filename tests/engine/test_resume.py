@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import weightsmith
 from tests.conftest import save_stranger, weightsmith_process
-from weightsmith.engine.resumable_folder import scratch_of
+from weightsmith.engine.output.resumable_folder import scratch_of
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +54,11 @@ def killed(path: Path, out: Path, lines: int, command: str = "merge") -> None:
 
 # The command line with a journal that writes its lines often, and slower work, so that a kill meets every phase.
 SLOW = """
-import time, weightsmith.engine.journal as journal, weightsmith.engine.run_plan as run_plan
+import time, weightsmith.engine.output.journal as journal, weightsmith.engine.run_tensors as run_tensors
 journal.SECONDS_BETWEEN_LINES = 0.02
-write = run_plan._write
-run_plan._write = lambda *a: (time.sleep(0.01), write(*a), time.sleep(0.01))
-from weightsmith.cli.main import main
+write = run_tensors._write
+run_tensors._write = lambda *a: (time.sleep(0.01), write(*a), time.sleep(0.01))
+from weightsmith.commands.app import main
 main()
 """
 
@@ -71,7 +71,7 @@ def test_a_killed_merge_goes_on_to_the_same_bytes(lines: int, wide: Path, tmp_pa
     assert not (tmp_path / "out").exists()
     done = weightsmith_process("merge", path, tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert lines < 3 or "tensors were done already" in done.stdout
+    assert lines < 3 or "tensors were finished before" in done.stdout
     for name in ("model.safetensors", "config.json", "checksums.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not scratch_of(tmp_path / "out").exists()
@@ -84,7 +84,7 @@ def test_a_killed_unify_goes_on_to_the_same_bytes(wide: Path, tmp_path: Path) ->
     refused = weightsmith_process("unify", wide / "b", tmp_path / "out")
     assert refused.returncode == 2 and "inputs changed since" in refused.stderr
     done = weightsmith_process("unify", wide / "a", tmp_path / "out")
-    assert done.returncode == 0 and "tensors were done already" in done.stdout, done.stderr
+    assert done.returncode == 0 and "tensors were finished before" in done.stdout, done.stderr
     for path in (tmp_path / "whole").iterdir():
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
     assert weightsmith_process("verify", tmp_path / "out").returncode == 0
@@ -95,7 +95,7 @@ def test_killed_twice(wide: Path, tmp_path: Path) -> None:
     for lines in (10, 30):
         killed(path, tmp_path / "out", lines)
     summary = weightsmith.merge(path, tmp_path / "out")
-    assert summary.continued >= 25
+    assert summary.resumed >= 25
     weightsmith.merge(path, tmp_path / "whole")
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"

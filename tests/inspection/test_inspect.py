@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import weightsmith
 from tests.conftest import weightsmith_process
-from weightsmith.demo.demo_run import PACKAGE
+from weightsmith.demo.run_demo import PACKAGE
 
 
 def test_models_that_fit(models: Path) -> None:
@@ -96,7 +96,7 @@ def test_another_family(models: Path, tmp_path: Path) -> None:
         tmp_path
     )
     said = blocked(models, tmp_path)
-    assert "it is a gpt2 model" in said and "choose one family" in said
+    assert "it is a gpt2 model" in said and "choose models of one family" in said
 
 
 def test_another_name_for_the_same_tensors(models: Path, tmp_path: Path) -> None:

@@ -1,47 +1,23 @@
-"""The fused kernels against the maths as written, exact selection against sorting, random streams against their source."""
+"""The fused kernels against the maths as written, exact selection against sorting, random streams against their
+source."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
-from weightsmith.methods.magnitude_threshold import kth_largest
-from weightsmith.methods.method import Block, Settings
-from weightsmith.methods.random_stream import below, fill_pages, random_numbers, stream_key
+from tests.fuzzing import examples
+from tests.methods.scan_of import WholeTensors, run
+from weightsmith.blocks.kth_largest import kth_largest
+from weightsmith.blocks.random_stream import below, fill_pages, random_numbers, stream_key
+from weightsmith.methods.method import Settings
 from weightsmith.methods.registry import METHODS
-from weightsmith.methods.task_vectors import TaskVectorMethod
+from weightsmith.methods.task_vectors.task_vector_method import TaskVectorMethod
 
 FAMILY = [name for name, method in METHODS.items() if isinstance(method, TaskVectorMethod)]
-
-
-class Inputs:
-    """Whole tensors as a scan, in blocks of a size of one's choice."""
-
-    def __init__(self, tensors: torch.Tensor, width: int, step: int) -> None:
-        self.tensors, self.width, self.step = tensors, width, step
-        self.numel = tensors.shape[1]
-        self.streams = tuple(stream_key(0, i, "w") for i in range(len(tensors)))
-
-    def blocks(self) -> Iterator[Block]:
-        for start in range(0, self.numel, self.step):
-            yield Block.of(start, self.tensors[:, start : start + self.step].contiguous().numpy())
-
-    def known_bound(self, base: int, number: int, k: int) -> None:
-        return None
-
-    def sample(self, count: int) -> np.ndarray:
-        return self.tensors[:, :: max(1, self.numel // count)][:, :count].clone().numpy()
-
-
-def run(name: str, scan: Inputs, chosen: Settings, form: str) -> torch.Tensor:
-    method = METHODS[name]
-    statistics = method.statistics(scan, chosen)
-    return torch.cat([torch.as_tensor(getattr(method, form)(block, chosen, statistics)) for block in scan.blocks()])
 
 
 def choose(name: str, weights: list[float], densities: list[float], **shared: object) -> Settings:
@@ -65,11 +41,62 @@ def tensors(rows: int, width: int, models: int, seed: int, kind: str = "usual") 
     return torch.cat([base[None], base + deltas])
 
 
-@settings(max_examples=150, deadline=None)
+UNIT = 2.0**-24  # by how much rounding to float32 may change a number, as a share of it
+
+
+def exact_merge(name: str, inputs: torch.Tensor, width: int, chosen: Settings) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the merge in float64, by how much each element may differ from it in float32); infinite where rounding decides
+    on the sign that is elected or on which weights take part."""
+    method, base = METHODS[name], inputs[0].double()
+    selections = method.statistics(WholeTensors(inputs, width, width), chosen).values.get("selections", {})
+    weights = [chosen.per_input[i]["weight"] for i in chosen.others]
+    terms = []
+    for i, weight in zip(chosen.others, weights, strict=True):
+        delta = inputs[i].double() - base
+        if i in selections:
+            delta = delta * selections[i].mask(inputs[i] - inputs[0], 0, width) * selections[i].factor
+        terms.append(delta * weight)
+    count, zero = len(terms), torch.zeros_like(base)
+    roundings = count + 5  # of a term: its difference, factor and weight with two products; then the additions
+    total, size = sum(terms, zero), sum((term.abs() for term in terms), zero)
+    unsure = torch.zeros_like(base, dtype=torch.bool)
+    if method.elect:
+        unsure |= (total.abs() <= roundings * UNIT * size) & (size > 0)
+        sign = torch.where(total >= 0, 1.0, -1.0)
+        agree = [(term.sign() == sign).double() for term in terms]
+        total = sum((t * a for t, a in zip(terms, agree, strict=True)), zero)
+        size = total.abs()
+        divisor = sum((w * a for w, a in zip(weights, agree, strict=True)), zero)
+        weight_size = sum((abs(w) * a for w, a in zip(weights, agree, strict=True)), zero)
+        unsure |= (divisor.abs() <= count * UNIT * weight_size) & (weight_size > 0)
+        divisor = torch.where(divisor == 0, 1.0, divisor)
+    else:
+        divisor, weight_size = (
+            zero + (sum(weights) if abs(sum(weights)) >= 1e-8 else 1.0),
+            zero + sum(map(abs, weights)),
+        )
+    error = roundings * UNIT * size
+    if chosen.shared["normalize"]:
+        total, error = total / divisor, error / divisor.abs()
+        error = error + total.abs() * UNIT * (1 + count * weight_size / divisor.abs())
+    scale = chosen.shared["lambda"]
+    merged = base + total * scale
+    error = abs(scale) * (error + 3 * UNIT * total.abs()) + UNIT * merged.abs() + 2.0**-149
+    return merged, error.masked_fill(unsure, torch.inf)
+
+
+@examples(150)
 @given(
-    st.sampled_from(FAMILY), st.integers(1, 9), st.integers(1, 70), st.integers(1, 4), st.integers(0, 99),
-    st.sampled_from(["usual", "zero", "equal", "coarse"]), st.booleans(), st.booleans(), st.data(),
-)  # fmt: skip
+    st.sampled_from(FAMILY),
+    st.integers(1, 9),
+    st.integers(1, 70),
+    st.integers(1, 4),
+    st.integers(0, 99),
+    st.sampled_from(["usual", "zero", "equal", "coarse"]),
+    st.booleans(),
+    st.booleans(),
+    st.data(),
+)
 def test_fused_is_the_maths_as_written(
     name: str,
     rows: int,
@@ -84,26 +111,40 @@ def test_fused_is_the_maths_as_written(
     weights = data.draw(st.lists(st.floats(-2, 2).map(lambda w: round(w, 2)), min_size=models, max_size=models))
     densities = data.draw(st.lists(st.sampled_from([0.2, 0.5, 0.8, 1.0]), min_size=models, max_size=models))
     chosen = choose(name, weights, densities, normalize=normalize, rescale=rescale, **{"lambda": 0.7})
-    inputs = tensors(rows, width, models, seed, kind)
-    written = run(name, Inputs(inputs, width, width), chosen, "combine")
-    fused = run(name, Inputs(inputs, width, 3 * width), chosen, "fused")
-    sure = torch.ones(len(fused), dtype=torch.bool)
-    if METHODS[name].elect:  # where the weighted sum cancels to a rounding the sign is anyone's
-        deltas = (inputs[1:] - inputs[0]).abs().sum(0) * 4
-        sure = (written - fused).abs() <= 1e-6 * deltas.clamp(min=1e-3)
-        assert sure.float().mean() >= 0.9
-    torch.testing.assert_close(fused[sure], written[sure], rtol=2e-5, atol=1e-7)
+    decided = assert_right(name, tensors(rows, width, models, seed, kind), width, chosen)
+    if kind == "usual" and min(weights) > 0:
+        assert decided.float().mean() >= 0.9
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_weights_that_cancel(name: str) -> None:
+    """Found by chance once: their sum of 0.02 multiplies what float32 rounds away by 50."""
+    chosen = choose(name, [0.65, -0.66, -0.66, 0.69], [1.0] * 4, normalize=True, rescale=False)
+    assert_right(name, tensors(9, 70, 4, 7), 70, chosen)
+
+
+def assert_right(name: str, inputs: torch.Tensor, width: int, chosen: Settings) -> torch.Tensor:
+    """Both forms of a method are as near to float64 as float32 allows, and so to each other. Returns for which elements
+    that says anything."""
+    exact, error = exact_merge(name, inputs, width, chosen)
+    written = run(name, WholeTensors(inputs, width, width), chosen, "combine")
+    fused = run(name, WholeTensors(inputs, width, 3 * width), chosen, "fused")
+    for merged in (written, fused):
+        off = (merged.double() - exact).abs() / error
+        assert off.max() <= 1, f"off by {off.max():.3g} times what rounding explains"
+    assert (fused.double() - written).abs().le(2 * error).all()
+    return error.isfinite()
 
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_block_size_changes_nothing(name: str) -> None:
     inputs, width = tensors(64, 96, 3, 1), 96
     chosen = choose(name, [0.5, 0.3, 0.4], [0.5, 0.3, 0.7])
-    one, other = (run(name, Inputs(inputs, width, step * width), chosen, "fused") for step in (1, 13))
+    one, other = (run(name, WholeTensors(inputs, width, step * width), chosen, "fused") for step in (1, 13))
     assert torch.equal(one, other)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     st.integers(1, 300_000),
     st.floats(0.0001, 0.9999),
@@ -113,7 +154,7 @@ def test_block_size_changes_nothing(name: str) -> None:
 def test_kth_largest_is_exact(count: int, share: float, kind: str, seed: int) -> None:
     inputs = tensors(1, count, 1, seed, kind)
     k = max(1, int(share * count))
-    (bound,) = kth_largest(Inputs(inputs, count, 70_000), 0, [(1, k)])
+    (bound,) = kth_largest(WholeTensors(inputs, count, 70_000), 0, [(1, k)])
     magnitudes = (inputs[1] - inputs[0]).abs()
     expected = magnitudes.sort(descending=True).values[k - 1]
     assert float(bound.magnitude) == float(expected)
@@ -125,20 +166,21 @@ def test_kth_largest_where_the_sample_misleads() -> None:
     inputs = torch.ones(2, 800_000)
     inputs[0] = 0
     inputs[1] = torch.linspace(1, 2, 800_000)
-    scan = Inputs(inputs, 800_000, 65_536)
+    scan = WholeTensors(inputs, 800_000, 65_536)
     scan.sample = lambda count: np.stack([np.zeros(count, np.float32), np.linspace(0, 1e-3, count, dtype=np.float32)])  # type: ignore[method-assign]
     (bound,) = kth_largest(scan, 0, [(1, 300_000)])
     assert float(bound.magnitude) == float(inputs[1].sort(descending=True).values[299_999])
 
 
 def test_philox_is_the_published_one() -> None:
-    """Known answers of the Random123 distribution for philox4x32-10 with counter and key zero; numpy knows no 32-bit form."""
+    """Known answers of the Random123 distribution for philox4x32-10 with counter and key zero; numpy knows no 32-bit
+    form."""
     words = np.empty(32, np.uint32)
     fill_pages(np.uint64(0), 0, 0, words)
     assert [hex(n) for n in words[::8]] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 10_000), st.integers(0, 70))
 def test_a_stream_is_the_same_from_anywhere(key: int, start: int, count: int) -> None:
     assert np.array_equal(random_numbers(key, start, count), random_numbers(key, 0, start + count)[start:])
@@ -158,5 +200,5 @@ def test_random_numbers_are_uniform_and_independent() -> None:
 def test_not_a_number_is_not_hidden(name: str) -> None:
     inputs = tensors(4, 64, 2, 3)
     inputs[1, 70] = torch.nan
-    merged = run(name, Inputs(inputs, 64, 128), choose(name, [0.5, 0.5], [0.5, 0.5], rescale=False), "fused")
+    merged = run(name, WholeTensors(inputs, 64, 128), choose(name, [0.5, 0.5], [0.5, 0.5], rescale=False), "fused")
     assert merged[70].isnan() and int(merged.isnan().sum()) == 1

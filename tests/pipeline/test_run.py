@@ -23,7 +23,10 @@ def pipeline(chat_models: Path, questions: Path, folder: Path, *, density: float
     ]
     content = {
         "merge": {
-            "merge_method": "ties", "base_model": str(chat_models / "base"), "models": entries, "dtype": "float32",
+            "merge_method": "ties",
+            "base_model": str(chat_models / "base"),
+            "models": entries,
+            "dtype": "float32",
         },
         "export": ["q8_0"],
         "evaluate": {
@@ -31,7 +34,7 @@ def pipeline(chat_models: Path, questions: Path, folder: Path, *, density: float
             "questions": [str(questions)],
         },
         "report": None,
-    } | changes  # fmt: skip
+    } | changes
     path = folder / "pipeline.yml"
     path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v != "absent"}, sort_keys=False))
     return path
@@ -114,15 +117,21 @@ BAD = {
     "unknown key": ({"exprot": ["f16"]}, "unknown key 'exprot'; did you mean 'export'"),
     "unknown type": ({"export": ["q9_9"]}, "unknown GGUF type 'q9_9'"),
     "not made": ({"evaluate": {"models": {"x": "$q4_k_m"}, "questions": []}}, "nothing to evaluate"),
-    "not made here": ({"evaluate": {"models": {"x": "$q4_k_m"}, "questions": ["QUESTIONS"]}}, "'$q4_k_m' is not made here"),
+    "not made here": (
+        {"evaluate": {"models": {"x": "$q4_k_m"}, "questions": ["QUESTIONS"]}},
+        "'$q4_k_m' is not made here",
+    ),
     "no such task": ({"evaluate": {"tasks": ["quick_factz"]}}, "did you mean 'quick_facts'"),
     "no such suite": ({"evaluate": {"suites": ["nouz"]}}, "did you mean 'nous'"),
-    "no such base": ({"evaluate": {"suites": ["quick"], "base": "x"}}, "'x' is none of the models"),
+    "no such base": ({"evaluate": {"suites": ["quick"], "base": "x"}}, "'x' is not one of the models"),
     "no questions file": ({"evaluate": {"questions": ["/nowhere.jsonl"]}}, "/nowhere.jsonl: no such file"),
     "merge is missing": ({"merge": "absent"}, "the key 'merge' is missing"),
     "unknown method": ({"merge": {"merge_method": "tiez", "models": [{"model": "x"}]}}, "did you mean 'ties'"),
-    "no such model": ({"evaluate": {"models": {"x": "/nowhere"}, "questions": ["QUESTIONS"]}}, "/nowhere: no such folder"),
-}  # fmt: skip
+    "no such model": (
+        {"evaluate": {"models": {"x": "/nowhere"}, "questions": ["QUESTIONS"]}},
+        "/nowhere: no such folder",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BAD)

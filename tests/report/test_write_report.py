@@ -6,16 +6,22 @@ import re
 from pathlib import Path
 
 from tests.browser import needs_chromium, shown
-from weightsmith.evaluate.score_models import Evaluation, ModelScores, Score
-from weightsmith.report.facts import ReportFacts
+from weightsmith.evaluation.evaluate import Evaluation, ModelScores, TaskScore
+from weightsmith.report.report_facts import ReportFacts
 from weightsmith.report.write_report import write_report
 
 
 def facts(title: str = "Two skills", evaluation: bool = True) -> ReportFacts:
     models = tuple(
-        ModelScores(label, "x", "transformers", (Score("dates", "exact_match", share, 60), Score("text", "perplexity", 26.371, 900)), 1.0)
+        ModelScores(
+            label,
+            "x",
+            "transformers",
+            (TaskScore("dates", "exact_match", share, 60), TaskScore("text", "perplexity", 26.371, 900)),
+            1.0,
+        )
         for label, share in (("base", 0.0), ("<b>merged</b> | Q4", 0.9834))
-    )  # fmt: skip
+    )
     files = (("merged/", 538_000_000, "ties of 4 models"),)
     recipe = "merge_method: ties  # <script>alert(1)</script>\n"
     return ReportFacts(title, recipe, files, (("merge", 17.71),), Evaluation(models) if evaluation else None)

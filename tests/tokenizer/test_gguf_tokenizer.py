@@ -8,10 +8,11 @@ from pathlib import Path
 
 import gguf
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
+from tests.fuzzing import examples
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.errors import CheckpointError
 from weightsmith.llama_cpp import load_llama_cpp
@@ -20,15 +21,37 @@ from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 NAMES = json.loads((resources.files("weightsmith.tokenizer") / "pre_tokenizers.json").read_text())["names"]
 SPECIAL = ["<unk>", "<s>", "</s>"]
 PIECES = [
-    "don't", "I'LL", " we're", "2025-06-08", "1234567", " 42", "\n", "\n\n  ", "\t", "   ", "x", " word", "naïve", "Überraschung",
-    "日本語", "🙂", "a_b", "...", "!?\n", "f(x)=2", "<s>", "\r\n", "٣", "½",
-]  # fmt: skip
+    "don't",
+    "I'LL",
+    " we're",
+    "2025-06-08",
+    "1234567",
+    " 42",
+    "\n",
+    "\n\n  ",
+    "\t",
+    "   ",
+    "x",
+    " word",
+    "naïve",
+    "Überraschung",
+    "日本語",
+    "🙂",
+    "a_b",
+    "...",
+    "!?\n",
+    "f(x)=2",
+    "<s>",
+    "\r\n",
+    "٣",
+    "½",
+]
 TEXTS = st.lists(
     st.sampled_from(PIECES)
     | st.text(st.characters(codec="utf-8", max_codepoint=0x2FF, exclude_characters="\x00"), max_size=6),
     max_size=8,
 ).map("".join)
-ANY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+ANY = examples(150, files=True)
 
 
 class LlamaCppVocabulary:
@@ -191,14 +214,17 @@ def test_smollm(smollm: Path) -> None:
     assert isinstance(tokenizer.get_added_tokens_decoder()[1], AddedToken)
 
 
-@pytest.mark.parametrize("key,value,message", [
-    ("tokenizer.ggml.pre", "tekken", "pre-tokenizer is 'tekken'"),
-    ("tokenizer.ggml.model", "bert", "of the kind 'bert'"),
-    ("tokenizer.ggml.tokens", None, "tokens is not a list"),
-    ("tokenizer.ggml.token_type", [1], "have 1 types"),
-    ("tokenizer.ggml.merges", ["xx yy"], "do not fit"),
-    ("tokenizer.ggml.merges", ["xx"], "not a pair"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "key,value,message",
+    [
+        ("tokenizer.ggml.pre", "tekken", "pre-tokenizer is 'tekken'"),
+        ("tokenizer.ggml.model", "bert", "of the kind 'bert'"),
+        ("tokenizer.ggml.tokens", None, "tokens is not a list"),
+        ("tokenizer.ggml.token_type", [1], "have 1 types"),
+        ("tokenizer.ggml.merges", ["xx yy"], "do not fit"),
+        ("tokenizer.ggml.merges", ["xx"], "not a pair"),
+    ],
+)
 def test_what_cannot_be_rebuilt(key: str, value: object, message: str, tmp_path: Path) -> None:
     file = GGUFFile(byte_level_file(tmp_path / "bpe.gguf", "gpt-2"))
     file.metadata[key] = value

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
+from tests.fuzzing import examples
 from tests.tiny_tokenizer import TEXT, save_sentencepiece, save_tokenizer
-from weightsmith.tokenizer.added_tokens import tell_added_tokens
+from weightsmith.gguf.conversion.added_tokens import list_added_tokens
 from weightsmith.tokenizer.sentencepiece_model import restore_sentencepiece
 
 
@@ -26,7 +27,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[SentencePieceProcess
     return original, SentencePieceProcessor(str(folder / "tokenizer.model")), folder
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(text=st.text() | st.sampled_from(TEXT.splitlines()))
 def test_the_same_tokens(both: tuple[SentencePieceProcessor, SentencePieceProcessor, Path], text: str) -> None:
     original, restored, _ = both
@@ -54,9 +55,9 @@ def test_added_tokens_are_told(both: tuple[SentencePieceProcessor, SentencePiece
     *_, folder = both
     path = folder / "tokenizer_config.json"
     assert "added_tokens_decoder" not in json.loads(path.read_text())
-    tell_added_tokens(folder)
+    list_added_tokens(folder)
     told = json.loads(path.read_text())["added_tokens_decoder"]
     assert told["386"]["content"] == "<|end|>" and told["386"]["special"]
     before = path.read_bytes()
-    tell_added_tokens(folder)
+    list_added_tokens(folder)
     assert path.read_bytes() == before

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from weightsmith.checkpoint.tensor import convert, numpy_dtypes
+from weightsmith.checkpoint.dtypes import convert, numpy_dtypes
 from weightsmith.errors import CheckpointError
 
 

@@ -1,6 +1,6 @@
 """One GGUF file (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), dequantized block by block.
 
-The header is ours, each count and length held against the file's size before memory is taken for it. The
+The header is ours, each count and length checked against the file's size before memory is allocated for it. The
 arithmetic of the quantized types is llama.cpp's own (`gguf.quants`).
 """
 
@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from weightsmith.checkpoint.checkpoint import TensorInfo
+from weightsmith.checkpoint.dtypes import ITEM_SIZES, convert
 from weightsmith.checkpoint.file_range import RangeFile
-from weightsmith.checkpoint.tensor import ITEM_SIZES, TensorInfo, convert
 from weightsmith.errors import CheckpointError
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -32,8 +33,8 @@ class _Cursor:
     def take(self, count: int) -> bytes:
         if count > self.file.size - self.at:
             raise CheckpointError(
-                f"{self.file.path}: the GGUF header asks for {count} bytes at {self.at}, the file has {self.file.size}; "
-                "it is cut short or damaged, download it again"
+                f"{self.file.path}: the GGUF header needs {count} bytes at {self.at}, the file has {self.file.size}; "
+                "it is cut short or damaged; download it again"
             )
         while len(self.buffer) < self.at + count:
             self.buffer += self.file.bytes_at(len(self.buffer), max(_HEADER_CHUNK, self.at + count - len(self.buffer)))
@@ -46,13 +47,13 @@ class _Cursor:
     def string(self) -> str:
         return self.take(self.number("Q")).decode("utf-8", errors="replace")
 
-    def value(self, kind: int) -> Any:
-        if kind in _SCALARS:
-            return self.number(_SCALARS[kind])
-        if kind == _STRING:
+    def value(self, value_type: int) -> Any:
+        if value_type in _SCALARS:
+            return self.number(_SCALARS[value_type])
+        if value_type == _STRING:
             return self.string()
-        if kind != _ARRAY:
-            raise CheckpointError(f"{self.file.path}: unknown GGUF value type {kind}")
+        if value_type != _ARRAY:
+            raise CheckpointError(f"{self.file.path}: unknown GGUF value type {value_type}")
         item, count = self.number("I"), self.number("Q")
         if item in _SCALARS:
             code = _SCALARS[item]
@@ -86,17 +87,17 @@ class GGUFFile:
             if dimensions > 4:
                 raise CheckpointError(f"{path}: tensor {name!r} claims {dimensions} dimensions")
             shape = tuple(cursor.number("Q") for _ in range(dimensions))[::-1]
-            kind, offset = cursor.number("I"), cursor.number("Q")
+            ggml_type, offset = cursor.number("I"), cursor.number("Q")
             if name in self.tensors:
                 raise CheckpointError(f"{path}: tensor {name!r} is listed twice")
-            self.tensors[name] = TensorInfo(shape, _PLAIN.get(kind, "F32"))
-            relative.append((name, kind, offset))
+            self.tensors[name] = TensorInfo(shape, _PLAIN.get(ggml_type, "F32"))
+            relative.append((name, ggml_type, offset))
         alignment = self.metadata.get("general.alignment", 32)
         if type(alignment) is not int or alignment <= 0:
             raise CheckpointError(f"{path}: general.alignment is {alignment!r}")
         data = -(-cursor.at // alignment) * alignment
-        for name, kind, offset in relative:
-            elements, size = _block_size(path, name, kind)
+        for name, ggml_type, offset in relative:
+            elements, size = _block_size(path, name, ggml_type)
             shape = self.tensors[name].shape
             if shape and shape[-1] % elements:
                 raise CheckpointError(
@@ -106,24 +107,24 @@ class GGUFFile:
                 raise CheckpointError(
                     f"{path}: the file is cut short: tensor {name!r} lies beyond its end; download it again"
                 )
-            self._where[name] = (kind, elements, size, data + offset)
+            self._where[name] = (ggml_type, elements, size, data + offset)
 
-    def kinds(self) -> list[str]:
+    def ggml_types(self) -> list[str]:
         """The ggml types its tensors have, most frequent first: Q4_1, F32."""
-        numbers = [kind for kind, *_ in self._where.values()]
+        numbers = [ggml_type for ggml_type, *_ in self._where.values()]
         names = dict(_PLAIN)
         try:
             from gguf.constants import GGMLQuantizationType
 
-            names.update({kind.value: kind.name for kind in GGMLQuantizationType})
+            names.update({ggml_type.value: ggml_type.name for ggml_type in GGMLQuantizationType})
         except ImportError:
             pass  # all its tensors are plain ones then, or it could not have been opened
-        return [names[kind] for kind in sorted(set(numbers), key=lambda kind: -numbers.count(kind))]
+        return [names[ggml_type] for ggml_type in sorted(set(numbers), key=lambda ggml_type: -numbers.count(ggml_type))]
 
     def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
-        kind, elements, size, offset = self._where[name]
-        if kind in _PLAIN:
-            self._file.read_as(offset + start * size, _PLAIN[kind], out)
+        ggml_type, elements, size, offset = self._where[name]
+        if ggml_type in _PLAIN:
+            self._file.read_as(offset + start * size, _PLAIN[ggml_type], out)
             return
         if start == stop:
             return
@@ -133,19 +134,19 @@ class GGUFFile:
         first, last = start // elements, -(-stop // elements)
         packed = np.empty((last - first) * size, np.uint8)
         self._file.read_into(offset + first * size, packed)
-        values = dequantize(packed, GGMLQuantizationType(kind))
+        values = dequantize(packed, GGMLQuantizationType(ggml_type))
         convert(values.reshape(-1)[start - first * elements : stop - first * elements], out)
 
 
-def _block_size(path: Path, name: str, kind: int) -> tuple[int, int]:
+def _block_size(path: Path, name: str, ggml_type: int) -> tuple[int, int]:
     """(elements per block, bytes per block) of a ggml type."""
-    if kind in _PLAIN:
-        return 1, ITEM_SIZES[_PLAIN[kind]]
+    if ggml_type in _PLAIN:
+        return 1, ITEM_SIZES[_PLAIN[ggml_type]]
     try:
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
     except ImportError as error:
         raise CheckpointError(f"{path}: reading quantized GGUF needs `pip install 'weightsmith[gguf]'`") from error
     try:
-        return GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+        return GGML_QUANT_SIZES[GGMLQuantizationType(ggml_type)]
     except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: tensor {name!r} has ggml type {kind}, which cannot be read") from error
+        raise CheckpointError(f"{path}: tensor {name!r} has ggml type {ggml_type}, which cannot be read") from error

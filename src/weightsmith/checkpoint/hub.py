@@ -17,13 +17,14 @@ from weightsmith.errors import CheckpointError
 HEADERS_ONLY = ".headers-only"  # marks a folder whose weights are holes
 _FIRST, _TAIL = 1 << 16, 1 << 18  # bytes of the first request for a header, and for the end of a zip archive
 _LOCAL_HEADER = 4096  # more than what stands before an entry's content in a zip archive
-_SMALL = 64 << 20  # a configuration or tokenizer file larger than this is none
+_SMALL = 64 << 20  # no configuration or tokenizer file is larger than this
 _DATA = (".json", ".jinja", ".txt", ".model")
 _PYTORCH = (".bin", ".pth")
 
 
 def download_model(repo: str, revision: str | None) -> Path:
-    """The folder of a hub model's data files, in the hub's own cache; no Python file is downloaded. Raises CheckpointError."""
+    """The folder of a hub model's data files, in the hub's own cache; no Python file is downloaded. Raises
+    CheckpointError."""
     from huggingface_hub import snapshot_download
 
     names, commit = _listing(repo, revision)
@@ -35,7 +36,8 @@ def download_model(repo: str, revision: str | None) -> Path:
 
 def mirror_headers(repo: str, revision: str | None) -> Path:
     """A folder like the model's in which the files of weights have their true size and their headers, and holes for the
-    weights themselves: some hundred kB are fetched, whatever the model's size. It is removed at exit. Raises CheckpointError."""
+    weights themselves: some hundred kB are fetched, whatever the model's size. It is removed at exit. Raises
+    CheckpointError."""
     from huggingface_hub import HfFileSystem
 
     names, commit = _listing(repo, revision)
@@ -107,13 +109,13 @@ def _small_files(names: Sequence[str]) -> list[str]:
 def _weight_files(repo: str, names: Sequence[str]) -> list[str]:
     """The files that hold the weights, one form of them: safetensors before PyTorch's, converted before original."""
     for endings in ((".safetensors",), _PYTORCH):
-        found = [
+        files_of_format = [
             n for n in names if n.endswith(endings) and not n.startswith(("training_args", "optimizer", "rng_state"))
         ]
-        if found:
-            return [name for name in found if not name.startswith("consolidated.")] or found
+        if files_of_format:
+            return [name for name in files_of_format if not name.startswith("consolidated.")] or files_of_format
     if any(name.endswith(".gguf") for name in names):
-        raise CheckpointError(f"{repo}: holds GGUF files alone; download the one you mean and name the file")
+        raise CheckpointError(f"{repo}: holds only GGUF files; download the one you mean and name the file")
     raise CheckpointError(f"{repo}: holds no weights (.safetensors, .bin, .pth) at its root")
 
 
@@ -126,19 +128,19 @@ class _HubErrors:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, exception_type: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, CheckpointError) or not isinstance(error, Exception):
             return
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
         if isinstance(error, GatedRepoError):
-            why = "its authors grant access one by one: ask for it on its page, then run `hf auth login`"
+            reason = "access is granted by its authors: request it on its page, then run `hf auth login`"
         elif isinstance(error, RevisionNotFoundError):
-            why = "the hub has no such revision of it"
+            reason = "the hub has no such revision"
         elif isinstance(error, RepositoryNotFoundError):
-            why = "no such folder here and no such model on the hub (a private one needs `hf auth login`)"
+            reason = "no such folder here and no such model on the hub (a private one needs `hf auth login`)"
         else:
-            why = (
+            reason = (
                 f"the hub cannot be reached: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             )
-        raise CheckpointError(f"{self.name}: {why}. A local folder works without the hub") from error
+        raise CheckpointError(f"{self.name}: {reason}. A local folder works without the hub") from error

@@ -1,9 +1,9 @@
 """One PyTorch checkpoint (`pytorch_model.bin`, `consolidated.00.pth`) read without running it.
 
-The layout since torch 1.6 is a zip archive: `data.pkl` describes tensors, `data/KEY` holds the bytes of each storage. The
-pickle is walked by an unpickler that knows the few names a state dict needs and turns each into a plain description; any
-other name is refused, so nothing of the file is ever executed.
-Source: https://github.com/pytorch/pytorch/blob/main/torch/serialization.py.
+The layout since torch 1.6 is a zip archive: `data.pkl` describes tensors, `data/KEY` holds the bytes of each storage.
+The pickle is walked by an unpickler that knows the few names a state dict needs and turns each into a plain
+description; any other name is refused, so nothing of the file is ever executed. Source:
+https://github.com/pytorch/pytorch/blob/main/torch/serialization.py.
 """
 
 from __future__ import annotations
@@ -20,16 +20,25 @@ from typing import Any
 
 import numpy as np
 
+from weightsmith.checkpoint.checkpoint import TensorInfo, read_transposed
+from weightsmith.checkpoint.dtypes import ITEM_SIZES
 from weightsmith.checkpoint.file_range import RangeFile
-from weightsmith.checkpoint.tensor import ITEM_SIZES, TensorInfo, read_transposed
 from weightsmith.errors import CheckpointError
 
 MAX_PICKLE_BYTES = 100_000_000  # as for a safetensors header: no state dict's description is larger
 _LOCAL_HEADER = 30  # bytes before the name in front of each zip entry
 _STORAGES = {
-    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "LongStorage": "I64",
-    "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8", "BoolStorage": "BOOL",
-}  # fmt: skip
+    "DoubleStorage": "F64",
+    "FloatStorage": "F32",
+    "HalfStorage": "F16",
+    "BFloat16Storage": "BF16",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "ShortStorage": "I16",
+    "CharStorage": "I8",
+    "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+}
 # What training checkpoints hold beside weights: names of dtypes.
 _DTYPES = {
     "float64",
@@ -49,7 +58,7 @@ _NESTED = ("state_dict", "model_state_dict", "model", "module")  # where trainin
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class _StorageDtype:
     """A storage's dtype, as the safetensors format spells it."""
 
     dtype: str
@@ -93,23 +102,23 @@ class _Describer(pickle.Unpickler):
         if module == "torch._utils" and name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
             return _rebuild_parameter
         if module in ("torch", "torch.storage") and name in _STORAGES:
-            return _Kind(_STORAGES[name])
+            return _StorageDtype(_STORAGES[name])
         if module == "torch" and name in _DTYPES:
             return name
         if (module, name) == ("torch", "Size"):
             return tuple
-        raise CheckpointError(f"asks for {module}.{name}, which no weights need and which is not run")
+        raise CheckpointError(f"asks for {module}.{name}, which weights do not need and which is not run")
 
     def persistent_load(self, pid: Any) -> _Storage:
-        word, kind, key = pid[:3]
-        if word != "storage" or not isinstance(kind, _Kind) or not isinstance(key, str):
+        tag, storage_dtype, key = pid[:3]
+        if tag != "storage" or not isinstance(storage_dtype, _StorageDtype) or not isinstance(key, str):
             raise ValueError("an unknown kind of storage")
-        return _Storage(key, kind.dtype)
+        return _Storage(key, storage_dtype.dtype)
 
 
 class PyTorchFile:
-    """A checkpoint of one `.bin`, `.pth` or `.pt` file. `aliases`: tensors that are another one under a second name (tied
-    weights). Raises CheckpointError for a file that cannot be true or asks for code."""
+    """A checkpoint of one `.bin`, `.pth` or `.pt` file. `aliases`: tensors that are another one under a second name
+    (tied weights). Raises CheckpointError for a file that cannot be true or asks for code."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._file = path, RangeFile(path)
@@ -133,25 +142,25 @@ class PyTorchFile:
                 infos = archive.infolist()
         except Exception as error:  # zipfile raises whatever the damage makes of it
             raise CheckpointError(
-                f"{self.path}: not a whole PyTorch file of the kind written since torch 1.6 ({error}); download it again, or "
-                "load it with torch.load(..., weights_only=True) and save it as safetensors"
+                f"{self.path}: not a whole PyTorch file of the kind written since torch 1.6 ({error}); download it "
+                "again, or load it with torch.load(..., weights_only=True) and save it as safetensors"
             ) from error
-        found = {}
+        entries = {}
         for info in infos:
             end = info.header_offset + _LOCAL_HEADER + info.file_size
             if info.compress_type != zipfile.ZIP_STORED or info.header_offset < 0 or end > self._file.size:
                 raise CheckpointError(f"{self.path}: the entry {info.filename!r} is compressed or cut short")
-            if info.filename in found:
+            if info.filename in entries:
                 raise CheckpointError(f"{self.path}: the entry {info.filename!r} is there twice")
-            found[info.filename] = (info.header_offset, info.file_size)
-        pickles = [name for name in found if name.endswith("/data.pkl") or name == "data.pkl"]
+            entries[info.filename] = (info.header_offset, info.file_size)
+        pickles = [name for name in entries if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(pickles) != 1:
             raise CheckpointError(f"{self.path}: a zip archive, but not one that torch.save wrote")
         prefix = pickles[0].removesuffix("data.pkl")
-        header, size = found.get(f"{prefix}byteorder", (0, 0))
+        header, size = entries.get(f"{prefix}byteorder", (0, 0))
         if size and self._file.bytes_at(self._content(header), min(size, 16)) == b"big":
             raise CheckpointError(f"{self.path}: written on a big-endian machine; save it again on another")
-        return found, prefix
+        return entries, prefix
 
     def _content(self, header: int) -> int:
         """Where the content behind a local header begins: torch pads the header so that it is aligned."""
@@ -161,7 +170,7 @@ class PyTorchFile:
     def _described(self, entries: Mapping[str, tuple[int, int]], prefix: str) -> Any:
         header, size = entries[f"{prefix}data.pkl"]
         if size > MAX_PICKLE_BYTES:
-            raise CheckpointError(f"{self.path}: its description of the tensors is {size} bytes, too large to be true")
+            raise CheckpointError(f"{self.path}: its description of the tensors is {size} bytes, implausibly large")
         try:
             return _Describer(io.BytesIO(self._file.bytes_at(self._content(header), size))).load()
         except CheckpointError as error:
@@ -177,8 +186,8 @@ class PyTorchFile:
             raise CheckpointError(f"{self.path}: tensor {name!r} is listed twice")
         if not (_is_contiguous(tensor) or _is_transposed(tensor)):
             raise CheckpointError(
-                f"{self.path}: tensor {name!r} is stored with the strides {list(tensor.strides)}; load and save it with "
-                ".contiguous() first"
+                f"{self.path}: tensor {name!r} is stored with the strides {list(tensor.strides)}; load and save it "
+                "with .contiguous() first"
             )
         if (tensor.offset + math.prod(tensor.shape)) * ITEM_SIZES[dtype] > entry[1]:
             raise CheckpointError(

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from weightsmith.checkpoint.checkpoint import TensorInfo
+from weightsmith.checkpoint.dtypes import ITEM_SIZES
 from weightsmith.checkpoint.file_range import RangeFile
-from weightsmith.checkpoint.tensor import ITEM_SIZES, TensorInfo
 from weightsmith.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
@@ -30,11 +31,11 @@ class SafetensorsFile:
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
             raise CheckpointError(
-                f"{path}: not a whole safetensors file ({size} bytes on disk, its header alone claims "
-                f"{length}); download or copy it again"
+                f"{path}: not a whole safetensors file ({size} bytes on disk, its header alone claims {length}); "
+                "download or copy it again"
             )
         try:
-            header = json.loads(self._file.bytes_at(8, length), object_pairs_hook=no_twins("tensor"))
+            header = json.loads(self._file.bytes_at(8, length), object_pairs_hook=refuse_duplicates("tensor"))
         except (ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}: the safetensors header cannot be read: {error}; download it again"
@@ -58,7 +59,8 @@ class SafetensorsFile:
             ) from error
         if dtype not in ITEM_SIZES:
             raise CheckpointError(
-                f"{self.path}: tensor {name!r} has dtype {dtype}, which cannot be merged; known: {', '.join(ITEM_SIZES)}"
+                f"{self.path}: tensor {name!r} has dtype {dtype}, which cannot be merged; known: "
+                f"{', '.join(ITEM_SIZES)}"
             )
         if end - begin != math.prod(shape) * ITEM_SIZES[dtype]:
             raise CheckpointError(
@@ -77,15 +79,15 @@ class SafetensorsFile:
         self._file.read_as(self._offsets[name] + start * ITEM_SIZES[dtype], dtype, out)
 
 
-def no_twins(kind: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+def refuse_duplicates(what: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
     """For json.loads: a key that comes twice raises ValueError instead of hiding its first value."""
 
     def make(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
             names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"the {kind} {twice!r} is listed twice")
-        return found
+            duplicate = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the {what} {duplicate!r} is listed twice")
+        return mapping
 
     return make

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from weightsmith.checkpoint.tensor import ITEM_SIZES, TensorInfo
+from weightsmith.checkpoint.checkpoint import TensorInfo
+from weightsmith.checkpoint.dtypes import ITEM_SIZES
 from weightsmith.checkpoint.weights_folder import INDEX, SINGLE
 from weightsmith.errors import OutputError
 
@@ -18,13 +19,13 @@ from weightsmith.errors import OutputError
 class ShardWriter:
     """Creates the files of a Hugging Face checkpoint in `folder`; each shard holds at most `max_bytes` of tensors.
 
-    `continued`: the files are there already, laid out by an earlier run for the same tensors, and are written further. Raises
-    OutputError where they are not what that run made."""
+    `resumed`: the files are there already, laid out by an earlier run for the same tensors, and are written further.
+    Raises OutputError where they are not what that run made."""
 
     def __init__(
-        self, folder: Path, tensors: Mapping[str, TensorInfo], max_bytes: int, *, continued: bool = False
+        self, folder: Path, tensors: Mapping[str, TensorInfo], max_bytes: int, *, resumed: bool = False
     ) -> None:
-        self._continued = continued
+        self._resumed = resumed
         self.files: list[str] = []
         self._where: dict[str, tuple[int, int]] = {}  # which file, byte offset
         self._sizes = {name: ITEM_SIZES[info.dtype] for name, info in tensors.items()}
@@ -65,7 +66,7 @@ class ShardWriter:
         for name in ordered:
             begin = header[name]["data_offsets"][0]  # type: ignore[index]
             self._where[name] = (len(self._fds), start + begin)
-        if self._continued:
+        if self._resumed:
             return self._open(path, head, start + offset)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         self._fds.append(fd)
@@ -91,8 +92,8 @@ class ShardWriter:
             raise OutputError(f"{path}: was changed since its run was interrupted; discard it with --restart")
 
     def write(self, name: str, start: int, block: np.ndarray) -> None:
-        """Write a 1-d block, already in the output dtype, or the bytes of one, at element `start` of a tensor. Any thread may
-        call it."""
+        """Write a 1-d block, already in the output dtype, or the bytes of one, at element `start` of a tensor. Any
+        thread may call it."""
         number, offset = self._where[name]
         fd = self._fds[number]
         view = block.view(np.uint8).data

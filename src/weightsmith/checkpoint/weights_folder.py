@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.pytorch_file import PyTorchFile
-from weightsmith.checkpoint.safetensors_file import SafetensorsFile, no_twins
-from weightsmith.checkpoint.tensor import TensorInfo
+from weightsmith.checkpoint.safetensors_file import SafetensorsFile, refuse_duplicates
 from weightsmith.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -24,14 +24,14 @@ _NO_WEIGHTS = (
     "adapter_model",
 )  # what trainers leave beside them
 
-OneFile = SafetensorsFile | PyTorchFile
+WeightsFile = SafetensorsFile | PyTorchFile
 
 
 class WeightsFolder:
     """All tensors of a folder as one checkpoint. `aliases`: tied tensors that a PyTorch file lists under two names."""
 
     def __init__(self, folder: Path) -> None:
-        self._home: dict[str, OneFile] = {}
+        self._home: dict[str, WeightsFile] = {}
         self.tensors: dict[str, TensorInfo] = {}
         self.aliases: dict[str, str] = {}
         self.files, listed = find_weights(folder)
@@ -40,22 +40,23 @@ class WeightsFolder:
             for tensor, info in shard.tensors.items():
                 if tensor in self._home:
                     raise CheckpointError(
-                        f"{folder}: tensor {tensor!r} is in {self._home[tensor].path.name} and in {path.name}; remove the "
-                        "file that is not of this model"
+                        f"{folder}: tensor {tensor!r} is in {self._home[tensor].path.name} and in {path.name}; remove "
+                        "the file that is not of this model"
                     )
                 self._home[tensor], self.tensors[tensor] = shard, info
             self.aliases |= getattr(shard, "aliases", {})
         for tensor, shard in listed.items():
             if tensor not in self.tensors:
                 raise CheckpointError(
-                    f"{folder}: the index lists tensor {tensor!r} in {shard}, which does not hold it; download the model again"
+                    f"{folder}: the index lists tensor {tensor!r} in {shard}, which does not hold it; download the "
+                    "model again"
                 )
 
     def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         self._home[name].read(name, start, stop, out)
 
 
-def open_weights(path: Path) -> OneFile:
+def open_weights(path: Path) -> WeightsFile:
     """One file of weights, of either kind."""
     return SafetensorsFile(path) if path.suffix == ".safetensors" else PyTorchFile(path)
 
@@ -71,9 +72,9 @@ def find_weights(folder: Path) -> tuple[list[Path], dict[str, str]]:
                         f"{folder / index}: names the shard {name}, which is not there; download it into {folder}"
                     )
             return [folder / name for name in sorted(set(listed.values()))], listed
-        found = [folder / single] if (folder / single).exists() else _others(folder, Path(single).suffix)
-        if found:
-            return found, {}
+        files = [folder / single] if (folder / single).exists() else _others(folder, Path(single).suffix)
+        if files:
+            return files, {}
     raise CheckpointError(
         f"{folder}: no weights in it; they are read from .safetensors, .gguf, and PyTorch's .bin and .pth files"
     )
@@ -82,14 +83,14 @@ def find_weights(folder: Path) -> tuple[list[Path], dict[str, str]]:
 def _others(folder: Path, suffix: str) -> list[Path]:
     """Weights under other names. Where an original and a converted form lie side by side, the converted one."""
     endings = (suffix,) if suffix == ".safetensors" else _PYTORCH_ENDINGS
-    found = [p for p in sorted(folder.iterdir()) if p.suffix in endings and not p.name.startswith(_NO_WEIGHTS)]
-    return [p for p in found if not p.name.startswith("consolidated.")] or found
+    files = [p for p in sorted(folder.iterdir()) if p.suffix in endings and not p.name.startswith(_NO_WEIGHTS)]
+    return [p for p in files if not p.name.startswith("consolidated.")] or files
 
 
 def parse_index(path: Path, text: str) -> dict[str, str]:
     """Tensor -> file name of an index in the form of transformers. Raises CheckpointError."""
     try:
-        weight_map = json.loads(text, object_pairs_hook=no_twins("tensor"))["weight_map"]
+        weight_map = json.loads(text, object_pairs_hook=refuse_duplicates("tensor"))["weight_map"]
         names = {str(k): str(v) for k, v in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not an index of shards: {error}; download it again") from error

@@ -1,4 +1,5 @@
-"""What a merge will take, before it is run: a little of its real work is done and timed, on the machine and the files at hand."""
+"""What a merge will take, before it is run: a little of its real work is done and timed, on the machine and the files
+at hand."""
 
 from __future__ import annotations
 
@@ -16,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from weightsmith.engine.output_folder import FREE_FOR_SMALL_FILES
-from weightsmith.engine.run_plan import make_block
+from weightsmith.engine.run_tensors import make_block
 from weightsmith.engine.tensor_scan import BLOCK, Buffers, TensorScan
-from weightsmith.recipe.plan import Plan, TensorPlan
+from weightsmith.files.output_folder import FREE_FOR_SMALL_FILES
+from weightsmith.planning.plan import Plan, TensorPlan
 
-_KINDS_TRIED = 16  # kinds of tensors, such as all mlp.fc1, that are tried: those with most elements
+_GROUPS_TRIED = 16  # kinds of tensors, such as all mlp.fc1, that are tried: those with most elements
 _SHORT, _LONG = BLOCK, 4 * BLOCK  # elements of a tensor that are tried
 _GAIN = 0.7  # two threads do 1.6 times the work of one, as measured (docs/benchmarks.md)
 _PROBE = 64  # MB written to learn how fast the disk is
@@ -40,18 +41,18 @@ class Estimate:
 
 
 def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Estimate:
-    """For the merge of `plan` into `out`. Reads some elements of each kind of tensor, and writes a file of 64 MB without a name beside
-    `out`. Raises CheckpointError for weights that cannot be read."""
-    kinds: dict[str, list[TensorPlan]] = defaultdict(list)
+    """For the merge of `plan` into `out`. Reads some elements of each kind of tensor, and writes a file of 64 MB
+    without a name beside `out`. Raises CheckpointError for weights that cannot be read."""
+    groups: dict[str, list[TensorPlan]] = defaultdict(list)
     for tensor in plan.tensors:
         if not tensor.copy and tensor.info.numel:
-            kinds[re.sub(r"\d+", "", tensor.name)].append(tensor)
-    elements = {kind: sum(tensor.info.numel for tensor in tensors) for kind, tensors in kinds.items()}
-    largest = sorted(kinds, key=lambda kind: -elements[kind])[:_KINDS_TRIED]
+            groups[re.sub(r"\d+", "", tensor.name)].append(tensor)
+    elements = {group: sum(tensor.info.numel for tensor in tensors) for group, tensors in groups.items()}
+    largest = sorted(groups, key=lambda group: -elements[group])[:_GROUPS_TRIED]
     buffers, spent, tried = Buffers(), 0.0, 0
-    for kind in largest:
-        spent += _seconds_of_kind(plan, kinds[kind], buffers, device)
-        tried += elements[kind]
+    for group in largest:
+        spent += _seconds_of_group(plan, groups[group], buffers, device)
+        tried += elements[group]
     work = spent * sum(elements.values()) / max(1, tried) / threads**_GAIN
     parent = next(folder for folder in out.absolute().parents if folder.is_dir())
     writing = plan.output_bytes / _write_rate(parent)
@@ -65,7 +66,7 @@ def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Est
     )
 
 
-def _seconds_of_kind(plan: Plan, tensors: list[TensorPlan], buffers: Buffers, device: str) -> float:
+def _seconds_of_group(plan: Plan, tensors: list[TensorPlan], buffers: Buffers, device: str) -> float:
     """For all tensors of a kind on one thread: each takes some time, and each of its elements some."""
     numel = tensors[0].info.numel
     short = _seconds(plan, tensors[0], _SHORT, buffers, device)

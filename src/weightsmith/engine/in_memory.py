@@ -7,32 +7,44 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weightsmith.checkpoint.tensor import torch_dtypes
-from weightsmith.engine.run_plan import Progress, run_tensors
+from weightsmith.checkpoint.dtypes import torch_dtypes
+from weightsmith.engine.run_tensors import Progress, run_tensors
 from weightsmith.engine.tensor_scan import Bounds
 from weightsmith.methods.method import Method
-from weightsmith.recipe.plan import TensorPlan
+from weightsmith.planning.plan import TensorPlan
 
 if TYPE_CHECKING:
     import torch
 
 
 def compute_tensors(
-    tensors: Sequence[TensorPlan], method: Method, *, into: Mapping[str, torch.Tensor] | None = None, threads: int = 1,
-    seed: int = 0, tolerant: bool = False, progress: Progress | None = None, bounds: Bounds | None = None,
-) -> dict[str, torch.Tensor]:  # fmt: skip
-    """Every tensor in its output dtype, bit for bit what `merge` would write. Those of `into` that have the name, shape and dtype are
-    written in place; `tolerant` and `bounds` as in `run_tensors`. Raises MergeError."""
+    tensors: Sequence[TensorPlan],
+    method: Method,
+    *,
+    into: Mapping[str, torch.Tensor] | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    tolerant: bool = False,
+    on_progress: Progress | None = None,
+    bounds: Bounds | None = None,
+) -> dict[str, torch.Tensor]:
+    """Every tensor in its output dtype, bit for bit what `merge` would write. Those of `into` that have the name, shape
+    and dtype are written in place; `tolerant` and `bounds` as in `run_tensors`. Raises MergeError."""
     import torch
 
     memory = {}
     for tensor in tensors:
-        dtype, found = torch_dtypes()[tensor.info.dtype], (into or {}).get(tensor.name)
-        fits = found is not None and found.dtype == dtype and found.shape == tensor.info.shape and found.is_contiguous()
-        memory[tensor.name] = (
-            found.detach() if fits and found is not None else torch.empty(tensor.info.shape, dtype=dtype)
+        dtype, target = torch_dtypes()[tensor.info.dtype], (into or {}).get(tensor.name)
+        fits = (
+            target is not None
+            and target.dtype == dtype
+            and target.shape == tensor.info.shape
+            and target.is_contiguous()
         )
-    run_tensors(tensors, method, _Memory(memory), threads, progress, seed=seed, tolerant=tolerant, bounds=bounds)
+        memory[tensor.name] = (
+            target.detach() if fits and target is not None else torch.empty(tensor.info.shape, dtype=dtype)
+        )
+    run_tensors(tensors, method, _Memory(memory), threads, on_progress, seed=seed, tolerant=tolerant, bounds=bounds)
     return memory
 
 
@@ -45,9 +57,9 @@ class _Memory:
 
     def write(self, name: str, start: int, block: np.ndarray) -> None:
         """As ShardWriter.write."""
-        found = block.view(np.uint8)
+        stored = block.view(np.uint8)
         begin = start * self._sizes[name]
-        self._bytes[name][begin : begin + len(found)] = found
+        self._bytes[name][begin : begin + len(stored)] = stored
 
 
 def _as_bytes(tensor: torch.Tensor) -> np.ndarray:

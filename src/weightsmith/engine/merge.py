@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +10,19 @@ from pathlib import Path
 from typing import Literal
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
-from weightsmith.engine.checksums import write_checksums
-from weightsmith.engine.device import check_device
-from weightsmith.engine.journaled_run import run_journaled
-from weightsmith.engine.on_ray import Order, run_on_ray
-from weightsmith.engine.output_folder import FREE_FOR_SMALL_FILES, check_output
-from weightsmith.engine.resumable_folder import resumable_folder
-from weightsmith.engine.run_digest import run_digest
-from weightsmith.engine.run_plan import NotFinite, Progress, Tally, run_tensors
-from weightsmith.recipe.load import load_recipe
-from weightsmith.recipe.plan import Plan, TensorPlan, make_plan
-from weightsmith.recipe.yaml_file import YamlFile
-from weightsmith.tokenizer.extended import write_merged_tokenizer
+from weightsmith.engine.on_ray import RayJob, run_on_ray
+from weightsmith.engine.output.checksums import write_checksums
+from weightsmith.engine.output.journaled_run import run_journaled
+from weightsmith.engine.output.resumable_folder import resumable_folder
+from weightsmith.engine.output.run_digest import run_digest
+from weightsmith.engine.run_tensors import NotFinite, Progress, Tally, run_tensors
+from weightsmith.files.output_folder import FREE_FOR_SMALL_FILES, check_output
+from weightsmith.files.yaml_file import YamlFile
+from weightsmith.machine import available_cores, check_device
+from weightsmith.planning.make_plan import make_plan
+from weightsmith.planning.plan import Plan, TensorPlan
+from weightsmith.recipe.recipe import load_recipe
+from weightsmith.tokenizer.merged_tokenizer import write_merged_tokenizer
 
 RECIPE_COPY = "merge_recipe.yml"
 DEFAULT_SHARD_BYTES = 5_000_000_000
@@ -30,8 +30,8 @@ DEFAULT_SHARD_BYTES = 5_000_000_000
 
 @dataclass(frozen=True)
 class MergeSummary:
-    """What a finished merge can say of itself. `continued`: tensors that an interrupted run had finished; `phases`: seconds of
-    all threads together by what they did; `seed`: None where nothing was drawn at random."""
+    """What a finished merge can say of itself. `resumed`: tensors that an interrupted run had finished; `phases`:
+    seconds of all threads together by what they did; `seed`: None where nothing was drawn at random."""
 
     out: Path
     method: str
@@ -42,14 +42,9 @@ class MergeSummary:
     seconds: float
     trim_ties: int
     not_finite: tuple[NotFinite, ...]
-    continued: int
+    resumed: int
     phases: dict[str, float]
     seed: int | None
-
-
-def default_threads() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def merge(
@@ -64,20 +59,22 @@ def merge(
     seed: int = 0,
     device: str = "cpu",
     ray: str | None = None,
-    progress: Progress | None = None,
+    on_progress: Progress | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
 ) -> MergeSummary:
-    """Merge as `recipe` says into the new folder `out`: weights, config, tokenizer, chat template, the recipe and checksums.
+    """Merge as `recipe` says into the new folder `out`: weights, config, tokenizer, chat template, the recipe and
+    checksums.
 
-    `out_shard_size` is in bytes; `progress` receives (bytes written, bytes in all). The bytes written do not depend on
-    `threads`; `seed` is that of the methods that draw random numbers. A run that was interrupted or killed is continued by the
-    same call, to the same bytes; `restart` discards it. `on_nan`: NaN and infinities in the inputs are an error, or counted.
-    `device` is where blocks are combined: `cpu`, or one that torch knows, which gives the plain form of the method, and so bytes
-    of its own. `ray` is the address of a Ray cluster whose workers make the shards, or `auto`, or `local` (`on_ray.py`).
-    `mappings` and `accept_mapping` are for models in a layout of their own (docs/naming-schemes.md). Raises RecipeError,
-    CheckpointError, PlanError, MergeError or OutputError, and then leaves nothing behind.
+    `out_shard_size` is in bytes; `on_progress` receives (bytes written, bytes in all). The bytes written do not depend
+    on `threads`; `seed` is that of the methods that draw random numbers. A run that was interrupted or killed is
+    continued by the same call, to the same bytes; `restart` discards it. `on_nan`: NaN and infinities in the inputs are
+    an error, or counted. `device` is where blocks are combined: `cpu`, or one that torch knows, which gives the plain
+    form of the method, and so bytes of its own. `ray` is the address of a Ray cluster whose workers make the shards, or
+    `auto`, or `local` (`on_ray.py`). `mappings` and `accept_mapping` are for models in a layout of their own
+    (docs/naming-schemes.md). Raises RecipeError, CheckpointError, PlanError, MergeError or OutputError, and then leaves
+    nothing behind.
     """
     started, out = time.monotonic(), Path(out)
     check_device(device)
@@ -91,29 +88,58 @@ def merge(
     with resumable_folder(
         out, run, force=force, restart=restart, needed_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES, inputs=inputs
     ) as scratch:
-        folder, used = scratch.folder, threads or default_threads()
+        folder, thread_count = scratch.folder, threads or available_cores()
 
         def runner(
-            left: Sequence[TensorPlan], writer: ShardWriter, shown: Progress, on_tensor: Callable[[str, Tally], None]
+            unfinished: Sequence[TensorPlan],
+            writer: ShardWriter,
+            on_shard_progress: Progress,
+            on_tensor: Callable[[str, Tally], None],
         ) -> Tally:
             if ray is None:
                 return run_tensors(
-                    left, plan.method, writer, used, shown, seed=seed, tolerant=on_nan == "warn", on_tensor=on_tensor,
+                    unfinished,
+                    plan.method,
+                    writer,
+                    thread_count,
+                    on_shard_progress,
+                    seed=seed,
+                    tolerant=on_nan == "warn",
+                    on_tensor=on_tensor,
                     device=device,
-                )  # fmt: skip
-            order = Order(
-                loaded.file.path.absolute(), loaded.file.text, Path.cwd(), folder, run, out_shard_size, used, seed,
-                on_nan == "warn", device, dict(mappings or {}), accept_mapping,
-            )  # fmt: skip
-            return run_on_ray(order, left, writer.file_of, ray, shown, on_tensor)
+                )
+            job = RayJob(
+                loaded.file.path.absolute(),
+                loaded.file.text,
+                Path.cwd(),
+                folder,
+                run,
+                out_shard_size,
+                thread_count,
+                seed,
+                on_nan == "warn",
+                device,
+                dict(mappings or {}),
+                accept_mapping,
+            )
+            return run_on_ray(job, unfinished, writer.file_of, ray, on_shard_progress, on_tensor)
 
-        tally = run_journaled(scratch, run, plan.tensors, out_shard_size, progress, runner)
+        tally = run_journaled(scratch, run, plan.tensors, out_shard_size, on_progress, runner)
         write_merged_tokenizer(plan.home, plan.vocabulary, folder)
         (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         (folder / RECIPE_COPY).write_text(loaded.file.text, encoding="utf-8")
         write_checksums(folder, tally.digests)
     return MergeSummary(
-        out, plan.method.name, len(plan.models), len(plan.tensors), plan.read_bytes, plan.output_bytes,
-        time.monotonic() - started, tally.ties, tuple(tally.not_finite), len(scratch.finished), tally.seconds,
+        out,
+        plan.method.name,
+        len(plan.models),
+        len(plan.tensors),
+        plan.read_bytes,
+        plan.output_bytes,
+        time.monotonic() - started,
+        tally.ties,
+        tuple(tally.not_finite),
+        len(scratch.finished),
+        tally.seconds,
         seed if plan.method.random else None,
-    )  # fmt: skip
+    )

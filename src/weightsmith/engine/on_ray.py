@@ -1,7 +1,8 @@
 """A merge on many machines: the workers of a Ray cluster make the output's shards, each shard by one worker.
 
-All machines see the same files under the same paths, and have the same weightsmith. What starts the merge lays the shards out,
-keeps the journal, and finishes the folder, as without Ray. A worker that dies costs its shard, which another makes again.
+All machines see the same files under the same paths, and have the same weightsmith. What starts the merge lays the
+shards out, keeps the journal, and finishes the folder, as without Ray. A worker that dies costs its shard, which
+another makes again.
 """
 
 from __future__ import annotations
@@ -14,21 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
+from weightsmith.engine.output.run_digest import run_digest
 from weightsmith.engine.ray_cluster import ray_cluster
-from weightsmith.engine.run_digest import run_digest
-from weightsmith.engine.run_plan import Progress, Tally, run_tensors
+from weightsmith.engine.run_tensors import Progress, Tally, run_tensors
 from weightsmith.errors import MergeError, WeightsmithError
-from weightsmith.recipe.load import load_recipe
-from weightsmith.recipe.plan import Plan, TensorPlan, make_plan
-from weightsmith.recipe.yaml_file import parse_yaml
+from weightsmith.files.yaml_file import parse_yaml
+from weightsmith.planning.make_plan import make_plan
+from weightsmith.planning.plan import Plan, TensorPlan
+from weightsmith.recipe.recipe import load_recipe
 
 _TRIES = 3  # of a shard whose worker dies
 _SECONDS_BETWEEN_TICKS = 0.2
 
 
 @dataclass(frozen=True)
-class Order:
-    """What every worker is told. `run` is the digest that a worker's own plan must have."""
+class RayJob:
+    """What every worker gets. `run` is the digest that a worker's own plan must have."""
 
     recipe: Path
     text: str
@@ -45,67 +47,77 @@ class Order:
 
 
 def run_on_ray(
-    order: Order, tensors: Sequence[TensorPlan], files: dict[str, str], address: str, progress: Progress | None,
+    job: RayJob,
+    tensors: Sequence[TensorPlan],
+    files: dict[str, str],
+    address: str,
+    on_progress: Progress | None,
     on_tensor: Callable[[str, Tally], None],
-) -> Tally:  # fmt: skip
-    """Like `run_tensors`. `files`: tensor -> the shard that holds it. `address` is a cluster's, `auto` for the one this machine
-    is part of, or `local` for one that lives as long as the merge. Raises MergeError where there is no such cluster or where a
-    shard's workers die one after the other."""
+) -> Tally:
+    """Like `run_tensors`. `files`: tensor -> the shard that holds it. `address` is a cluster's, `auto` for the one this
+    machine is part of, or `local` for one that lives as long as the merge. Raises MergeError where there is no such
+    cluster or where a shard's workers die one after the other."""
     shards: dict[str, list[TensorPlan]] = defaultdict(list)
     for tensor in tensors:
         shards[files[tensor.name]].append(tensor)
-    sizes = {file: sum(tensor.info.nbytes for tensor in some) for file, some in shards.items()}
+    sizes = {file: sum(tensor.info.nbytes for tensor in shard_tensors) for file, shard_tensors in shards.items()}
     tally, done, total = Tally(), 0, sum(sizes.values())
     with ray_cluster(address, MergeError) as ray:
-        _check_room(ray, order.threads)
-        gpus = 1 if order.device.startswith("cuda") else 0
-        make = ray.remote(num_cpus=order.threads, num_gpus=gpus, max_retries=_TRIES - 1)(_make_shard)
+        _check_room(ray, job.threads)
+        gpus = 1 if job.device.startswith("cuda") else 0
+        make = ray.remote(num_cpus=job.threads, num_gpus=gpus, max_retries=_TRIES - 1)(_make_shard)
         pending = {
-            make.remote(order, [tensor.name for tensor in shards[file]]): file
+            make.remote(job, [tensor.name for tensor in shards[file]]): file
             for file in sorted(shards, key=lambda file: -sizes[file])
         }
         while pending:
             ready, _ = ray.wait(list(pending), timeout=_SECONDS_BETWEEN_TICKS)
             for reference in ready:
                 file = pending.pop(reference)
-                for name, one in _result(ray, reference, file):
-                    tally.add(one)
-                    on_tensor(name, one)
+                for name, tensor_tally in _result(ray, reference, file):
+                    tally.add(tensor_tally)
+                    on_tensor(name, tensor_tally)
                 done += sizes[file]
-            if progress:
-                progress(done, total)
+            if on_progress:
+                on_progress(done, total)
     return tally
 
 
-def _make_shard(order: Order, names: list[str]) -> list[tuple[str, Tally]]:
+def _make_shard(job: RayJob, names: list[str]) -> list[tuple[str, Tally]]:
     """On a worker: these tensors, all of one shard, written and on the disk."""
-    os.chdir(order.here)
+    os.chdir(job.here)
     plan = make_plan(
-        load_recipe(parse_yaml(order.recipe, order.text)), mappings=order.mappings, accept_mapping=order.accept_mapping
+        load_recipe(parse_yaml(job.recipe, job.text)), mappings=job.mappings, accept_mapping=job.accept_mapping
     )
-    _check_same(plan, order)
-    wanted, found = set(names), []
+    _check_same(plan, job)
+    names_to_make, tallies = set(names), []
     writer = ShardWriter(
-        order.folder, {tensor.name: tensor.info for tensor in plan.tensors}, order.shard_bytes, continued=True
+        job.folder, {tensor.name: tensor.info for tensor in plan.tensors}, job.shard_bytes, resumed=True
     )
     try:
         run_tensors(
-            [tensor for tensor in plan.tensors if tensor.name in wanted], plan.method, writer, order.threads, seed=order.seed,
-            tolerant=order.tolerant, device=order.device, on_tensor=lambda name, one: found.append((name, one)),
-        )  # fmt: skip
+            [tensor for tensor in plan.tensors if tensor.name in names_to_make],
+            plan.method,
+            writer,
+            job.threads,
+            seed=job.seed,
+            tolerant=job.tolerant,
+            device=job.device,
+            on_tensor=lambda name, tensor_tally: tallies.append((name, tensor_tally)),
+        )
         writer.sync()
     finally:
         writer.close(sync=False)
-    return found
+    return tallies
 
 
-def _check_same(plan: Plan, order: Order) -> None:
-    own = run_digest(plan, order.shard_bytes, order.seed, order.device)
-    if own != order.run:
-        differs = ", ".join(sorted(key for key in own if own[key] != order.run.get(key)))
+def _check_same(plan: Plan, job: RayJob) -> None:
+    own_digest = run_digest(plan, job.shard_bytes, job.seed, job.device)
+    if own_digest != job.run:
+        differs = ", ".join(sorted(key for key in own_digest if own_digest[key] != job.run.get(key)))
         raise MergeError(
-            f"{os.uname().nodename}: this worker sees another {differs} than the machine that started the merge; all machines "
-            "need the same weightsmith, and the same files under the same paths"
+            f"{os.uname().nodename}: this worker sees another {differs} than the machine that started the merge; all "
+            "machines need the same weightsmith, and the same files under the same paths"
         )
 
 
@@ -125,5 +137,6 @@ def _result(ray: Any, reference: Any, file: str) -> list[tuple[str, Tally]]:
         raise
     except ray.exceptions.RayError as error:
         raise MergeError(
-            f"{file}: its worker died {_TRIES} times ({str(error).splitlines()[0]}); the same command goes on with what is left"
+            f"{file}: its worker died {_TRIES} times ({str(error).splitlines()[0]}); the same command resumes what is "
+            "left"
         ) from error

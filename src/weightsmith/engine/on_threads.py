@@ -19,8 +19,8 @@ def on_threads(
     *,
     tick: Callable[[], object],
 ) -> Iterator[Result]:
-    """Results as they come, in no order. `work` looks at the event now and then and raises where it is set; `tick` is called
-    some times a second. torch, if it is imported, computes with one thread per worker."""
+    """Results as they come, in no order. `work` looks at the event now and then and raises where it is set; `tick` is
+    called some times a second. torch, if it is imported, computes with one thread per worker."""
     stop = threading.Event()
     with ThreadPoolExecutor(threads, initializer=_compute_alone) as pool:
         pending: set[Future[Result]] = {pool.submit(work, thing, stop) for thing in things}

@@ -9,12 +9,12 @@ from typing import Protocol
 
 import numpy as np
 
-from weightsmith.checkpoint.conversion import KINDS
-from weightsmith.checkpoint.tensor import numpy_dtypes
-from weightsmith.methods.magnitude_threshold import Threshold
-from weightsmith.methods.method import Block
-from weightsmith.methods.random_stream import stream_key
-from weightsmith.recipe.plan import TensorPlan
+from weightsmith.blocks.block import Block
+from weightsmith.blocks.convert import DTYPE_CODES
+from weightsmith.blocks.random_stream import stream_key
+from weightsmith.blocks.threshold import Threshold
+from weightsmith.checkpoint.dtypes import numpy_dtypes
+from weightsmith.planning.plan import TensorPlan
 
 BLOCK = 1 << 19  # elements: larger ones leave the cache, smaller ones have the threads wait for each other
 _CHUNK = 1 << 10  # elements of a sample that are read at once
@@ -62,9 +62,17 @@ class TensorScan:
     """See `methods.method.Scan`. `read_seconds` is the time spent in reading."""
 
     def __init__(
-        self, tensor: TensorPlan, buffers: Buffers, stop: threading.Event, *, row_wise: bool, seed: int, block: int = BLOCK,
-        device: str = "cpu", bounds: Bounds | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        tensor: TensorPlan,
+        buffers: Buffers,
+        stop: threading.Event,
+        *,
+        row_wise: bool,
+        seed: int,
+        block: int = BLOCK,
+        device: str = "cpu",
+        bounds: Bounds | None = None,
+    ) -> None:
         infos = [source.model.checkpoint.tensors[source.tensor] for source in tensor.sources]
         self.numel = tensor.info.numel
         self.width = infos[0].shape[-1] if infos[0].shape else 1
@@ -73,9 +81,9 @@ class TensorScan:
         self._tensor, self._buffers, self._stop, self._device, self._bounds = tensor, buffers, stop, device, bounds
         self._step = max(1, block // self.width) * self.width if row_wise and self.width else block
         # As stored, where kernels know the dtype, so that nothing is converted twice.
-        stored = [info.dtype if info.dtype in ("F16", "BF16") and not info.computed else "F32" for info in infos]
-        self._dtypes = [numpy_dtypes()[dtype] for dtype in stored]
-        self._kinds = np.array([KINDS[dtype] for dtype in stored])
+        stored_dtypes = [info.dtype if info.dtype in ("F16", "BF16") and not info.computed else "F32" for info in infos]
+        self._dtypes = [numpy_dtypes()[dtype] for dtype in stored_dtypes]
+        self._dtype_codes = np.array([DTYPE_CODES[dtype] for dtype in stored_dtypes])
 
     def shorten(self, count: int, *, to_end: bool) -> None:
         """To about `count` elements, whole rows, the first ones or the last ones."""
@@ -94,7 +102,7 @@ class TensorScan:
                 first = self._first + start
                 source.model.checkpoint.read(source.tensor, first, first + count, into)
             self.read_seconds += time.perf_counter() - began
-            yield Block(start, rows, self._kinds, out, self._device)
+            yield Block(start, rows, self._dtype_codes, out, self._device)
 
     def known_bound(self, base: int, number: int, k: int) -> Threshold | None:
         return self._bounds.find(self._tensor, base, number, k) if self._bounds else None
@@ -102,16 +110,16 @@ class TensorScan:
     def sample(self, count: int) -> np.ndarray:
         began = time.perf_counter()
         if self.numel <= count:
-            found = np.empty((len(self._dtypes), self.numel), np.float32)
-            self._read(0, found)
+            sampled = np.empty((len(self._dtypes), self.numel), np.float32)
+            self._read(0, sampled)
         else:
             chunks = count // _CHUNK
-            found = np.empty((len(self._dtypes), chunks * _CHUNK), np.float32)
+            sampled = np.empty((len(self._dtypes), chunks * _CHUNK), np.float32)
             for i in range(chunks):
                 start = (self.numel - _CHUNK) * i // (chunks - 1)
-                self._read(start, found[:, i * _CHUNK : (i + 1) * _CHUNK])
+                self._read(start, sampled[:, i * _CHUNK : (i + 1) * _CHUNK])
         self.read_seconds += time.perf_counter() - began
-        return found
+        return sampled
 
     def _read(self, start: int, rows: np.ndarray) -> None:
         start += self._first

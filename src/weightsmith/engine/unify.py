@@ -8,22 +8,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weightsmith.architecture import in_layout, open_model
-from weightsmith.architecture.canonical_config import published
-from weightsmith.architecture.fit import fit_to
 from weightsmith.checkpoint.shard_writer import ShardWriter
-from weightsmith.engine.checksums import write_checksums
-from weightsmith.engine.journaled_run import run_journaled
-from weightsmith.engine.merge import DEFAULT_SHARD_BYTES, default_threads
-from weightsmith.engine.output_folder import FREE_FOR_SMALL_FILES, check_output
-from weightsmith.engine.resumable_folder import resumable_folder
-from weightsmith.engine.run_digest import copy_digest
-from weightsmith.engine.run_plan import Progress, Tally, run_tensors
+from weightsmith.engine.merge import DEFAULT_SHARD_BYTES
+from weightsmith.engine.output.checksums import write_checksums
+from weightsmith.engine.output.journaled_run import run_journaled
+from weightsmith.engine.output.resumable_folder import resumable_folder
+from weightsmith.engine.output.run_digest import copy_digest
+from weightsmith.engine.run_tensors import Progress, Tally, run_tensors
 from weightsmith.errors import CheckpointError
+from weightsmith.files.output_folder import FREE_FOR_SMALL_FILES, check_output
+from weightsmith.machine import available_cores
 from weightsmith.methods.method import Settings
 from weightsmith.methods.passthrough import Passthrough
-from weightsmith.recipe.plan import Source, TensorPlan
-from weightsmith.tokenizer.files import write_tokenizer_files
+from weightsmith.models.fit_to_base import fit_to
+from weightsmith.models.naming.translate_config import published
+from weightsmith.models.open_model import in_layout, open_model
+from weightsmith.planning.plan import TensorPlan, TensorSource
+from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class UnifySummary:
 
     out: Path
     conversion: str | None
-    ignored: tuple[str, ...]
+    left_out: dict[str, str]
     tensors: int
     written_bytes: int
     seconds: float
-    continued: int
+    resumed: int
 
 
 def unify(
@@ -51,14 +52,14 @@ def unify(
     like: str | None = None,
     mapping: Path | None = None,
     accept_mapping: bool = False,
-    progress: Progress | None = None,
+    on_progress: Progress | None = None,
 ) -> UnifySummary:
-    """Write the model `model` (any reference that `merge` takes) into the new folder `out`: canonical names and rows, the
-    dtypes it has, config.json of the current class with no `auto_map`, its tokenizer files, and checksums. Streams; runs no
-    code of the model's. `to` names an older layout to write instead, such as `phi-msft`. `like` names a model whose layout
-    this one is brought to where nobody described its own: by the file `mapping`, or, with `accept_mapping`, by the values of
-    its weights. A run that was interrupted or killed is continued by the same call; `restart` discards it. Raises
-    CheckpointError or OutputError, and then leaves nothing behind.
+    """Write the model `model` (any reference that `merge` takes) into the new folder `out`: canonical names and rows,
+    the dtypes it has, config.json of the current class with no `auto_map`, its tokenizer files, and checksums. Streams;
+    runs no code of the model's. `to` names an older layout to write instead, such as `phi-msft`. `like` names a model
+    whose layout this one is brought to where nobody described its own: by the file `mapping`, or, with
+    `accept_mapping`, by the values of its weights. A run that was interrupted or killed is continued by the same call;
+    `restart` discards it. Raises CheckpointError or OutputError, and then leaves nothing behind.
     """
     started, out = time.monotonic(), Path(out)
     check_output(out, force=force)
@@ -73,28 +74,33 @@ def unify(
         )
     if to is not None:
         opened = in_layout(opened, to)
-    nothing = Settings({}, (), None)
+    no_settings = Settings({}, (), None)
     tensors = [
-        TensorPlan(name, info, (Source(opened, name),), nothing, info.dtype, copy=True)
+        TensorPlan(name, info, (TensorSource(opened, name),), no_settings, info.dtype, copy=True)
         for name, info in opened.checkpoint.tensors.items()
     ]
     total = sum(tensor.info.nbytes for tensor in tensors)
-    wish = [to, like, mapping.read_text(encoding="utf-8") if mapping else None, accept_mapping]
-    run = copy_digest(opened, tensors, out_shard_size, wish)
+    request = [to, like, mapping.read_text(encoding="utf-8") if mapping else None, accept_mapping]
+    run = copy_digest(opened, tensors, out_shard_size, request)
     with resumable_folder(
         out, run, force=force, restart=restart, needed_bytes=total + FREE_FOR_SMALL_FILES, inputs=opened.files
     ) as scratch:
 
         def runner(
-            left: Sequence[TensorPlan], writer: ShardWriter, shown: Progress, on_tensor: Callable[[str, Tally], None]
+            unfinished: Sequence[TensorPlan],
+            writer: ShardWriter,
+            on_shard_progress: Progress,
+            on_tensor: Callable[[str, Tally], None],
         ) -> Tally:
-            return run_tensors(left, Passthrough(), writer, threads or default_threads(), shown, on_tensor=on_tensor)
+            return run_tensors(
+                unfinished, Passthrough(), writer, threads or available_cores(), on_shard_progress, on_tensor=on_tensor
+            )
 
-        tally = run_journaled(scratch, run, tensors, out_shard_size, progress, runner)
+        tally = run_journaled(scratch, run, tensors, out_shard_size, on_progress, runner)
         write_tokenizer_files(opened, scratch.folder)
         config = published(opened.config, [t.info for t in tensors])
         (scratch.folder / opened.config_file).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_checksums(scratch.folder, tally.digests)
     return UnifySummary(
-        out, opened.conversion, opened.ignored, len(tensors), total, time.monotonic() - started, len(scratch.finished)
-    )  # fmt: skip
+        out, opened.conversion, opened.left_out, len(tensors), total, time.monotonic() - started, len(scratch.finished)
+    )

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weightsmith.architecture import Model, open_model
-from weightsmith.architecture.fit import fit_text_parts, names_differ
-from weightsmith.inspection.compare import Finding, about, compare
-from weightsmith.inspection.facts import ModelFacts, model_facts
+from weightsmith.inspection.compare_models import Finding, about, compare
+from weightsmith.inspection.model_facts import ModelFacts, model_facts
+from weightsmith.models.fit_to_base import fit_text_parts, names_differ
+from weightsmith.models.model import Model
+from weightsmith.models.open_model import open_model
 
 if TYPE_CHECKING:
-    from weightsmith.architecture.propose_mapping import Proposal
-    from weightsmith.inspection.task_vectors import Movement
+    from weightsmith.inspection.movement import Movement
+    from weightsmith.models.propose_mapping import Proposal
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """All models, and how the others compare with the first. `movement`: how far they moved from it, where that was asked
-    for; `mappings`: for models in a layout nobody described, the content of a mapping file."""
+    """All models, and how the others compare with the first. `movement`: how far they moved from it, where that was
+    asked for; `mappings`: for models in a layout nobody described, the content of a mapping file."""
 
     models: tuple[ModelFacts, ...]
     findings: tuple[Finding, ...]
@@ -30,7 +31,7 @@ class Inspection:
     @property
     def mergeable(self) -> bool:
         """Whether `merge` takes them as they are."""
-        return not any(finding.kind == "blocks" for finding in self.findings)
+        return not any(finding.severity == "blocks" for finding in self.findings)
 
 
 def inspect(
@@ -40,32 +41,32 @@ def inspect(
     tokenizer_source: str | None = None,
     stats: bool = False,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
-    """Compare `models`, the base first, by their headers; a hub id's are fetched by range requests. Values are read in two
-    cases: some rows of a model whose names are of no known layout, and with `stats` all weights, to say how far the others
-    moved from the base and whether they pull in the same direction. `tokenizer_source` is what a recipe says of vocabularies.
-    Raises CheckpointError for a model that is broken."""
+    """Compare `models`, the base first, by their headers; a hub id's are fetched by range requests. Values are read in
+    two cases: some rows of a model whose names are of no known layout, and with `stats` all weights, to say how far the
+    others moved from the base and whether they pull in the same direction. `tokenizer_source` is what a recipe says of
+    vocabularies. Raises CheckpointError for a model that is broken."""
     opened = {
         reference: open_model(reference, beside=beside, headers_only=not stats) for reference in dict.fromkeys(models)
     }
     facts = tuple(map(model_facts, opened.values()))
-    alike = fit_text_parts(opened)
-    findings = [finding for model in alike.values() for finding in about(model)]
-    base, *others = alike.values()
+    comparable = fit_text_parts(opened)
+    findings = [finding for model in comparable.values() for finding in about(model)]
+    base, *others = comparable.values()
     mappings: dict[str, str] = {}
     for other in others:
         proposal = _proposal(base, other)
         if proposal and proposal.matches:
             mappings[other.reference] = proposal.as_file(str(base.config.get("model_type", "unknown")))
         findings += compare(base, other, proposal, tokenizer_source)
-    if others and not any(f.kind == "blocks" for f in findings):
-        findings.insert(0, Finding("same", None, f"{len(alike)} models can be merged"))
+    if others and not any(f.severity == "blocks" for f in findings):
+        findings.insert(0, Finding("same", None, f"{len(comparable)} models can be merged"))
     movement = None
     if stats and others:
-        from weightsmith.inspection.task_vectors import measure_movement
+        from weightsmith.inspection.movement import measure_movement
 
-        movement = measure_movement(base, others, threads=threads, progress=progress)
+        movement = measure_movement(base, others, threads=threads, on_progress=on_progress)
     return Inspection(facts, tuple(findings), mappings, movement)
 
 
@@ -74,6 +75,6 @@ def _proposal(base: Model, other: Model) -> Proposal | None:
     missing, more = names_differ(base, other)
     if not (missing and more) or base.headers_only or other.headers_only or other.scheme:
         return None
-    from weightsmith.architecture.propose_mapping import propose_mapping
+    from weightsmith.models.propose_mapping import propose_mapping
 
     return propose_mapping(base, other)

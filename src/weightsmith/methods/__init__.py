@@ -1,0 +1,1 @@
+"""Merge methods: maths on blocks. No files, no names, no threads."""

@@ -1,7 +1,7 @@
 """Weighted average of the models."""
 
-from weightsmith.methods.fused_weighted_sum import weighted_sum
-from weightsmith.methods.method import Method, Parameter
+from weightsmith.blocks.weighted_sum import weighted_sum
+from weightsmith.methods.method import Method, Parameter, cancellation_warning
 
 
 class Linear(Method):
@@ -15,8 +15,12 @@ class Linear(Method):
         Parameter("normalize", bool, "shared", "divide by the sum of the weights", default=True),
     )
 
+    def warning(self, settings):
+        weights = [values["weight"] for values in settings.per_input]
+        return cancellation_warning(weights) if settings.shared["normalize"] else None
+
     def combine(self, block, settings, statistics):
-        weights = [given["weight"] for given in settings.per_input]
+        weights = [values["weight"] for values in settings.per_input]
         inputs = block.inputs
         out = inputs[0].mul_(weights[0])
         for row, weight in zip(inputs[1:], weights[1:], strict=True):
@@ -24,5 +28,5 @@ class Linear(Method):
         return out.div_(sum(weights)) if settings.shared["normalize"] else out
 
     def fused(self, block, settings, statistics):
-        weights = [given["weight"] for given in settings.per_input]
+        weights = [values["weight"] for values in settings.per_input]
         return weighted_sum(block, weights, sum(weights) if settings.shared["normalize"] else 1.0)

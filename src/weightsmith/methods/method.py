@@ -1,21 +1,22 @@
-"""What a merge method is: typed parameters, statistics of whole tensors, and maths on float32 blocks."""
+"""What a merge method is: typed parameters, statistics of whole tensors, and maths on blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-
-from weightsmith.checkpoint.conversion import BF16, F16, F32, load
 
 if TYPE_CHECKING:
     import torch
 
-    from weightsmith.methods.magnitude_threshold import Threshold
+from weightsmith.blocks.block import Block, Scan
 
 REQUIRED = object()
+_NEARLY_ZERO = 1e-8  # methods do not divide by a smaller sum
+_AMPLIFICATION = 10  # by which the sum of weights may multiply noise without a warning
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Parameter:
     """One recipe key. `shared`: one value per output tensor; `input`: one per model; `non_base`: not for the base."""
 
     name: str
-    kind: type[float] | type[bool]
+    type: type[float] | type[bool]
     scope: Literal["shared", "input", "non_base"]
     doc: str
     default: Any = REQUIRED
@@ -58,73 +59,24 @@ class Statistics:
     trim_ties: int = 0
 
 
-@dataclass
-class Block:
-    """One stretch of all inputs: elements `start` onwards, whole rows where the method is row-wise.
-
-    `rows`: uint8 [models, room], each row the bytes of one input as it is stored; `kinds`: int64 [models], what those bytes are
-    (`checkpoint.conversion`); `out`: float32 [n], for the result. Kernels take these; `inputs` is for everyone else."""
-
-    start: int
-    rows: np.ndarray
-    kinds: np.ndarray
-    out: np.ndarray
-    device: str = "cpu"
-
-    @classmethod
-    def of(cls, start: int, values: np.ndarray) -> Block:
-        """From float32 [models, n]."""
-        return cls(start, values.view(np.uint8), np.full(len(values), F32), np.empty(values.shape[1], np.float32))
-
-    def floats(self) -> np.ndarray:
-        """float32 [models, n], a copy."""
-        found = np.empty((len(self.rows), len(self.out)), np.float32)
-        for row, kind, values in zip(self.rows, self.kinds, found, strict=True):
-            load(kind, row, 0, values)
-        return found
-
-    @property
-    def inputs(self) -> torch.Tensor:
-        """float32 [models, n], a copy on `device`, to be overwritten as one likes. Bytes go there before they are converted."""
-        import torch
-
-        dtypes = {F32: torch.float32, F16: torch.float16, BF16: torch.bfloat16}
-        count, found = len(self.out), []
-        for row, kind in zip(self.rows, self.kinds.tolist(), strict=True):
-            dtype = dtypes[kind]
-            stored = torch.from_numpy(row[: count * dtype.itemsize])
-            if self.device != "cpu":
-                stored = stored.pin_memory() if self.device.startswith("cuda") else stored
-                stored = stored.to(self.device, non_blocking=True)
-            found.append(stored.view(dtype).to(torch.float32))
-        return torch.stack(found)
-
-
-class Scan(Protocol):
-    """All inputs of one output tensor; every call of `blocks` passes over them again, in the same order."""
-
-    numel: int
-    width: int  # elements in one row: the length of the last dimension
-    streams: tuple[int, ...]  # for each input the key of its random numbers, 64 bits
-
-    def blocks(self) -> Iterator[Block]:
-        """All of it; the buffers are used again for the next block."""
-        ...
-
-    def known_bound(self, base: int, number: int, k: int) -> Threshold | None:
-        """The bound of the k largest magnitudes of input `number` minus input `base`, where it was found before."""
-        ...
-
-    def sample(self, count: int) -> np.ndarray:
-        """About `count` elements from all over the tensor, float32 [models, n]; all of them where there are no more."""
-        ...
+def cancellation_warning(weights: Sequence[float]) -> str | None:
+    """Of weights that a method divides by their sum: where they nearly cancel, the division multiplies noise."""
+    total, size = abs(math.fsum(weights)), math.fsum(map(abs, weights))
+    if not _NEARLY_ZERO <= total < size / _AMPLIFICATION:
+        return None
+    listed = ", ".join(f"{weight:g}" for weight in weights)
+    return (
+        f"the weights {listed} nearly cancel: `normalize` divides by their sum of {total:.3g}, which multiplies "
+        f"rounding and every difference between the models by {size / total:.0f}; set normalize: false, or other "
+        "weights"
+    )
 
 
 class Method:
     """Subclass, set the class variables, write `combine`, and `statistics` if whole tensors matter.
 
-    `combine` is the maths as one reads it, in torch, and runs on any device. Where a method has a faster form, `fused` is that,
-    held against `combine` by tests; the engine runs it on the processor, and then does not import torch."""
+    `combine` is the maths as one reads it, in torch, and runs on any device. Where a method has a faster form, `fused`
+    is that, compared with `combine` by tests; the engine runs it on the processor, and then does not import torch."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -137,6 +89,10 @@ class Method:
 
     def objection(self, settings: Settings) -> str | None:
         """What is wrong with parameters that are right one by one; None: nothing."""
+        return None
+
+    def warning(self, settings: Settings) -> str | None:
+        """What is allowed and rarely meant; None: nothing."""
         return None
 
     def statistics(self, scan: Scan, settings: Settings) -> Statistics:

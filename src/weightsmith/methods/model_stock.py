@@ -5,9 +5,9 @@ from itertools import combinations
 
 import numpy as np
 
-from weightsmith.checkpoint.conversion import load
-from weightsmith.checkpoint.kernel import kernel
-from weightsmith.methods.fused_weighted_sum import dot_products, weighted_sum
+from weightsmith.blocks.compile import kernel
+from weightsmith.blocks.convert import load
+from weightsmith.blocks.weighted_sum import dot_products, weighted_sum
 from weightsmith.methods.method import Method, Parameter, Statistics
 
 SMALLEST_PRODUCT = 1e-6  # mergekit's bounds for a product of norms and for a denominator
@@ -15,8 +15,8 @@ SINGULAR = 1e-6
 
 
 class ModelStock(Method):
-    """https://arxiv.org/abs/2403.19522. t = n cos / (1 + (n - 1) cos) for n fine-tunes whose task vectors have the mean cosine
-    cos, of whole tensors, or of rows with `filter_wise`; out = t mean + (1 - t) base."""
+    """https://arxiv.org/abs/2403.19522. t = n cos / (1 + (n - 1) cos) for n fine-tunes whose task vectors have the mean
+    cosine cos, of whole tensors, or of rows with `filter_wise`; out = t mean + (1 - t) base."""
 
     name = "model_stock"
     title = "Model Stock"
@@ -62,7 +62,12 @@ class ModelStock(Method):
         others = settings.others
         if "t" not in statistics.values:
             _combine_rows(
-                block.rows, block.kinds, settings.base_index, np.array(others), statistics.values["width"], block.out
+                block.rows,
+                block.dtype_codes,
+                settings.base_index,
+                np.array(others),
+                statistics.values["width"],
+                block.out,
             )
             return block.out
         t = statistics.values["t"]
@@ -77,15 +82,15 @@ def _share(cosine: float, count: int) -> float:
 
 @kernel()
 def _combine_rows(
-    rows: np.ndarray, kinds: np.ndarray, base: int, others: np.ndarray, width: int, out: np.ndarray
+    rows: np.ndarray, dtype_codes: np.ndarray, base: int, others: np.ndarray, width: int, out: np.ndarray
 ) -> None:
     """`combine` with an angle for each row."""
     count = others.size
-    tiles = np.empty((kinds.size, width), np.float32)
+    tiles = np.empty((dtype_codes.size, width), np.float32)
     products = np.empty((count, count), np.float64)
     for first in range(0, out.size, width):
-        for m in range(kinds.size):
-            load(kinds[m], rows[m], first, tiles[m])
+        for m in range(dtype_codes.size):
+            load(dtype_codes[m], rows[m], first, tiles[m])
         start, into = tiles[base], out[first : first + width]
         for i in range(width):
             mean = np.float32(0)

@@ -1,6 +1,6 @@
 """One model's tensors as they are, or scaled: for stacking slices."""
 
-from weightsmith.methods.fused_weighted_sum import weighted_sum
+from weightsmith.blocks.weighted_sum import weighted_sum
 from weightsmith.methods.method import Method, Parameter
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from weightsmith.methods.fused_weighted_sum import dot_products, weighted_sum
+from weightsmith.blocks.weighted_sum import dot_products, weighted_sum
 from weightsmith.methods.method import Method, Parameter, Statistics
 
 NORM_EPSILON = 1e-8

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.errors import WeightsmithError
-from weightsmith.evaluate.benchmark_settings import BenchmarkSettings
-from weightsmith.evaluate.suite import load_suite, suite_of_tasks
-from weightsmith.evaluate.suite_tasks import load_tasks
-from weightsmith.pipeline.schema import EvaluateStage
+from weightsmith.evaluation.harness.suite_tasks import load_tasks
+from weightsmith.evaluation.settings import BenchmarkSettings
+from weightsmith.evaluation.tasks.suite import load_suite, suite_of_tasks
+from weightsmith.files.find_path import path_beside
+from weightsmith.files.yaml_file import YamlFile
+from weightsmith.pipeline.pipeline_file import EvaluateStage
 from weightsmith.pipeline.stages import Stages
-from weightsmith.recipe.yaml_file import YamlFile
 from weightsmith.report.benchmark_tables import BenchmarkTables, tables_of
-from weightsmith.sizes import parse_size, parse_time
+from weightsmith.units import parse_size, parse_time
 
 FOLDER = "benchmarks"
 
 
 @dataclass(frozen=True)
-class BenchmarkOrder:
+class BenchmarkJob:
     """What the pipeline asks for, once everything in it was found."""
 
     suites: tuple[str, ...]
@@ -31,23 +32,30 @@ class BenchmarkOrder:
     parents: tuple[str, ...]
 
 
-def check_benchmarks(file: YamlFile, stage: EvaluateStage, scored: Mapping[str, str]) -> BenchmarkOrder | None:
-    """None where no suite and no task is named. `scored`: label -> reference. Loads the tasks' data; raises WeightsmithError with
-    the line of the pipeline."""
+def check_benchmarks(file: YamlFile, stage: EvaluateStage, scored: Mapping[str, str]) -> BenchmarkJob | None:
+    """None where no suite and no task is named. `scored`: label -> reference. Loads the tasks' data; raises
+    WeightsmithError with the line of the pipeline."""
     if not stage.suites and not stage.tasks:
         return None
-    suites = [str(found) if (found := _beside(file, name)).is_file() else name for name in stage.suites]
-    data = _beside(file, stage.data) if stage.data else None
+    folder = file.path.parent
+    suites = [str(benchmarks) if (benchmarks := path_beside(name, folder)).is_file() else name for name in stage.suites]
+    data = path_beside(stage.data, folder) if stage.data else None
     for key, labels in (("base", [stage.base] if stage.base else []), ("parents", stage.parents or [])):
         for label in labels:
             if label not in scored:
-                raise file.error(["evaluate", key], f"{label!r} is none of the models; they are {', '.join(scored)}")
+                raise file.error(["evaluate", key], f"{label!r} is not one of the models; they are {', '.join(scored)}")
     try:
         settings = BenchmarkSettings(
-            limit=stage.limit, budget=parse_time(stage.budget, "budget") if stage.budget else None, fewshot=stage.fewshot,
-            data=data, include=tuple(_beside(file, folder) for folder in stage.include), chat=stage.chat, system=stage.system,
-            precision=stage.precision, memory=parse_size(stage.memory, "memory") if stage.memory else None,
-        )  # fmt: skip
+            limit=stage.limit,
+            budget=parse_time(stage.budget, "budget") if stage.budget else None,
+            fewshot=stage.fewshot,
+            data=data,
+            include=tuple(path_beside(include, folder) for include in stage.include),
+            chat=stage.chat,
+            system=stage.system,
+            precision=stage.precision,
+            memory=parse_size(stage.memory, "memory") if stage.memory else None,
+        )
         for suite in [*map(load_suite, suites), *([suite_of_tasks(stage.tasks)] if stage.tasks else [])]:
             load_tasks(suite, data=data, fewshot=stage.fewshot, include=settings.include)
     except WeightsmithError as error:
@@ -56,43 +64,48 @@ def check_benchmarks(file: YamlFile, stage: EvaluateStage, scored: Mapping[str, 
     parents = stage.parents
     if parents is None:
         parents = [label for label, reference in scored.items() if label != base and not reference.startswith("$")]
-    return BenchmarkOrder(
-        tuple(suites), tuple(stage.tasks), settings, base if len(scored) > 1 else None, tuple(parents)
-    )
-
-
-def _beside(file: YamlFile, name: str) -> Path:
-    """Relative to the working directory, or else to the file."""
-    here = Path(name).expanduser()
-    return here if here.exists() else file.path.parent / here
+    return BenchmarkJob(tuple(suites), tuple(stage.tasks), settings, base if len(scored) > 1 else None, tuple(parents))
 
 
 def run_benchmark_stage(
-    order: BenchmarkOrder, models: Sequence[tuple[str, str, Any]], out: Path, stages: Stages, threads: int | None,
-    say: Callable[[str], None],
-) -> list[BenchmarkTables]:  # fmt: skip
+    job: BenchmarkJob,
+    models: Sequence[tuple[str, str, Any]],
+    out: Path,
+    stages: Stages,
+    threads: int | None,
+    log: Callable[[str], None],
+) -> list[BenchmarkTables]:
     """`models`: label, reference, and what its content is known by. Writes `out`/benchmarks."""
-    from weightsmith.evaluate.benchmark import run_benchmarks
+    from weightsmith.evaluation.run_benchmarks import run_benchmarks
     from weightsmith.report.benchmark_files import write_benchmarks
 
     folder = out / FOLDER
 
     def work() -> dict[str, Any]:
-        found = run_benchmarks(
-            {label: reference for label, reference, _ in models}, folder, suites=order.suites, tasks=order.tasks, base=order.base,
-            parents=order.parents, settings=replace(order.settings, threads=threads), say=say,
-        )  # fmt: skip
-        write_benchmarks(found, folder)
-        return {"tables": [asdict(tables_of(benchmark)) for benchmark in found]}
+        benchmarks = run_benchmarks(
+            {label: reference for label, reference, _ in models},
+            folder,
+            suites=job.suites,
+            tasks=job.tasks,
+            base=job.base,
+            parents=job.parents,
+            settings=replace(job.settings, threads=threads),
+            log=log,
+        )
+        write_benchmarks(benchmarks, folder)
+        return {"tables": [asdict(tables_of(benchmark)) for benchmark in benchmarks]}
 
     depends = {
-        "models": {label: identity for label, _, identity in models}, "suites": [load_suite(name).model_dump() for name in order.suites],
-        "tasks": order.tasks, "settings": {key: str(value) for key, value in asdict(order.settings).items()},
-        "roles": [order.base, order.parents], "data": _content(order.settings.data, stages),
-    }  # fmt: skip
+        "models": {label: identity for label, _, identity in models},
+        "suites": [load_suite(name).model_dump() for name in job.suites],
+        "tasks": job.tasks,
+        "settings": {key: str(value) for key, value in asdict(job.settings).items()},
+        "roles": [job.base, job.parents],
+        "data": _content(job.settings.data, stages),
+    }
     outputs = [folder / "benchmark.md", folder / "benchmark.csv"]
-    told = stages.run("benchmarks", depends, outputs, work).result["tables"]
-    return [BenchmarkTables.from_json(tables) for tables in told]
+    record = stages.run("benchmarks", depends, outputs, work).result["tables"]
+    return [BenchmarkTables.from_json(tables) for tables in record]
 
 
 def _content(folder: Path | None, stages: Stages) -> dict[str, str]:

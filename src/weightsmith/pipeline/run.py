@@ -8,28 +8,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from weightsmith.architecture import Model, open_model
 from weightsmith.engine.merge import merge
-from weightsmith.engine.output_folder import check_output
-from weightsmith.engine.run_plan import Progress
+from weightsmith.engine.run_tensors import Progress
 from weightsmith.errors import CheckpointError, OutputError
-from weightsmith.evaluate.score_models import Evaluation, ModelScores, evaluate
-from weightsmith.evaluate.tasks import load_questions, load_text
-from weightsmith.export.conversion import PLAIN_TYPES
-from weightsmith.export.fidelity import in_words
-from weightsmith.export.model_export import export
+from weightsmith.evaluation.evaluate import Evaluation, ModelScores, evaluate
+from weightsmith.evaluation.tasks.question_files import load_questions, load_text
+from weightsmith.files.find_path import path_beside
+from weightsmith.files.output_folder import check_output
+from weightsmith.files.suggestions import nearest
+from weightsmith.files.write_whole import write_whole
+from weightsmith.files.yaml_file import YamlFile, read_yaml
+from weightsmith.gguf.conversion.conversion import PLAIN_TYPES
+from weightsmith.gguf.export import export
+from weightsmith.gguf.fidelity import describe_fidelity
 from weightsmith.llama_cpp import quantization_types
-from weightsmith.pipeline.benchmark_stage import BenchmarkOrder, check_benchmarks, run_benchmark_stage
-from weightsmith.pipeline.schema import MERGED, Pipeline
+from weightsmith.models.model import Model
+from weightsmith.models.open_model import open_model
+from weightsmith.pipeline.benchmark_stage import BenchmarkJob, check_benchmarks, run_benchmark_stage
+from weightsmith.pipeline.pipeline_file import MERGED, Pipeline
 from weightsmith.pipeline.stages import RECORDS, Stage, Stages
-from weightsmith.recipe.load import LoadedRecipe, load_recipe
-from weightsmith.recipe.plan import Plan, make_plan
-from weightsmith.recipe.yaml_file import YamlFile, nearest, read_yaml
+from weightsmith.planning.make_plan import make_plan
+from weightsmith.planning.plan import Plan
+from weightsmith.recipe.recipe import LoadedRecipe, load_recipe
 from weightsmith.report.benchmark_tables import BenchmarkTables
-from weightsmith.report.facts import ReportFacts
+from weightsmith.report.report_facts import ReportFacts
 from weightsmith.report.write_report import write_report
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class _Checked:
     scored: dict[str, str]
     questions: tuple[Path, ...]
     texts: tuple[Path, ...]
-    benchmarks: BenchmarkOrder | None
+    benchmarks: BenchmarkJob | None
 
 
 def run(
@@ -62,10 +67,11 @@ def run(
     *,
     threads: int | None = None,
     force: bool = False,
-    say: Say = lambda text: None,
-    progress: Progress | None = None,
+    log: Log = lambda text: None,
+    on_progress: Progress | None = None,
 ) -> RunSummary:
-    """Run a pipeline file into the folder `out`: merged/, gguf/, evaluation/, evaluation.json, benchmarks/, report.md, report.html.
+    """Run a pipeline file into the folder `out`: merged/, gguf/, evaluation/, evaluation.json, benchmarks/, report.md,
+    report.html.
 
     A stage whose recipe, models, data and settings are what they were is not done again; `force` takes a folder that
     holds something else than an earlier run. Paths in the file are relative to the working directory or to the file.
@@ -77,16 +83,16 @@ def run(
         inputs = tuple(path for model in checked.plan.models.values() for path in model.files)
         check_output(out, force=force, inputs=inputs)
     try:
-        stages = Stages(out, say)
+        stages = Stages(out, log)
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
-    merged = _merge(checked, out, stages, threads, progress)
-    exports = _export(checked, out, stages, merged, threads, say)
+    merged = _merge(checked, out, stages, threads, on_progress)
+    exports = _export(checked, out, stages, merged, threads, log)
     models = _scored_models(checked, out, stages, merged, exports)
-    scores = _evaluate(checked, models, out, stages, threads, say)
+    scores = _evaluate(checked, models, out, stages, threads, log)
     benchmarks: list[BenchmarkTables] = []
     if checked.benchmarks:
-        benchmarks = run_benchmark_stage(checked.benchmarks, models, out, stages, threads, say)
+        benchmarks = run_benchmark_stage(checked.benchmarks, models, out, stages, threads, log)
     page = _report(checked, out, stages, scores, benchmarks)
     return RunSummary(out, tuple(stages.done), scores, page)
 
@@ -98,10 +104,10 @@ def _check(path: Path) -> _Checked:
         recipe = load_recipe(_existing(file, ["merge"], pipeline.merge))
     else:
         recipe = load_recipe(file.part("merge"))
-    known = [*PLAIN_TYPES, *quantization_types()] if pipeline.export else []
-    for i, kind in enumerate(pipeline.export):
-        if kind not in known:
-            raise file.error(["export", i], f"unknown GGUF type {kind!r}{nearest(kind, known)}")
+    known_types = [*PLAIN_TYPES, *quantization_types()] if pipeline.export else []
+    for i, gguf_type in enumerate(pipeline.export):
+        if gguf_type not in known_types:
+            raise file.error(["export", i], f"unknown GGUF type {gguf_type!r}{nearest(gguf_type, known_types)}")
     plan = make_plan(recipe)
     stage, scored, questions, texts = pipeline.evaluate, {}, [], []
     if stage:
@@ -118,10 +124,10 @@ def _check(path: Path) -> _Checked:
         scored = stage.models or {"merged": MERGED} | {f"merged {k}": f"${k}" for k in pipeline.export}
         for label, reference in scored.items():
             if reference.startswith("$"):
-                made = [MERGED, *(f"${kind}" for kind in pipeline.export)]
-                if reference not in made:
+                exports = [MERGED, *(f"${gguf_type}" for gguf_type in pipeline.export)]
+                if reference not in exports:
                     raise file.error(
-                        ["evaluate", "models", label], f"{reference!r} is not made here; known: {', '.join(made)}"
+                        ["evaluate", "models", label], f"{reference!r} is not made here; known: {', '.join(exports)}"
                     )
             else:
                 try:
@@ -133,23 +139,22 @@ def _check(path: Path) -> _Checked:
 
 
 def _existing(file: YamlFile, keys: list[str | int], name: str) -> Path:
-    here = Path(name).expanduser()
-    for candidate in (here, file.path.parent / here):
-        if candidate.is_file():
-            return candidate
-    raise file.error(keys, f"{name}: no such file")
+    path = path_beside(name, file.path.parent)
+    if not path.is_file():
+        raise file.error(keys, f"{name}: no such file")
+    return path
 
 
 def _identity(stages: Stages, model: Model) -> list[str]:
     return [stages.files.of(path) for path in model.files]
 
 
-def _merge(checked: _Checked, out: Path, stages: Stages, threads: int | None, progress: Progress | None) -> Stage:
+def _merge(checked: _Checked, out: Path, stages: Stages, threads: int | None, on_progress: Progress | None) -> Stage:
     folder = out / "merged"
 
     def work() -> dict:
-        done = merge(checked.recipe.file, folder, threads=threads, force=True, progress=progress)
-        return {k: v for k, v in asdict(done).items() if k != "out"}
+        summary = merge(checked.recipe.file, folder, threads=threads, force=True, on_progress=on_progress)
+        return {k: v for k, v in asdict(summary).items() if k != "out"}
 
     models = {name: _identity(stages, model) for name, model in checked.plan.models.items()}
     depends = {"recipe": checked.recipe.recipe.model_dump(), "models": models}
@@ -157,45 +162,48 @@ def _merge(checked: _Checked, out: Path, stages: Stages, threads: int | None, pr
 
 
 def _export(
-    checked: _Checked, out: Path, stages: Stages, merged: Stage, threads: int | None, say: Say
+    checked: _Checked, out: Path, stages: Stages, merged: Stage, threads: int | None, log: Log
 ) -> dict[str, tuple[Path, Stage]]:
     """Quantized types are made from one f16 file, which is a stage of its own whether or not it was asked for."""
-    kinds = checked.pipeline.export
-    made: dict[str, tuple[Path, Stage]] = {}
-    first = ["f16"] if any(kind == "f16" or kind not in PLAIN_TYPES for kind in kinds) else []
-    for kind in [*first, *(kind for kind in kinds if kind != "f16")]:
-        path = out / "gguf" / f"merged-{kind}.gguf"
+    types = checked.pipeline.export
+    exports: dict[str, tuple[Path, Stage]] = {}
+    first = ["f16"] if any(gguf_type == "f16" or gguf_type not in PLAIN_TYPES for gguf_type in types) else []
+    for gguf_type in [*first, *(gguf_type for gguf_type in types if gguf_type != "f16")]:
+        path = out / "gguf" / f"merged-{gguf_type}.gguf"
 
-        def work(path: Path = path, kind: str = kind) -> dict:
-            done = export(
-                out / "merged", path.parent, type=kind, intermediate="f16", threads=threads, force=True, say=say
+        def work(path: Path = path, gguf_type: str = gguf_type) -> dict:
+            summary = export(
+                out / "merged", path.parent, type=gguf_type, intermediate="f16", threads=threads, force=True, log=log
             )
-            (file,) = done.files
-            return {"bytes": file.bytes, "found": in_words(file.fidelity) if file.fidelity else ""}
+            (file,) = summary.files
+            return {"bytes": file.bytes, "found": describe_fidelity(file.fidelity) if file.fidelity else ""}
 
-        made[kind] = (path, stages.run(f"export {kind}", {"merge": merged.key, "type": kind}, [path], work))
-    return made
+        exports[gguf_type] = (
+            path,
+            stages.run(f"export {gguf_type}", {"merge": merged.key, "type": gguf_type}, [path], work),
+        )
+    return exports
 
 
 def _scored_models(
     checked: _Checked, out: Path, stages: Stages, merged: Stage, exports: dict[str, tuple[Path, Stage]]
 ) -> list[tuple[str, str, Any]]:
     """Label, reference, and what the content is known by."""
-    found: list[tuple[str, str, Any]] = []
+    models_to_score: list[tuple[str, str, Any]] = []
     for label, reference in checked.scored.items():
         if reference == MERGED:
-            found.append((label, str(out / "merged"), merged.key))
+            models_to_score.append((label, str(out / "merged"), merged.key))
         elif reference.startswith("$"):
             path, stage = exports[reference[1:]]
-            found.append((label, str(path), stage.key))
+            models_to_score.append((label, str(path), stage.key))
         else:
             opened = open_model(reference, beside=checked.file.path.parent)
-            found.append((label, "+".join(map(str, opened.files)), _identity(stages, opened)))
-    return found
+            models_to_score.append((label, "+".join(map(str, opened.files)), _identity(stages, opened)))
+    return models_to_score
 
 
 def _evaluate(
-    checked: _Checked, models: list[tuple[str, str, Any]], out: Path, stages: Stages, threads: int | None, say: Say
+    checked: _Checked, models: list[tuple[str, str, Any]], out: Path, stages: Stages, threads: int | None, log: Log
 ) -> Evaluation | None:
     if not (checked.questions or checked.texts):
         return None
@@ -208,7 +216,7 @@ def _evaluate(
 
         def work(label: str = label, model: str = model, path: Path = path) -> dict:
             result = evaluate(
-                {label: model}, questions=checked.questions, texts=checked.texts, threads=threads, say=say
+                {label: model}, questions=checked.questions, texts=checked.texts, threads=threads, log=log
             )
             content = asdict(result.models[0])
             path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -218,9 +226,7 @@ def _evaluate(
         scored.append(ModelScores.from_json(stages.run(f"evaluate {label}", depends, [path], work).result))
     result = Evaluation(tuple(scored))
     text = json.dumps(result.as_json(), indent=2, ensure_ascii=False) + "\n"
-    partial = out / ".evaluation.json.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(out / "evaluation.json")
+    write_whole(out / "evaluation.json", text)
     return result
 
 
@@ -229,23 +235,23 @@ def _report(
 ) -> Path | None:
     if checked.pipeline.report is None:
         return None
-    done = list(stages.done)
+    summary = list(stages.done)
     files = []
-    for stage in done:
-        kind = stage.name.partition(" ")[2]
+    for stage in summary:
+        gguf_type = stage.name.partition(" ")[2]
         if stage.name == "merge":
             how = f"{stage.result['method']} of {stage.result['models']} models"
             how += f", seed {stage.result['seed']}" if stage.result.get("seed") is not None else ""
             files.append(("merged/", stage.result["written_bytes"], how))
         elif stage.name.startswith("export "):
-            how = "llama.cpp's converter" if kind in PLAIN_TYPES else "llama.cpp's quantizer"
+            how = "llama.cpp's converter" if gguf_type in PLAIN_TYPES else "llama.cpp's quantizer"
             how += f"; {stage.result['found']}" if stage.result["found"] else ""
-            files.append((f"gguf/merged-{kind}.gguf", stage.result["bytes"], how))
-    steps = tuple((stage.name, stage.seconds) for stage in done)
+            files.append((f"gguf/merged-{gguf_type}.gguf", stage.result["bytes"], how))
+    steps = tuple((stage.name, stage.seconds) for stage in summary)
     facts = ReportFacts(
         checked.pipeline.report.title, checked.recipe.file.text, tuple(files), steps, scores, tuple(benchmarks)
     )
-    depends = {"keys": [stage.key for stage in done], "title": facts.title, "recipe": facts.recipe, "steps": steps}
+    depends = {"keys": [stage.key for stage in summary], "title": facts.title, "recipe": facts.recipe, "steps": steps}
     outputs = [out / "report.md", out / "report.html"]
     stages.run("report", depends, outputs, lambda: {"written": [str(p.name) for p in write_report(facts, out)]})
     return outputs[1]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weightsmith.checkpoint.file_digests import FileDigests, digest
+from weightsmith.files.digests import FileDigests, digest
+from weightsmith.files.write_whole import write_whole
 
 RECORDS = ".stages"
 FORMAT = 2  # raised when what a stage makes changes
@@ -29,8 +30,8 @@ class Stage:
 class Stages:
     """The records of one output folder."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self._folder, self._say = folder, say
+    def __init__(self, folder: Path, log: Callable[[str], None]) -> None:
+        self._folder, self._log = folder, log
         self._records = folder / RECORDS
         self._records.mkdir(parents=True, exist_ok=True)
         self.files = FileDigests(self._records / "files.json")
@@ -44,7 +45,7 @@ class Stages:
         path = self._records / f"{name.replace('/', '-')}-{digest(name)[:8]}.json"
         record = _read(path)
         if record and record["key"] == key and record["outputs"] == self._stamps(outputs):
-            self._say(f"{name}: unchanged, reused")
+            self._log(f"{name}: unchanged, reused")
             stage = Stage(name, key, record["seconds"], record["result"], True)
         else:
             path.unlink(missing_ok=True)  # an interrupted stage leaves no record that could vouch for it
@@ -52,18 +53,20 @@ class Stages:
             result = work()
             seconds = time.monotonic() - started
             record = {
-                "stage": name, "key": key, "outputs": self._stamps(outputs), "seconds": seconds, "result": result,
-            }  # fmt: skip
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            partial.replace(path)
-            self._say(f"{name}: done in {seconds:.1f} s")
+                "stage": name,
+                "key": key,
+                "outputs": self._stamps(outputs),
+                "seconds": seconds,
+                "result": result,
+            }
+            write_whole(path, json.dumps(record, indent=1) + "\n")
+            self._log(f"{name}: done in {seconds:.1f} s")
             stage = Stage(name, key, seconds, result, False)
         self.done.append(stage)
         return stage
 
     def _stamps(self, outputs: Sequence[Path]) -> dict[str, list[int]] | None:
-        """Size and change time of every output file: whoever edits or deletes one gets the stage again."""
+        """Size and change time of every output file: if one is edited or deleted, its stage runs again."""
         stamps: dict[str, list[int]] = {}
         for output in outputs:
             if not output.exists():

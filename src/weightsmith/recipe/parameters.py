@@ -10,18 +10,19 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from weightsmith.files.suggestions import nearest
+from weightsmith.files.yaml_file import YamlFile
 from weightsmith.methods.method import Method, Parameter
-from weightsmith.recipe.yaml_file import YamlFile, nearest
 
 _TRUE, _FALSE = {"true", "yes", "on"}, {"false", "no", "off"}  # YAML 1.1 booleans, which older recipes use
 
 
 def check_parameters(
-    file: YamlFile, keys: Sequence[str | int], given: dict[str, Any], method: Method, *, of_one_model: bool
+    file: YamlFile, keys: Sequence[str | int], parameters: dict[str, Any], method: Method, *, of_one_model: bool
 ) -> None:
     """Refuse unknown names, wrong types and values out of range. Raises RecipeError."""
     known = {p.name: p for p in method.parameters}
-    for name, setting in given.items():
+    for name, setting in parameters.items():
         here = [*keys, name]
         if name not in known:
             raise file.error(here, f"unknown parameter {name!r} of {method.name}{nearest(name, known)}")
@@ -54,14 +55,14 @@ def _problem(parameter: Parameter, value: Any) -> str | None:
     try:
         number = _convert(parameter, value)
     except (TypeError, ValueError):
-        return "expected true or false" if parameter.kind is bool else "expected a number"
+        return "expected true or false" if parameter.type is bool else "expected a number"
     if parameter.above is not None and not parameter.above < number <= (parameter.at_most or math.inf):
         return f"must be above {parameter.above:g} and at most {parameter.at_most:g}"
     return None
 
 
 def _convert(parameter: Parameter, value: Any) -> Any:
-    if parameter.kind is bool:
+    if parameter.type is bool:
         if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
             return value.lower() in _TRUE
         if value in (0, 1):
@@ -97,14 +98,14 @@ def _evaluate(parameter: Parameter, setting: Any, tensor: str, t: float) -> Any:
         return _convert(parameter, setting)
     if isinstance(setting[0], dict):
         for entry in setting:
-            wanted = entry.get("filter")
-            if wanted is None or wanted == "*" or str(wanted) in tensor:
+            filter_text = entry.get("filter")
+            if filter_text is None or filter_text == "*" or str(filter_text) in tensor:
                 return _evaluate(parameter, entry["value"], tensor, t)
         return None
     values = [_convert(parameter, v) for v in setting]
     position = t * (len(values) - 1)
     left = int(position)
-    if parameter.kind is bool:
+    if parameter.type is bool:
         return values[left]
     right = min(len(values) - 1, left + 1)
     return (1 - (position - left)) * values[left] + (position - left) * values[right]

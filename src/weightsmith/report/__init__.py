@@ -1,1 +1,1 @@
-"""What a person would publish: tables, a plot, a page."""
+"""What a person would publish: tables, plots, a page."""

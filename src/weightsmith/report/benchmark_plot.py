@@ -17,10 +17,10 @@ def benchmark_plot(tables: BenchmarkTables) -> str:
         axis = figure.subplots()
         step = 0.7 / len(tables.models)
         for i, label in enumerate(tables.models):
-            places = [n + (i - (len(tables.models) - 1) / 2) * step for n in range(len(tables.bars))]
-            values = [found[i][0] for _, found in tables.bars]
-            errors = [found[i][1] or 0.0 for _, found in tables.bars]
-            axis.errorbar(values, places, xerr=errors, fmt="o", markersize=4, capsize=2, label=label, color=f"C{i}")
+            positions = [n + (i - (len(tables.models) - 1) / 2) * step for n in range(len(tables.bars))]
+            values = [values_and_errors[i][0] for _, values_and_errors in tables.bars]
+            errors = [values_and_errors[i][1] or 0.0 for _, values_and_errors in tables.bars]
+            axis.errorbar(values, positions, xerr=errors, fmt="o", markersize=4, capsize=2, label=label, color=f"C{i}")
         axis.set_yticks(range(len(tables.bars)), [name for name, _ in tables.bars])
         axis.invert_yaxis()
         axis.set_xlabel("%, ± one standard error")

@@ -1,23 +1,24 @@
-"""Benchmarks as Markdown: models side by side with what differs by more than chance, and each model's tasks as LLM AutoEval shows them."""
+"""Benchmarks as Markdown: models side by side with what differs by more than chance, and each model's tasks as LLM
+AutoEval shows them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from weightsmith.evaluate.benchmark_result import Benchmark, ModelResult
-from weightsmith.evaluate.compare import Comparison
-from weightsmith.evaluate.suite import Entry, Part
-from weightsmith.evaluate.values import Value
+from weightsmith.evaluation.harness.values import Value
+from weightsmith.evaluation.paired_tests import Comparison
+from weightsmith.evaluation.results import Benchmark, ModelResult
+from weightsmith.evaluation.tasks.suite import Part, SuiteEntry
 from weightsmith.report.markdown_table import markdown_table
 
-Place = Entry | Part | None  # None: the average of the suite
+Scope = SuiteEntry | Part | None  # None: the average of the suite
 
 
 @dataclass(frozen=True)
 class BenchmarkTables:
-    """A benchmark as plain values, for a report: `scores` and `differences` begin with their headings; `bars`: for each percentage
-    its name and, per model, value and standard error."""
+    """A benchmark as plain values, for a report: `scores` and `differences` begin with their headings; `bars`: for each
+    percentage its name and, per model, value and standard error."""
 
     suite: str
     about: str
@@ -29,7 +30,7 @@ class BenchmarkTables:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BenchmarkTables:
         """The inverse of `asdict`, after a way through JSON."""
-        bars = [(name, [(height, error) for height, error in found]) for name, found in value["bars"]]
+        bars = [(name, [(height, error) for height, error in rows_found]) for name, rows_found in value["bars"]]
         return cls(**{**value, "bars": bars})
 
 
@@ -40,9 +41,13 @@ def tables_of(benchmark: Benchmark) -> BenchmarkTables:
         for entry in entries
     ]
     return BenchmarkTables(
-        benchmark.suite.name, f"{benchmark.suite.about}. {note(benchmark)}", score_rows(benchmark), difference_rows(benchmark),
-        [model.label for model in benchmark.models], bars,
-    )  # fmt: skip
+        benchmark.suite.name,
+        f"{benchmark.suite.about}. {note(benchmark)}",
+        score_rows(benchmark),
+        difference_rows(benchmark),
+        [model.label for model in benchmark.models],
+        bars,
+    )
 
 
 def side_by_side(benchmark: Benchmark) -> str:
@@ -58,44 +63,51 @@ def differences(benchmark: Benchmark) -> str:
 
 def score_rows(benchmark: Benchmark) -> list[list[str]]:
     rows = [["", *(model.label for model in benchmark.models)]]
-    for place in places(benchmark, tasks=True):
-        rows.append([_name(benchmark, place), *(_cell(benchmark, model, place) for model in benchmark.models)])
+    for scope in scopes(benchmark, tasks=True):
+        rows.append([_name(benchmark, scope), *(_cell(benchmark, model, scope) for model in benchmark.models)])
     return rows
 
 
 def difference_rows(benchmark: Benchmark) -> list[list[str]]:
     rows = [["model", "on", "against", "difference", "95 % interval", "p", "verdict"]]
     for model in benchmark.models:
-        for place in places(benchmark, tasks=False):
-            for found, role in comparisons(benchmark, model.label, place):
-                rows.append([
-                    model.label, _name(benchmark, place), found.other if found.other == role else f"{found.other} ({role})", f"{found.difference:+.2f}",
-                    f"{found.low:+.2f} to {found.high:+.2f}", f"{found.p:.3f}", found.verdict,
-                ])  # fmt: skip
+        for scope in scopes(benchmark, tasks=False):
+            for rows_found, role in comparisons(benchmark, model.label, scope):
+                rows.append(
+                    [
+                        model.label,
+                        _name(benchmark, scope),
+                        rows_found.other if rows_found.other == role else f"{rows_found.other} ({role})",
+                        f"{rows_found.difference:+.2f}",
+                        f"{rows_found.low:+.2f} to {rows_found.high:+.2f}",
+                        f"{rows_found.p:.3f}",
+                        rows_found.verdict,
+                    ]
+                )
     return rows if len(rows) > 1 else []
 
 
-def comparisons(benchmark: Benchmark, label: str, place: Place) -> list[tuple[Comparison, str]]:
+def comparisons(benchmark: Benchmark, label: str, scope: Scope) -> list[tuple[Comparison, str]]:
     """Against the base, and, for what is no parent, the parent that is best there."""
-    found = []
+    rows_found = []
     if benchmark.base and label != benchmark.base:
-        found.append((benchmark.compare(label, benchmark.base, place), "base"))
-        parent = benchmark.best_parent(place)
+        rows_found.append((benchmark.compare(label, benchmark.base, scope), "base"))
+        parent = benchmark.best_parent(scope)
         if parent and label not in benchmark.parents:
-            found.append((benchmark.compare(label, parent, place), "best parent"))
-    return found
+            rows_found.append((benchmark.compare(label, parent, scope), "best parent"))
+    return rows_found
 
 
-def places(benchmark: Benchmark, *, tasks: bool) -> list[Place]:
+def scopes(benchmark: Benchmark, *, tasks: bool) -> list[Scope]:
     """Tasks (on request), parts, and the average, each only where it says something new."""
-    found: list[Place] = []
+    rows_found: list[Scope] = []
     for part in benchmark.suite.parts:
         if tasks and len(part.tasks) > 1:
-            found += part.tasks
+            rows_found += part.tasks
         if len(part.tasks) == 1 or benchmark.models[0].of_part(part) is not None:
-            found.append(part)
+            rows_found.append(part)
     averaged = [part for part in benchmark.suite.parts if benchmark.models[0].of_part(part) is not None]
-    return [*found, None] if len(averaged) > 1 else found
+    return [*rows_found, None] if len(averaged) > 1 else rows_found
 
 
 def autoeval_tables(benchmark: Benchmark, model: ModelResult) -> str:
@@ -121,38 +133,40 @@ def autoeval_tables(benchmark: Benchmark, model: ModelResult) -> str:
 
 def note(benchmark: Benchmark) -> str:
     """How many questions, and how the words of the verdicts were found."""
-    asked = sum(count for count, _ in benchmark.questions.values())
-    there = sum(count for _, count in benchmark.questions.values())
+    asked_questions = sum(count for count, _ in benchmark.questions.values())
+    all_questions = sum(count for _, count in benchmark.questions.values())
     text = (
-        f"{asked} questions"
-        + (f" of {there}" if asked != there else "")
+        f"{asked_questions} questions"
+        + (f" of {all_questions}" if asked_questions != all_questions else "")
         + ", the same for all models; ± is one standard error."
     )
     if len(benchmark.models) > 1:
         text += (
-            " Better and worse: less than 5 % of chance (McNemar's test where answers are right or wrong, else a paired bootstrap); of "
-            "twenty such lines one is wrong."
+            " Better and worse: less than 5 % of chance (McNemar's test where answers are right or wrong, else a "
+            "paired bootstrap); of twenty such lines one is wrong."
         )
     return text
 
 
-def _name(benchmark: Benchmark, place: Place) -> str:
-    if isinstance(place, Part) and len(place.tasks) == 1:
-        return place.name
-    if isinstance(place, Part) and any(isinstance(found, Entry) for found in places(benchmark, tasks=True)):
-        return f"{place.name} (average)" if len(place.tasks) > 1 else place.name
-    return "average" if place is None else place.name
+def _name(benchmark: Benchmark, scope: Scope) -> str:
+    if isinstance(scope, Part) and len(scope.tasks) == 1:
+        return scope.name
+    if isinstance(scope, Part) and any(
+        isinstance(rows_found, SuiteEntry) for rows_found in scopes(benchmark, tasks=True)
+    ):
+        return f"{scope.name} (average)" if len(scope.tasks) > 1 else scope.name
+    return "average" if scope is None else scope.name
 
 
-def _cell(benchmark: Benchmark, model: ModelResult, place: Place) -> str:
-    if isinstance(place, Entry):
-        return show_value(model.values[place])
-    if place is None:
+def _cell(benchmark: Benchmark, model: ModelResult, scope: Scope) -> str:
+    if isinstance(scope, SuiteEntry):
+        return show_value(model.values[scope])
+    if scope is None:
         return _average(model.average(benchmark.suite))
-    if len(place.tasks) == 1:
-        return show_value(model.values[place.tasks[0]])
-    errors = [value.error for entry in place.tasks if (value := model.values[entry]).averages]
-    text = _average(model.of_part(place))
+    if len(scope.tasks) == 1:
+        return show_value(model.values[scope.tasks[0]])
+    errors = [value.error for entry in scope.tasks if (value := model.values[entry]).averages]
+    text = _average(model.of_part(scope))
     if all(error is not None for error in errors):
         text += f" ± {sum(error**2 for error in errors if error is not None) ** 0.5 / len(errors):.2f}"
     return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weightsmith.evaluate.score_models import Evaluation
+from weightsmith.evaluation.evaluate import Evaluation
 from weightsmith.report.svg_figure import svg_figure
 
 PANELS = (("exact_match", "questions answered right, %"), ("perplexity", "perplexity (lower is better)"))
@@ -32,8 +32,8 @@ def _bars(axis: Any, evaluation: Evaluation, metric: str, title: str) -> None:
     width = 0.85 / len(evaluation.models)
     for i, model in enumerate(evaluation.models):
         values = [factor * s.value for s in model.scores if s.metric == metric]
-        places = [n + (i - (len(evaluation.models) - 1) / 2) * width for n in range(len(names))]
-        axis.bar(places, values, width * 0.92, label=model.label, color=f"C{i}")
+        positions = [n + (i - (len(evaluation.models) - 1) / 2) * width for n in range(len(names))]
+        axis.bar(positions, values, width * 0.92, label=model.label, color=f"C{i}")
     axis.set_title(title)
     axis.set_xticks(range(len(names)), names)
     axis.spines[["top", "right"]].set_visible(False)

@@ -1,12 +1,12 @@
 """An evaluation as a Markdown table: one row per model, one column per task. It reads in a terminal as well."""
 
-from weightsmith.evaluate.score_models import WINDOW, Evaluation, Score
+from weightsmith.evaluation.evaluate import WINDOW, Evaluation, TaskScore
 from weightsmith.report.markdown_table import markdown_table
 
 METRIC_NAMES = {"exact_match": "exact match", "perplexity": "perplexity"}
 
 
-def show_score(score: Score) -> str:
+def show_score(score: TaskScore) -> str:
     """`98.3 %` of the questions, or a perplexity with two decimals."""
     return f"{100 * score.value:.1f} %" if score.metric == "exact_match" else f"{score.value:.2f}"
 
@@ -28,6 +28,6 @@ def score_note(evaluation: Evaluation) -> str:
     tasks = evaluation.models[0].scores
     counts = ", ".join(f"{s.task} {s.count} {'questions' if s.metric == 'exact_match' else 'tokens'}" for s in tasks)
     return (
-        "Exact match: the greedy answer equals the target. Perplexity: per token of each model's own tokenizer, windows of "
-        f"{WINDOW} tokens. Scored on: {counts}."
+        "Exact match: the greedy answer equals the target. Perplexity: per token of each model's own tokenizer, "
+        f"windows of {WINDOW} tokens. Scored on: {counts}."
     )

@@ -10,8 +10,8 @@ from weightsmith.errors import ReportError
 
 
 def svg_figure(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
-    """What `draw` puts into a figure of `size` inches; the same drawing gives the same bytes. Raises ReportError where matplotlib is
-    not installed."""
+    """What `draw` puts into a figure of `size` inches; the same drawing gives the same bytes. Raises ReportError where
+    matplotlib is not installed."""
     try:
         import matplotlib
         from matplotlib.figure import Figure

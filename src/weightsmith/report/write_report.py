@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from weightsmith.errors import ReportError
+from weightsmith.files.write_whole import write_whole
+from weightsmith.machine import describe_machine
 from weightsmith.report.benchmark_plot import benchmark_plot
-from weightsmith.report.facts import ReportFacts, machine
 from weightsmith.report.markdown_table import markdown_table
+from weightsmith.report.report_facts import ReportFacts
 from weightsmith.report.score_plot import score_plot
 from weightsmith.report.score_table import score_cells, score_note, score_table
 
@@ -30,7 +32,7 @@ def write_report(facts: ReportFacts, folder: Path) -> tuple[Path, Path]:
     scores = facts.evaluation
     values = {
         "facts": facts,
-        "machine": machine(),
+        "machine": describe_machine(),
         "table": score_table(scores) if scores else "",
         "note": score_note(scores) if scores else "",
         "cells": score_cells(scores) if scores else [],
@@ -41,8 +43,5 @@ def write_report(facts: ReportFacts, folder: Path) -> tuple[Path, Path]:
     }
     written = []
     for name in ("report.md", "report.html"):
-        path, partial = folder / name, folder / f".{name}.partial"
-        partial.write_text(environment.get_template(f"{name}.j2").render(values), encoding="utf-8")
-        partial.replace(path)
-        written.append(path)
+        written.append(write_whole(folder / name, environment.get_template(f"{name}.j2").render(values)))
     return written[0], written[1]

@@ -25,18 +25,18 @@ def tokenizer_from_gguf(file: GGUFFile) -> tuple[Any, dict[str, Any]]:
         raise CheckpointError(
             f"{file.path}: rebuilding the tokenizer of a GGUF file needs `pip install 'weightsmith[gguf]'`"
         ) from error
-    kind = file.metadata.get("tokenizer.ggml.model")
+    tokenizer_model = file.metadata.get("tokenizer.ggml.model")
     tokens = _texts(file, "tokenizer.ggml.tokens")
     types = file.metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     if len(types) != len(tokens):
         raise CheckpointError(f"{file.path}: {len(tokens)} tokens have {len(types)} types")
-    if kind == "gpt2":
+    if tokenizer_model == "gpt2":
         tokenizer, bos = _byte_level(file, tokens)
-    elif kind == "llama":
+    elif tokenizer_model == "llama":
         tokenizer, bos = _sentencepiece(file, tokens, types)
     else:
         raise CheckpointError(
-            f"{file.path}: its tokenizer is of the kind {kind!r}, which cannot be rebuilt; known: gpt2, llama. "
+            f"{file.path}: its tokenizer is a {tokenizer_model!r} one, which cannot be rebuilt; known: gpt2, llama. "
             "Use the model's safetensors folder instead"
         )
     added = [
@@ -82,10 +82,10 @@ def _byte_level(file: GGUFFile, tokens: list[str]) -> tuple[Any, bool]:
         if cut < 0:
             raise CheckpointError(f"{file.path}: {line!r} in tokenizer.ggml.merges is not a pair")
         merges.append((line[:cut], line[cut + 1 :]))
-    whole = name in known["whole_words_first"]
+    whole_words_first = name in known["whole_words_first"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     try:
-        tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=whole))
+        tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=whole_words_first))
     except Exception as error:  # the library raises bare Exception, as for a merge of tokens that do not exist
         raise CheckpointError(f"{file.path}: its BPE merges do not fit its tokens: {error}") from error
     cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in known["patterns"][known["names"][name]]]
@@ -93,7 +93,7 @@ def _byte_level(file: GGUFFile, tokens: list[str]) -> tuple[Any, bool]:
         [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer, whole
+    return tokenizer, whole_words_first
 
 
 def _sentencepiece(file: GGUFFile, tokens: list[str], types: list[int]) -> tuple[Any, bool]:
@@ -102,7 +102,7 @@ def _sentencepiece(file: GGUFFile, tokens: list[str], types: list[int]) -> tuple
 
     scores = file.metadata.get("tokenizer.ggml.scores")
     if not isinstance(scores, list) or len(scores) != len(tokens):
-        raise CheckpointError(f"{file.path}: tokenizer.ggml.scores does not give one score per token")
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.scores does not have one score per token")
     vocabulary = {token: i for i, token in enumerate(tokens)}
     pairs: list[tuple[float, int, int, tuple[str, str]]] = []
     for token, score in zip(tokens, scores, strict=True):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weightsmith.architecture import Model
-from weightsmith.architecture.tied import embedding_rows
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.errors import CheckpointError
+from weightsmith.models.embeddings import embedding_rows
+from weightsmith.models.model import Model
 
 _CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 
@@ -31,7 +31,8 @@ class Vocabulary:
 
 
 def read_vocabulary(model: Model) -> Vocabulary | None:
-    """The vocabulary of a model; None where it brings no tokenizer. Raises CheckpointError for one that cannot be read."""
+    """The vocabulary of a model; None where it brings no tokenizer. Raises CheckpointError for one that cannot be
+    read."""
     rows = embedding_rows(model.checkpoint.tensors) or 0
     if model.is_gguf:
         ids, added = _from_gguf(model.home)
@@ -49,9 +50,9 @@ def _from_gguf(path: Path) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
     tokens = metadata.get("tokenizer.ggml.tokens") or []
     types = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     added = {
-        token: {"content": token, "special": kind == _CONTROL, "normalized": False}
-        for token, kind in zip(tokens, types, strict=False)
-        if kind in (_CONTROL, _USER_DEFINED)
+        token: {"content": token, "special": token_type == _CONTROL, "normalized": False}
+        for token, token_type in zip(tokens, types, strict=False)
+        if token_type in (_CONTROL, _USER_DEFINED)
     }
     return {token: number for number, token in enumerate(tokens)}, added
 
@@ -72,16 +73,16 @@ def _from_json(path: Path) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
 
 
 def _from_parts(folder: Path) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
-    ids, more = _read(folder / "vocab.json"), {}
+    ids, added_rows = _read(folder / "vocab.json"), {}
     if (folder / "added_tokens.json").exists():
-        more = _read(folder / "added_tokens.json")
+        added_rows = _read(folder / "added_tokens.json")
     try:
-        ids = {str(token): int(number) for token, number in (ids | more).items()}
+        ids = {str(token): int(number) for token, number in (ids | added_rows).items()}
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{folder / 'vocab.json'}: not a list of tokens and numbers; download it again"
         ) from error
-    return ids, {token: {"content": token, "special": False, "normalized": True} for token in more}
+    return ids, {token: {"content": token, "special": False, "normalized": True} for token in added_rows}
 
 
 def _read(path: Path) -> Any:

@@ -1,0 +1,81 @@
+"""A block: the same stretch of every input of one output tensor, as it is stored; and the scan that gives one after the
+other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from weightsmith.blocks.convert import BF16, F16, F32, load
+
+if TYPE_CHECKING:
+    import torch
+
+    from weightsmith.blocks.threshold import Threshold
+
+
+@dataclass
+class Block:
+    """One stretch of all inputs: elements `start` onwards, whole rows where the method is row-wise.
+
+    `rows`: uint8 [models, room], each row the bytes of one input as it is stored; `dtype_codes`: int64 [models], what
+    those bytes are (`checkpoint.conversion`); `out`: float32 [n], for the result. Kernels take these; `inputs` is for
+    everyone else."""
+
+    start: int
+    rows: np.ndarray
+    dtype_codes: np.ndarray
+    out: np.ndarray
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, start: int, values: np.ndarray) -> Block:
+        """From float32 [models, n]."""
+        return cls(start, values.view(np.uint8), np.full(len(values), F32), np.empty(values.shape[1], np.float32))
+
+    def floats(self) -> np.ndarray:
+        """float32 [models, n], a copy."""
+        values = np.empty((len(self.rows), len(self.out)), np.float32)
+        for row, dtype_code, row_values in zip(self.rows, self.dtype_codes, values, strict=True):
+            load(dtype_code, row, 0, row_values)
+        return values
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """float32 [models, n], a copy on `device`, to be overwritten as one likes. Bytes go there before they are
+        converted."""
+        import torch
+
+        dtypes = {F32: torch.float32, F16: torch.float16, BF16: torch.bfloat16}
+        count, values = len(self.out), []
+        for row, dtype_code in zip(self.rows, self.dtype_codes.tolist(), strict=True):
+            dtype = dtypes[dtype_code]
+            stored = torch.from_numpy(row[: count * dtype.itemsize])
+            if self.device != "cpu":
+                stored = stored.pin_memory() if self.device.startswith("cuda") else stored
+                stored = stored.to(self.device, non_blocking=True)
+            values.append(stored.view(dtype).to(torch.float32))
+        return torch.stack(values)
+
+
+class Scan(Protocol):
+    """All inputs of one output tensor; every call of `blocks` passes over them again, in the same order."""
+
+    numel: int
+    width: int  # elements in one row: the length of the last dimension
+    streams: tuple[int, ...]  # for each input the key of its random numbers, 64 bits
+
+    def blocks(self) -> Iterator[Block]:
+        """All of it; the buffers are used again for the next block."""
+        ...
+
+    def known_bound(self, base: int, number: int, k: int) -> Threshold | None:
+        """The bound of the k largest magnitudes of input `number` minus input `base`, where it was found before."""
+        ...
+
+    def sample(self, count: int) -> np.ndarray:
+        """About `count` elements from all over the tensor, float32 [models, n]; all of them where there are no more."""
+        ...

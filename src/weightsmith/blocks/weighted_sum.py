@@ -1,0 +1,85 @@
+"""Sums of weighted inputs, and their dot products, in one sweep over the bytes as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from weightsmith.blocks.block import Block, Scan
+from weightsmith.blocks.compile import kernel
+from weightsmith.blocks.convert import load
+
+TILE = 1 << 10  # elements per sweep: a few float32 arrays of them fit into the first-level cache
+
+
+def weighted_sum(block: Block, weights: Sequence[float], divisor: float = 1.0) -> np.ndarray:
+    """sum(w_i x_i) / divisor over all inputs of a block, into `block.out`."""
+    _weighted_sum(block.rows, block.dtype_codes, np.array(weights, np.float32), np.float32(divisor), block.out)
+    return block.out
+
+
+def dot_products(scan: Scan, minus: int | None = None) -> np.ndarray:
+    """float64 [models, models]: the dot product of every input with every other and with itself, over a whole tensor;
+    of their differences to the input `minus`, if one is given."""
+    total = np.zeros((0, 0))
+    for block in scan.blocks():
+        if not len(total):
+            total = np.zeros((len(block.rows), len(block.rows)))
+        _dot_products(block.rows, block.dtype_codes, -1 if minus is None else minus, len(block.out), total)
+    return total
+
+
+@kernel(error_model="numpy")
+def _weighted_sum(
+    rows: np.ndarray, dtype_codes: np.ndarray, weights: np.ndarray, divisor: np.float32, out: np.ndarray
+) -> None:
+    tile = np.empty(TILE, np.float32)
+    for first in range(0, out.size, TILE):
+        total = out[first : min(first + TILE, out.size)]
+        part = tile[: total.size]
+        total[:] = np.float32(0)
+        for m in range(weights.size):
+            load(dtype_codes[m], rows[m], first, part)
+            weight = weights[m]
+            for i in range(total.size):
+                total[i] += part[i] * weight
+        if divisor != np.float32(1):
+            for i in range(total.size):
+                total[i] = total[i] / divisor
+
+
+@kernel()
+def _dot_products(rows: np.ndarray, dtype_codes: np.ndarray, minus: int, count: int, total: np.ndarray) -> None:
+    models = dtype_codes.size
+    tiles = np.empty((models, TILE), np.float32)
+    for first in range(0, count, TILE):
+        size = min(TILE, count - first)
+        for m in range(models):
+            load(dtype_codes[m], rows[m], first, tiles[m, :size])
+        if minus >= 0:
+            start = tiles[minus, :size]
+            for m in range(models):
+                if m != minus:
+                    subtract(start, tiles[m, :size])
+        for a in range(models):
+            for b in range(a, models):
+                if a != minus and b != minus:
+                    product = _dot(tiles[a, :size], tiles[b, :size])
+                    total[a, b] += product
+                    if a != b:
+                        total[b, a] += product
+
+
+@kernel(fastmath={"reassoc", "contract"})
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    total = np.float64(0)
+    for i in range(a.size):
+        total += np.float64(a[i]) * np.float64(b[i])
+    return total
+
+
+@kernel()
+def subtract(start: np.ndarray, other: np.ndarray) -> None:
+    for i in range(start.size):
+        other[i] -= start[i]

@@ -1,0 +1,65 @@
+"""`weightsmith ablate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weightsmith.commands.terminal.options import (
+    Data,
+    Force,
+    Questions,
+    Quiet,
+    Text,
+    Threads,
+    resumable,
+    split_commas,
+)
+
+
+def ablate(
+    recipe: Annotated[Path, typer.Argument(help="A merge recipe whose models have weights.")],
+    out: Annotated[Path, typer.Argument(help="The folder for the heat map and the table.")],
+    questions: Questions = None,
+    text: Text = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Of --questions: exact_match, or perplexity of the right answers, which tells more with few."
+        ),
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, separated by commas.")] = None,
+    data: Data = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Number of questions per task or file.")] = None,
+    blocks: Annotated[int, typer.Option(min=1, help="How many blocks the layers are divided into.")] = 6,
+    threads: Threads = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Which layers of which model carry which skill: leave each model out of each block of layers and measure the loss.
+
+    Example: weightsmith ablate best.yml ablation --questions dates.jsonl --text novel.txt
+    """
+    from weightsmith.commands.terminal.progress import counter
+    from weightsmith.recipe_search.ablate import ablate as ablate_recipe
+
+    with resumable(), counter("ablations", quiet=quiet) as (log, on_progress):
+        result = ablate_recipe(
+            recipe,
+            out,
+            questions=[str(path) for path in questions or ()],
+            texts=[str(path) for path in text or ()],
+            metric=metric,
+            tasks=split_commas(tasks),
+            data=data,
+            limit=limit,
+            blocks=blocks,
+            threads=threads,
+            force=force,
+            log=log,
+            on_progress=on_progress,
+        )
+    if not quiet:
+        typer.echo(", ".join(str(path) for path in result.files))

@@ -1,0 +1,65 @@
+"""The command line: `weightsmith COMMAND`. Every file beside this one is a command; each imports what it needs when it
+runs, so that --help is fast."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Annotated
+
+import typer
+
+from weightsmith import commands
+from weightsmith.errors import WeightsmithError
+
+app = typer.Typer(
+    name="weightsmith",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def command_names() -> list[str]:
+    """The commands, by the names of their files."""
+    return sorted(module.name for module in iter_modules(commands.__path__) if module.name not in ("app", "terminal"))
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from weightsmith import __version__
+
+        typer.echo(f"weightsmith {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help="Merge language models: one recipe in, a merged, converted and evaluated model out.")
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _name in command_names():
+    app.command()(getattr(import_module(f"weightsmith.commands.{_name}"), _name))
+
+
+def main() -> None:
+    """Exit 0 done, 2 bad input or usage, 130 interrupted, 1 our bug."""
+    try:
+        app()
+    except WeightsmithError as error:
+        typer.echo(f"weightsmith: {error}", err=True)
+        sys.exit(2)
+    except SystemExit as end:
+        if end.code == 130:  # typer's own answer to Ctrl-C
+            typer.echo("weightsmith: interrupted", err=True)
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""`weightsmith merge`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from weightsmith.commands.terminal.options import AcceptMapping, Force, OutShardSize, Quiet, Restart, Threads, resumable
+
+if TYPE_CHECKING:
+    from weightsmith.engine.merge import MergeSummary
+    from weightsmith.planning.plan import Plan, TensorPlan
+
+
+class OnNan(StrEnum):
+    """What happens when an input holds NaN or infinity."""
+
+    error = "error"
+    warn = "warn"
+
+
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="A merge recipe in mergekit's YAML format.")],
+    out: Annotated[Path, typer.Argument(help="The folder to create.")],
+    out_shard_size: OutShardSize = "5GB",
+    threads: Threads = None,
+    force: Force = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check recipe, models and disk; estimate time and memory.")
+    ] = False,
+    restart: Restart = False,
+    on_nan: Annotated[
+        OnNan, typer.Option(help="NaN and infinity in the inputs: stop (error), or count them (warn).")
+    ] = OnNan.error,
+    device: Annotated[
+        str, typer.Option(help="Where blocks are combined: cpu, or a device that torch knows, such as cuda or mps.")
+    ] = "cpu",
+    ray: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster that makes the shards, --threads cores each: its address, auto, or local."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--mapping", help="MODEL=FILE: maps a model's unknown tensor names; repeatable."),
+    ] = None,
+    accept_mapping: AcceptMapping = False,
+    gguf: Annotated[
+        list[str] | None, typer.Option(help="Also export to OUT/gguf: f16, q4_k_m, ...; repeatable.")
+    ] = None,
+    no_intermediate: Annotated[
+        bool, typer.Option("--no-intermediate", help="With --gguf: merge straight into GGUF files, keep nothing else.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Merge models as RECIPE says into the new folder OUT.
+
+    A model is a local folder with safetensors, a GGUF file, or either followed by +ADAPTER (LoRA, peft format).
+
+    Example: weightsmith merge ties.yml merged
+    """
+    from weightsmith.commands.export import export_and_show
+    from weightsmith.commands.terminal.progress import progress_bar
+    from weightsmith.engine.merge import merge as merge_models
+    from weightsmith.machine import available_cores
+    from weightsmith.units import parse_size
+
+    shard_bytes = parse_size(out_shard_size)
+    mappings = _parse_mappings(mapping or [])
+    if gguf:
+        from weightsmith.gguf.export import check_types
+
+        check_types(gguf)
+    if no_intermediate:
+        if not gguf or dry_run or device != "cpu" or ray:
+            raise typer.BadParameter(
+                "needs --gguf, and goes with none of --dry-run, --device, --ray", param_hint="--no-intermediate"
+            )
+        from weightsmith.gguf.conversion.export_source import ExportJob
+
+        job = ExportJob(
+            recipe=str(recipe),
+            seed=seed,
+            tolerant=on_nan is OnNan.warn,
+            mappings={model: str(file) for model, file in mappings.items()},
+            accept_mapping=accept_mapping,
+        )
+        export_and_show(job, out / "gguf", quiet, type=gguf, keep=False, name=out.name, threads=threads, force=force)
+        return
+
+    def show_notes(plan: Plan) -> None:
+        for model in plan.models.values():
+            if model.conversion and not quiet:
+                typer.echo(f"{model.reference}: {model.conversion}", err=True)
+        for warning in plan.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+
+    if dry_run:
+        from weightsmith.files.output_folder import check_output
+        from weightsmith.machine import check_device
+        from weightsmith.planning.make_plan import make_plan
+        from weightsmith.recipe.recipe import load_recipe
+
+        check_device(device)
+        check_output(out, force=force)
+        plan = make_plan(load_recipe(recipe), mappings=mappings, accept_mapping=accept_mapping)
+        show_notes(plan)
+        _show_dry_run(plan, out, threads or available_cores(), device, quiet)
+        return
+
+    with resumable(), progress_bar("merging", quiet=quiet) as on_progress:
+        summary = merge_models(
+            recipe,
+            out,
+            threads=threads,
+            out_shard_size=shard_bytes,
+            force=force,
+            restart=restart,
+            on_nan=on_nan.value,
+            seed=seed,
+            device=device,
+            ray=ray,
+            mappings=mappings,
+            accept_mapping=accept_mapping,
+            on_progress=on_progress,
+            on_plan=show_notes,
+        )
+    _show_summary(summary, quiet)
+    if profile:
+        _show_profile(summary, threads or available_cores())
+    if gguf:
+        types = " ".join(f"--type {gguf_type}" for gguf_type in gguf)
+        again = f"weightsmith export {out} {out / 'gguf'} --name {out.name} {types}"
+        export_and_show(str(out), out / "gguf", quiet, again, type=gguf, name=out.name, threads=threads)
+
+
+def _parse_mappings(entries: list[str]) -> dict[str, Path]:
+    mappings = {}
+    for entry in entries:
+        model, separator, file = entry.rpartition("=")
+        if not separator:
+            raise typer.BadParameter(f"{entry!r} is not MODEL=FILE", param_hint="--mapping")
+        mappings[model] = Path(file)
+    return mappings
+
+
+def _show_dry_run(plan: Plan, out: Path, threads: int, device: str, quiet: bool) -> None:
+    """The plan, what the merge will take, and whether the disk has room for it. Raises OutputError."""
+    from weightsmith.engine.estimate import estimate
+    from weightsmith.files.output_folder import check_space
+    from weightsmith.units import show_size, show_time
+
+    if not quiet:
+        show_plan(plan)
+    cost = estimate(plan, out, threads=threads, device=device)
+    typer.echo(
+        f"{plan.method.name}: {len(plan.models)} models, {len(plan.tensors)} tensors, reads "
+        f"{show_size(plan.read_bytes)}, writes {show_size(plan.output_bytes)}\n"
+        f"about {show_time(cost.seconds)} on {threads} threads, limited by "
+        f"{'the disk' if cost.disk_bound else 'reading and computing'}; {show_size(cost.memory_bytes)} of memory; "
+        f"{show_size(cost.disk_bytes)} of disk, {show_size(cost.disk_free_bytes)} are free"
+    )
+    check_space(out, cost.disk_bytes, cost.disk_free_bytes)
+
+
+def show_plan(plan: Plan) -> None:
+    """Print a table: tensors that differ in their layer number alone share a row."""
+    from rich.table import Table
+
+    from weightsmith.commands.terminal.tables import plain_console
+    from weightsmith.models.layer_numbers import LAYER
+
+    groups: dict[tuple[object, ...], list[TensorPlan]] = {}
+    for tensor in plan.tensors:
+        match = LAYER.match(tensor.name)
+        name = f"{match[1]}*{match[3]}" if match else tensor.name
+        dtypes = tuple(source.model.checkpoint.tensors[source.tensor].dtype for source in tensor.sources)
+        groups.setdefault((name, tensor.info.shape, tensor.info.dtype, dtypes, tensor.copy), []).append(tensor)
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    for title in ("tensors", "", "shape", "dtype", "from", "parameters"):
+        table.add_column(title, justify="right" if not title else "left", no_wrap=True)
+    for (name, _, dtype, dtypes, copy), tensors in groups.items():
+        assert isinstance(dtypes, tuple)
+        source_dtypes = dtypes[0] if len(set(dtypes)) == 1 else ", ".join(dtypes)
+        parameters = "copied from the first" if copy else _parameters(tensors)
+        shape = "x".join(map(str, tensors[0].info.shape)) or "1"
+        table.add_row(str(name), f"{len(tensors)}", shape, str(dtype), source_dtypes, parameters)
+    plain_console().print(table)
+
+
+def _parameters(tensors: list[TensorPlan]) -> str:
+    """Each parameter once: `weight 0.5, 0.3`, a value per model that has it, `0.2..0.9` where it changes over
+    layers."""
+    first = tensors[0].settings
+    shown = []
+    for name in dict.fromkeys(name for values in first.per_input for name in values):
+        models = [i for i, values in enumerate(first.per_input) if name in values]
+        shown.append(f"{name} " + ", ".join(_span(t.settings.per_input[i][name] for t in tensors) for i in models))
+    shown += [f"{name} {_span(tensor.settings.shared[name] for tensor in tensors)}" for name in first.shared]
+    return "; ".join(shown)
+
+
+def _span(values: Iterable[Any]) -> str:
+    every = list(values)
+    if all(value == every[0] for value in every):
+        return _show_value(every[0])
+    return f"{_show_value(min(every))}..{_show_value(max(every))}"
+
+
+def _show_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, int | float) else "none"
+
+
+def _show_summary(summary: MergeSummary, quiet: bool) -> None:
+    from weightsmith.units import show_size
+
+    for count in summary.not_finite:
+        typer.echo(
+            f"{count.model}: tensor {count.tensor!r}: {count.nan} NaN, {count.infinite} infinite elements", err=True
+        )
+    if quiet:
+        return
+    typer.echo(
+        f"{summary.out}: {summary.method} of {summary.models} models, {summary.tensors} tensors, "
+        f"{show_size(summary.written_bytes)} in {summary.seconds:.1f} s"
+        + (f"; seed {summary.seed}" if summary.seed is not None else "")
+        + (f"; {summary.resumed} tensors were finished before" if summary.resumed else "")
+        + (f"; {summary.trim_ties} elements kept or dropped by ties at a threshold" if summary.trim_ties else "")
+    )
+
+
+def _show_profile(summary: MergeSummary, threads: int) -> None:
+    busy = sum(summary.phases.values())
+    phases = "; ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.phases.items())
+    waiting = max(0.0, summary.seconds * threads - busy)
+    typer.echo(f"{phases} on {threads} threads together; {waiting:.1f} s start-up and waiting")

@@ -1,0 +1,1 @@
+"""What commands share in a terminal: options, progress, tables."""

@@ -1,0 +1,31 @@
+"""`checksums.json`, written beside merged weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from weightsmith.errors import CheckpointError
+
+CHECKSUMS = "checksums.json"
+
+
+def write_checksums(folder: Path, digests: Mapping[str, str]) -> None:
+    """`digests`: tensor -> XXH3, 128 bits, of its bytes in the file (https://xxhash.com)."""
+    content = {"algorithm": "xxh3_128", "tensors": dict(sorted(digests.items()))}
+    (folder / CHECKSUMS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_checksums(path: Path) -> dict[str, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["algorithm"] != "xxh3_128":
+            raise ValueError(f"the algorithm {content['algorithm']!r} is not known")
+        return {str(name): str(digest) for name, digest in content["tensors"].items()}
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: not there; `weightsmith merge` writes it beside the weights, as `unify` does"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error!r}") from error

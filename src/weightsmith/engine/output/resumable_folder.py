@@ -1,0 +1,85 @@
+"""An output that appears under its name only when it is whole, and whose unfinished form survives the process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from weightsmith.engine.output.journal import JOURNAL, Record, read_journal
+from weightsmith.errors import OutputError
+from weightsmith.files.folder_lock import FolderInUse, folder_lock
+from weightsmith.files.output_folder import check_output, check_space, full_disk_said, put_in_place
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The folder to write into, and the tensors that an earlier run of the same kind has finished."""
+
+    folder: Path
+    finished: dict[str, Record]
+    resumed: bool
+
+
+def scratch_of(out: Path) -> Path:
+    """Where the unfinished form of `out` lies."""
+    return out.absolute().parent / f".{out.name}.partial"
+
+
+@contextmanager
+def resumable_folder(
+    out: Path, run: Mapping[str, str], *, force: bool, restart: bool, needed_bytes: int, inputs: tuple[Path, ...]
+) -> Iterator[Scratch]:
+    """The scratch folder of `out`, renamed to `out` on success. After Ctrl-C, or where the process is killed, it stays,
+    and the same `run` resumes from its journal; after any other failure it is removed.
+
+    Raises OutputError where `out` is in use, the disk has not `needed_bytes` left, another process is writing it, or
+    another run was interrupted there (unless `restart`, which discards that).
+    """
+    out = out.absolute()
+    check_output(out, force=force, inputs=inputs)
+    folder = scratch_of(out)
+    with _only_process(out, folder):
+        keep = False
+        try:
+            interrupted = None if restart else read_journal(folder)
+            if interrupted and interrupted[0] != dict(run):
+                keep = True
+                changed = ", ".join(sorted(key for key in run if interrupted[0].get(key) != run[key])) or "the program"
+                raise OutputError(
+                    f"{out}: a run that was interrupted lies in {folder}, and this is another one ({changed} changed "
+                    "since). Run that one again to resume it, or discard it with --restart"
+                )
+            if not interrupted:
+                for entry in folder.iterdir():
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            free = shutil.disk_usage(folder).free + sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+            keep = interrupted is not None
+            check_space(out, needed_bytes, free)
+            keep = False
+            with full_disk_said(out):
+                try:
+                    yield Scratch(folder, interrupted[1] if interrupted else {}, interrupted is not None)
+                except KeyboardInterrupt:
+                    keep = True
+                    raise
+                (folder / JOURNAL).unlink(missing_ok=True)
+                put_in_place(folder, out)
+        finally:
+            if not keep:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _only_process(out: Path, folder: Path) -> Iterator[None]:
+    """Hold `folder`; what goes wrong with that is said of `out`."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folder_lock(folder))
+        except FolderInUse as error:
+            raise OutputError(f"{out}: another process is writing it; wait for it, or choose another folder") from error
+        except OSError as error:
+            raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
+        yield

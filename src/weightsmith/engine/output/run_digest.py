@@ -1,0 +1,64 @@
+"""What a run is, in a few digests: a run that was interrupted is only continued by the same one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from weightsmith import __version__
+from weightsmith.checkpoint.weights_folder import find_weights
+from weightsmith.files.digests import digest
+from weightsmith.models.model import Model
+from weightsmith.planning.plan import Plan, TensorPlan
+
+_HEAD = 1 << 20  # bytes of a file of weights that are hashed: its header, with most files
+
+
+def run_digest(plan: Plan, shard_bytes: int, seed: int, device: str) -> dict[str, str]:
+    """`recipe`, `inputs` (names, sizes, times and first bytes of all files), `layout` of the output, `seed`, `device`
+    and `version`."""
+    return {
+        "recipe": digest(plan.loaded.file.text),
+        "inputs": _inputs(plan.models.values()),
+        "layout": _layout(plan.tensors, plan.config, shard_bytes),
+        "seed": str(seed),
+        "device": device,
+        "version": __version__,
+    }
+
+
+def copy_digest(
+    model: Model, tensors: Sequence[TensorPlan], shard_bytes: int, request: Sequence[object]
+) -> dict[str, str]:
+    """The same of a run that writes one model's tensors under other names or in another order; `request`: what was
+    asked for."""
+    return {
+        "inputs": _inputs([model]),
+        "layout": _layout(tensors, model.config, shard_bytes),
+        "conversion": digest([request, model.conversion, [[s.tensor for s in tensor.sources] for tensor in tensors]]),
+        "version": __version__,
+    }
+
+
+def _layout(tensors: Sequence[TensorPlan], config: Mapping[str, object], shard_bytes: int) -> str:
+    return digest([[[t.name, t.info.shape, t.info.dtype, t.round_to] for t in tensors], config, shard_bytes])
+
+
+def _inputs(models: Iterable[Model]) -> str:
+    stamps = []
+    for model in sorted(models, key=lambda model: model.reference):
+        for path_of_model in model.files:
+            for path in _files(path_of_model):
+                stat = path.stat()
+                with path.open("rb") as file:
+                    head = hashlib.sha256(file.read(_HEAD)).hexdigest()
+                stamps.append([model.reference, path.name, stat.st_size, stat.st_mtime_ns, head])
+    return digest(stamps)
+
+
+def _files(path_of_model: Path) -> list[Path]:
+    if path_of_model.is_file():
+        return [path_of_model]
+    adapter = sorted(path_of_model.glob("adapter_*"))
+    return adapter if adapter and not (path_of_model / "config.json").exists() else find_weights(path_of_model)[0]

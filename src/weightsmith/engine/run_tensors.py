@@ -1,0 +1,207 @@
+"""Run a plan: every output tensor, block by block, on a few threads, into shards laid out beforehand."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import xxhash
+
+from weightsmith.blocks.block import Block
+from weightsmith.blocks.convert import DTYPE_CODES, store
+from weightsmith.checkpoint.dtypes import ITEM_SIZES
+from weightsmith.engine.on_threads import on_threads
+from weightsmith.engine.tensor_scan import BLOCK, Bounds, Buffers, Stopped, TensorScan
+from weightsmith.errors import MergeError
+from weightsmith.methods.method import Method, Statistics
+from weightsmith.planning.plan import TensorPlan
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+class Writer(Protocol):
+    """Where blocks go: `ShardWriter`, or memory."""
+
+    def write(self, name: str, start: int, block: np.ndarray) -> None: ...
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """NaN and infinite elements of one input of one tensor."""
+
+    tensor: str
+    model: str
+    nan: int
+    infinite: int
+
+
+@dataclass
+class Tally:
+    """What a run counted. `ties`: elements kept or dropped by a tie at a bound; `digests`: XXH3 of each tensor's bytes;
+    seconds are those of all threads together."""
+
+    ties: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
+    not_finite: list[NotFinite] = field(default_factory=list)
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("read", "statistics", "combine", "write"), 0.0)
+    )
+
+    def add(self, other: Tally) -> None:
+        self.ties += other.ties
+        self.digests |= other.digests
+        self.not_finite += other.not_finite
+        for name, value in other.seconds.items():
+            self.seconds[name] += value
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all tensors of a run share."""
+
+    method: Method
+    writer: Writer
+    buffers: Buffers
+    written: Callable[[int], None]
+    seed: int
+    tolerant: bool
+    device: str
+    bounds: Bounds | None
+
+
+def run_tensors(
+    tensors: Sequence[TensorPlan],
+    method: Method,
+    writer: Writer,
+    threads: int,
+    on_progress: Progress | None = None,
+    *,
+    seed: int = 0,
+    tolerant: bool = False,
+    on_tensor: Callable[[str, Tally], None] | None = None,
+    device: str = "cpu",
+    bounds: Bounds | None = None,
+) -> Tally:
+    """Compute and write every tensor. The bytes depend neither on `threads` nor on the size of blocks. `on_tensor` is
+    told of each that is written, on the thread that wrote it; `bounds` knows what need not be counted again. Raises
+    MergeError for NaN and infinities in the inputs, unless `tolerant`, and for results that the output dtype cannot
+    hold."""
+    total, tally, lock = sum(tensor.info.nbytes for tensor in tensors), Tally(), threading.Lock()
+    done = 0
+
+    def written(count: int) -> None:
+        nonlocal done
+        with lock:
+            done += count
+
+    run = _Run(method, writer, Buffers(), written, seed, tolerant, device, bounds)
+    if method.needs_torch or device != "cpu":
+        import torch  # noqa: F401  # before the threads start, each of which then has it compute with one
+
+    def work(tensor: TensorPlan, stop: threading.Event) -> Tally:
+        tensor_tally = _copy_tensor(tensor, run, stop) if tensor.copy else _merge_tensor(tensor, run, stop)
+        if on_tensor:
+            on_tensor(tensor.name, tensor_tally)
+        return tensor_tally
+
+    def tick() -> None:
+        if on_progress:
+            on_progress(done, total)
+
+    largest_first = sorted(tensors, key=lambda tensor: -tensor.info.numel)
+    for tensor_tally in on_threads(work, largest_first, threads, tick=tick):
+        tally.add(tensor_tally)
+    tick()
+    return tally
+
+
+def _copy_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
+    source, tally, digest = tensor.sources[0], Tally(), xxhash.xxh3_128()
+    memory = np.empty(min(BLOCK, tensor.info.numel), tensor.info.numpy_dtype)
+    for start in range(0, tensor.info.numel, BLOCK):
+        if stop.is_set():
+            raise Stopped
+        began = time.perf_counter()
+        block = memory[: min(BLOCK, tensor.info.numel - start)]
+        source.model.checkpoint.read(source.tensor, start, start + len(block), block)
+        read = time.perf_counter()
+        _write(tensor, run, start, block.view(np.uint8), digest)
+        tally.seconds["read"] += read - began
+        tally.seconds["write"] += time.perf_counter() - read
+    tally.digests[tensor.name] = digest.hexdigest()
+    return tally
+
+
+def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
+    scan = TensorScan(
+        tensor, run.buffers, stop, row_wise=run.method.row_wise, seed=run.seed, device=run.device, bounds=run.bounds
+    )
+    began, tally, digest = time.perf_counter(), Tally(), xxhash.xxh3_128()
+    statistics = run.method.statistics(scan, tensor.settings)
+    tally.ties = statistics.trim_ties
+    tally.seconds["statistics"] = time.perf_counter() - began - scan.read_seconds
+    for block in scan.blocks():
+        began = time.perf_counter()
+        stored, not_finite, largest = make_block(run.method, tensor, block, statistics, run.buffers)
+        if not_finite:
+            _count_not_finite(tensor, block, run, tally)
+        elif "F16" in (tensor.round_to, tensor.info.dtype):
+            _check_float16(tensor, float(np.uint32(largest).view(np.float32)))
+        combined = time.perf_counter()
+        _write(tensor, run, block.start, stored, digest)
+        tally.seconds["combine"] += combined - began
+        tally.seconds["write"] += time.perf_counter() - combined
+    tally.seconds["read"] = scan.read_seconds
+    tally.digests[tensor.name] = digest.hexdigest()
+    return tally
+
+
+def make_block(
+    method: Method, tensor: TensorPlan, block: Block, statistics: Statistics, buffers: Buffers
+) -> tuple[np.ndarray, int, int]:
+    """(uint8, the result for one block as it is stored, in `buffers`; and what `store` says of it). It is computed
+    where the block says."""
+    form = method.fused if block.device == "cpu" else partial(Method.fused, method)  # the plain one, in torch
+    merged = form(block, tensor.settings, statistics)
+    stored = buffers.out(len(merged) * ITEM_SIZES[tensor.info.dtype])
+    return stored, *store(merged, DTYPE_CODES[tensor.round_to], DTYPE_CODES[tensor.info.dtype], stored)
+
+
+def _write(tensor: TensorPlan, run: _Run, start: int, stored: np.ndarray, digest: xxhash.xxh3_128) -> None:
+    digest.update(stored.data)
+    run.writer.write(tensor.name, start, stored)
+    run.written(len(stored))
+
+
+def _count_not_finite(tensor: TensorPlan, block: Block, run: _Run, tally: Tally) -> None:
+    """Which inputs a NaN or an infinity came from."""
+    counts = []
+    for source, row in zip(tensor.sources, block.floats(), strict=True):
+        nan, infinite = int(np.isnan(row).sum()), int(np.isinf(row).sum())
+        if nan or infinite:
+            counts.append(NotFinite(tensor.name, source.model.reference, nan, infinite))
+    if not counts:
+        raise MergeError(
+            f"tensor {tensor.name!r}: the result is too large for float32 although all inputs are finite; are the "
+            "weights of the recipe as you mean them?"
+        )
+    if not run.tolerant:
+        first = counts[0]
+        raise MergeError(
+            f"{first.model}: tensor {tensor.name!r} holds {first.nan} NaN and {first.infinite} infinite elements from "
+            f"element {block.start} on; download the model again, or merge anyway with --on-nan warn"
+        )
+    tally.not_finite += counts
+
+
+def _check_float16(tensor: TensorPlan, largest: float) -> None:
+    if largest >= 65520:  # rounds to infinity
+        raise MergeError(
+            f"tensor {tensor.name!r}: the result holds {largest:.6g}, which float16 (at most 65504) cannot; use "
+            "bfloat16 for `dtype` and `out_dtype`"
+        )

@@ -1,0 +1,74 @@
+"""What models have answered before, in SQLite: a killed run resumes, and what is added later costs only itself."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from weightsmith.errors import EvaluationError
+from weightsmith.files.digests import FileDigests, digest
+from weightsmith.models.model import Model
+
+_AT_ONCE = 500  # variables in one statement
+
+
+class AnswerStore:
+    """Results under the names of their requests; each `put` is on the disk when it returns."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises EvaluationError where `path` is no such store."""
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID")
+            self._db.commit()
+        except sqlite3.Error as error:
+            raise EvaluationError(
+                f"{path}: cannot be used to keep answers: {error}; remove it, or give another -o"
+            ) from error
+
+    def get(self, requests: Sequence[str]) -> dict[str, Any]:
+        """Those that are known."""
+        answers: dict[str, Any] = {}
+        for start in range(0, len(requests), _AT_ONCE):
+            names = requests[start : start + _AT_ONCE]
+            marks = ",".join("?" * len(names))
+            for name, answer in self._db.execute(
+                f"SELECT request, answer FROM answers WHERE request IN ({marks})", names
+            ):
+                answers[name] = json.loads(answer)
+        return answers
+
+    def put(self, answers: dict[str, Any]) -> None:
+        try:
+            with self._db:
+                rows = [(name, json.dumps(answer)) for name, answer in answers.items()]
+                self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
+        except sqlite3.Error as error:
+            raise EvaluationError(f"{self._path}: answers cannot be written: {error}") from error
+
+    def close(self) -> None:
+        self._db.close()
+
+
+_WEIGHTS = {".safetensors", ".gguf", ".bin", ".pt", ".pth"}
+
+
+_BESIDE = {".json", ".jinja", ".model", ".txt"}  # configuration and tokenizer; a README plays no part
+
+
+_OF_A_RUN = {"checksums.json"}
+
+
+def content_key(model: Model, precision: str, digests: FileDigests) -> str:
+    """Of all weights, the configuration, the tokenizer, and what it computes in."""
+    contents = []
+    for folder in dict.fromkeys([*model.files, model.home]):
+        files = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+        relevant = [p for p in files if p.is_file() and p.suffix in _WEIGHTS | _BESIDE and p.name not in _OF_A_RUN]
+        contents.append([[path.name, digests.of(path)] for path in relevant])
+    return digest([precision, contents])

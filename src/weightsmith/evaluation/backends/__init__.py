@@ -1,0 +1,1 @@
+"""What runs a model: llama.cpp a GGUF file, transformers everything else."""

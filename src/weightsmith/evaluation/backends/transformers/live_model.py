@@ -1,0 +1,60 @@
+"""A live `transformers` model, filled from a checkpoint in memory: nothing is written to disk, no code is fetched."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from weightsmith.checkpoint.checkpoint import read_tensor
+from weightsmith.errors import EvaluationError
+from weightsmith.models.model import Model
+
+
+def load_live_model(model: Model, dtype: torch.dtype) -> Any:
+    """The causal model of today's `transformers` class, in evaluation mode. Raises EvaluationError where there is none,
+    or where the weights do not fill it."""
+    weights = {name: read_tensor(model.checkpoint, name, dtype) for name in model.checkpoint.tensors}
+    return fill_model(model.reference, model.config, weights, dtype)
+
+
+def fill_model(
+    reference: str, config_values: dict[str, Any], weights: dict[str, torch.Tensor], dtype: torch.dtype
+) -> Any:
+    """The same from weights in memory, which become the model's own."""
+    try:
+        from transformers import AutoConfig
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+        from transformers.utils import logging
+    except ImportError as error:
+        raise EvaluationError("evaluating safetensors weights needs `pip install 'weightsmith[eval]'`") from error
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    options = {k: v for k, v in config_values.items() if k not in ("model_type", "auto_map", "quantization_config")}
+    try:
+        config = AutoConfig.for_model(config_values["model_type"], **options)
+        architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except (KeyError, ValueError) as error:
+        raise EvaluationError(
+            f"{reference}: the installed transformers knows no causal model {config_values.get('model_type')!r}"
+        ) from error
+    filled, loading = architecture.from_pretrained(
+        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+    )
+    if loading["missing_keys"] or loading["mismatched_keys"]:
+        missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
+        raise EvaluationError(f"{reference}: weights do not fill the {architecture.__name__}: {', '.join(missing[:3])}")
+    return filled.eval()
+
+
+def end_tokens(model: Model) -> set[int]:
+    """Token ids that end a generation, from config.json and generation_config.json."""
+    tokens: set[int] = set()
+    configs = [model.config]
+    if model.home.is_dir() and (model.home / "generation_config.json").exists():
+        configs.append(json.loads((model.home / "generation_config.json").read_text(encoding="utf-8")))
+    for config in configs:
+        value = config.get("eos_token_id")
+        tokens |= set(value) if isinstance(value, list) else {value} if value is not None else set()
+    return tokens

@@ -1,0 +1,80 @@
+"""Text to token ids and back by a tokenizer of `transformers`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.errors import EvaluationError
+from weightsmith.evaluation.text_tokens import Messages
+from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
+
+_CHUNK = 512  # texts tokenized in one call
+
+
+class TransformersTokens:
+    """A tokenizer folder, or the one rebuilt from a GGUF file's metadata."""
+
+    def __init__(self, home: Path) -> None:
+        self.tokenizer = _load(home)
+        self.bos, self.eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        template = self.tokenizer.chat_template
+        self.template = template.get("default") if isinstance(template, dict) else template
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        content = backend.to_str() if backend else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
+
+    def encode(self, texts: Sequence[str], *, special: bool) -> list[np.ndarray]:
+        encoded: list[np.ndarray] = []
+        for start in range(0, len(texts), _CHUNK):
+            chunk = list(texts[start : start + _CHUNK])
+            ids = self.tokenizer(chunk, add_special_tokens=special, return_attention_mask=False, verbose=False)[
+                "input_ids"
+            ]
+            encoded += [np.array(token_ids, np.int32) for token_ids in ids]
+        return encoded
+
+    def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=not special)
+
+    def chat(self, messages: Messages, *, answer: bool = True) -> str:
+        from jinja2 import TemplateError
+
+        options: dict[str, Any] = {
+            "tokenize": False,
+            "add_generation_prompt": answer,
+            "continue_final_message": not answer,
+        }
+        try:
+            return self.tokenizer.apply_chat_template(messages, **options)
+        except TemplateError as error:
+            plain = [message for message in messages if message["role"] != "system"]  # some templates know no system
+            if len(plain) == len(messages):
+                raise EvaluationError(f"the model's chat template cannot be rendered: {error}") from error
+            return self.chat(plain, answer=answer)
+        except ValueError as error:
+            raise EvaluationError(f"the model's chat template cannot be used: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def _load(home: Path) -> Any:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if home.is_file():
+        file = GGUFFile(home)
+        rebuilt, config = tokenizer_from_gguf(file)
+        del config["tokenizer_class"]
+        template = file.metadata.get("tokenizer.chat_template")
+        return PreTrainedTokenizerFast(tokenizer_object=rebuilt, chat_template=template, **config)
+    try:
+        return AutoTokenizer.from_pretrained(str(home), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise EvaluationError(f"{home}: its tokenizer cannot be loaded: {reason}") from error

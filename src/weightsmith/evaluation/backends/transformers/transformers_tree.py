@@ -1,0 +1,66 @@
+"""A prefix tree run by a `transformers` model.
+
+The nodes of a step go through the model as one sequence, with their positions in the tree and a mask that shows each
+its ancestors (as in SpecInfer's tree attention, https://arxiv.org/abs/2305.09781), so nothing is padded. Logits are
+computed at the nodes that predict something, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from weightsmith.evaluation.generation.growing_cache import growing_cache
+from weightsmith.evaluation.scoring.prefix_tree import Step
+from weightsmith.evaluation.scoring.tree_scorer import Prediction, Targets
+
+_ROWS = 256  # logits taken apart at once: [rows, vocabulary] in float32
+
+
+class TransformersTree:
+    """`predict` of `score_tree`; holds the keys and values of the stems, and nothing else between steps."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._cache: Any = growing_cache()
+
+    @torch.inference_mode()
+    def __call__(self, step: Step, targets: Targets) -> Iterator[Prediction]:
+        self._cache.crop(step.depth - self._cache.get_seq_length())
+        nodes = sorted(targets)
+        logits = self._model(
+            input_ids=torch.from_numpy(step.tokens)[None],
+            position_ids=torch.from_numpy(step.positions)[None],
+            attention_mask=self._masks(step),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=torch.tensor(nodes) if nodes else 1,
+        ).logits[0]
+        for first in range(0, len(nodes), _ROWS):
+            rows = logits[first : first + _ROWS].float()
+            log_sums, most_likely = rows.logsumexp(-1).tolist(), rows.argmax(-1).tolist()
+            for row, node in enumerate(nodes[first : first + _ROWS]):
+                for sequence, token in targets[node]:
+                    yield Prediction(sequence, float(rows[row, token]) - log_sums[row], most_likely[row])
+
+    def _masks(self, step: Step) -> torch.Tensor | dict[str, torch.Tensor] | None:
+        """[1, 1, nodes, stems + nodes], 0 where a node attends; by kind of layer where some see a window only. None for
+        a plain sequence from the first position: attention then skips the half that is masked."""
+        if not step.depth and np.array_equal(step.parents, np.arange(len(step.parents)) - 1):
+            return None
+        visible, config = torch.from_numpy(step.mask()), self._model.config
+        window, layer_types = getattr(config, "sliding_window", None), set(getattr(config, "layer_types", None) or ())
+        if not window or (layer_types and "sliding_attention" not in layer_types):
+            return self._additive(visible)
+        positions = torch.from_numpy(step.positions)
+        keys = torch.cat([torch.arange(step.depth), positions])
+        near = self._additive(visible & (positions[:, None] - keys < window))
+        return {"full_attention": self._additive(visible), "sliding_attention": near} if layer_types else near
+
+    def _additive(self, visible: torch.Tensor) -> torch.Tensor:
+        mask = torch.zeros(1, 1, *visible.shape, dtype=self._model.dtype)
+        mask[0, 0].masked_fill_(~visible, torch.finfo(mask.dtype).min)
+        return mask

@@ -1,0 +1,1 @@
+"""Answers, token by token, many at a time."""

@@ -1,0 +1,114 @@
+"""Answers by a live `transformers` model, many at a time: nothing that prompts share is read twice, finished answers
+leave the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from weightsmith.evaluation.backend import GoesOn, OnAnswers, Sampling
+from weightsmith.evaluation.generation.generation_batches import generation_batches
+from weightsmith.evaluation.generation.growing_cache import growing_cache, padded_together
+from weightsmith.evaluation.generation.next_token import next_tokens
+from weightsmith.evaluation.scoring.prefix_tree import common_prefix
+from weightsmith.evaluation.text_tokens import TextTokens
+
+_LEAVING = 0.2  # of a batch
+
+
+class BatchGeneration:
+    """`tokens_at_once`: positions of all prompts and answers of a batch together, padding included."""
+
+    def __init__(self, model: Any, tokens: TextTokens, ends: set[int], tokens_at_once: int) -> None:
+        self._model, self._tokens, self._ends = model, tokens, ends
+        self._tokens_at_once = tokens_at_once
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompts: Sequence[np.ndarray],
+        limit: int,
+        goes_on: GoesOn,
+        sampling: Sampling,
+        on_answers: OnAnswers | None,
+    ) -> list[str]:
+        texts = [""] * len(prompts)
+        generator = torch.Generator().manual_seed(sampling.seed)
+        for batch in generation_batches(prompts, limit, self._tokens_at_once):
+            for finished_answers in self._answer(batch, prompts, limit, goes_on, sampling, generator):
+                for question, text in finished_answers:
+                    texts[question] = text
+                if on_answers:
+                    on_answers(finished_answers)
+        return texts
+
+    def _answer(
+        self,
+        batch: list[int],
+        prompts: Sequence[np.ndarray],
+        limit: int,
+        goes_on: GoesOn,
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> Iterator[list[tuple[int, str]]]:
+        """Questions with their answers, as soon as they are finished."""
+        widest = max(len(prompts[i]) for i in batch)
+        first_logits: list[torch.Tensor] = []
+        cache: Any = padded_together(self._read([prompts[i] for i in batch], first_logits), len(batch), widest, limit)
+        mask = torch.tensor([[0] * (widest - len(prompts[i])) + [1] * len(prompts[i]) for i in batch])
+        positions = torch.tensor([[len(prompts[i])] for i in batch])
+        answers: dict[int, list[int]] = {i: [] for i in batch}
+        texts = dict.fromkeys(batch, "")
+        logits = torch.cat(first_logits)
+        finished: set[int] = set()  # rows stay until they are a part of the batch: leaving it copies the cache
+        for step in range(limit):
+            tokens = next_tokens(logits, sampling, generator)
+            before = set(finished)
+            for row, token in enumerate(tokens.tolist()):
+                question = batch[row]
+                if row in finished:
+                    continue
+                if token not in self._ends:
+                    answers[question].append(token)
+                    texts[question] = self._tokens.decode(answers[question])
+                    if goes_on(question, self._tokens.decode(answers[question], special=True)):
+                        continue
+                finished.add(row)
+            if step == limit - 1:
+                finished = set(range(len(batch)))
+            if finished_answers := [(batch[row], texts[batch[row]]) for row in sorted(finished - before)]:
+                yield finished_answers
+            if len(finished) == len(batch):
+                return
+            if len(finished) >= _LEAVING * len(batch):
+                index = torch.tensor([row for row in range(len(batch)) if row not in finished])
+                batch, finished = [batch[row] for row in index], set()
+                tokens, mask, positions = tokens[index], mask[index], positions[index]
+                cache.batch_select_indices(index)
+            mask = torch.cat([mask, mask.new_ones(len(batch), 1)], 1)
+            logits = self._model(
+                input_ids=tokens[:, None],
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+            positions = positions + 1
+
+    def _read(self, prompts: Sequence[np.ndarray], first_logits: list[torch.Tensor]) -> Iterator[Any]:
+        """The same cache for each of the sorted prompts, whose last logits go to `first_logits`."""
+        cache: Any = growing_cache()
+        before = np.zeros(0, np.int32)
+        for prompt in prompts:
+            kept = min(common_prefix(before, prompt), len(prompt) - 1)
+            cache.crop(kept - cache.get_seq_length())
+            ids = torch.from_numpy(prompt[kept:].astype(np.int64))[None]
+            first_logits.append(
+                self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+            )
+            yield cache
+            before = prompt

@@ -1,0 +1,1 @@
+"""lm-evaluation-harness's side: its tasks, its prompts, its metrics, our backends."""

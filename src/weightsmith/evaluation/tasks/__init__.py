@@ -1,0 +1,1 @@
+"""What a model is asked: questions, texts, suites of benchmarks."""

@@ -1,0 +1,19 @@
+"""Paths that a file names: relative to the working directory, or else to the file's own folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def find_path(path: str, beside: Path | None) -> Path | None:
+    """`path` from the working directory, or from the folder `beside`; None where it is in neither."""
+    here = Path(path).expanduser()
+    for candidate in (here, beside / here if beside else here):
+        if path and candidate.exists():
+            return candidate
+    return None
+
+
+def path_beside(path: str, folder: Path) -> Path:
+    """The same, and in `folder` where it is in neither."""
+    return find_path(path, folder) or folder / Path(path).expanduser()

@@ -1,0 +1,125 @@
+"""YAML read with line numbers, and pydantic's errors turned into one sentence with file and line."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
+
+from weightsmith.errors import RecipeError
+from weightsmith.files.suggestions import nearest
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+class StrictModel(BaseModel):
+    """A mapping of a YAML file: unknown keys are refused, and nothing changes after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class YamlFile:
+    """A parsed file: `text` as it was, `tree` as plain values, and the line of any key."""
+
+    path: Path
+    text: str
+    tree: dict[str, Any]
+    _marked: Any
+
+    def line(self, keys: Sequence[str | int]) -> int:
+        """1-based line of the deepest of `keys` that exists."""
+        node, line_number = self._marked, 1
+        for key in keys:
+            try:
+                position = node.lc.item(key) if isinstance(node, CommentedSeq) else node.lc.key(key)
+                line_number, node = position[0] + 1, node[key]
+            except (KeyError, IndexError, TypeError, AttributeError):
+                break
+        return line_number
+
+    def error(self, keys: Sequence[str | int], message: str) -> RecipeError:
+        return RecipeError(f"{self.path}:{self.line(keys)}: {message}")
+
+    def part(self, key: str) -> YamlFile:
+        """The mapping under a top-level key as a file of its own; lines stay those of the whole file.
+
+        Raises RecipeError where there is no mapping."""
+        if not isinstance(self.tree.get(key), dict):
+            raise self.error([key], f"{key}: expected a mapping")
+        text = io.StringIO()
+        writer = YAML(typ="rt")
+        writer.width = 4096  # a path is not folded
+        writer.dump(self._marked[key], text)
+        return YamlFile(self.path, text.getvalue(), self.tree[key], self._marked[key])
+
+    def validate(self, schema: type[Schema]) -> Schema:
+        """The tree as `schema`. Raises RecipeError for the first thing that does not fit."""
+        try:
+            return schema.model_validate(self.tree)
+        except ValidationError as error:
+            first = error.errors()[0]
+            keys = first["loc"]
+            where = ".".join(str(k) for k in keys)
+            if first["type"] == "missing":
+                raise self.error(keys[:-1], f"the key {where!r} is missing") from error
+            if first["type"] == "extra_forbidden":
+                raise self.error(
+                    keys, f"unknown key {where!r}{nearest(str(keys[-1]), _schema_at(schema, keys).model_fields)}"
+                ) from error
+            message = first["msg"].removeprefix("Value error, ")
+            raise self.error(keys, f"{where}: {message}" if where else message) from error
+
+
+def _schema_at(schema: type[BaseModel], keys: Sequence[str | int]) -> type[BaseModel]:
+    """The schema of the mapping that holds the last of `keys`."""
+    for key in keys[:-1]:
+        annotations = [schema.model_fields[str(key)].annotation] if str(key) in schema.model_fields else []
+        while annotations:  # `list[Slice] | None` and the like
+            annotation = annotations.pop()
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                schema = annotation
+            annotations.extend(get_args(annotation))
+    return schema
+
+
+def read_yaml(path: Path) -> YamlFile:
+    """Raises RecipeError for a file that cannot be read, is not YAML, or is not a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as text: {error}") from error
+    return parse_yaml(path, text)
+
+
+def parse_yaml(path: Path, text: str) -> YamlFile:
+    """What `path` holds, or held. Raises RecipeError for what is not YAML, or is not a mapping."""
+    try:
+        marked = YAML(typ="rt").load(text)
+    except (YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {problem}") from error
+    if not isinstance(marked, CommentedMap):
+        raise RecipeError(f"{path}:1: not a recipe: expected keys such as `models:`, found {type(marked).__name__}")
+    return YamlFile(path, text, _plain(marked), marked)
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {str(k): _plain(v) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_plain(v) for v in node]
+    for plain_type in (bool, int, float, str):
+        if isinstance(node, plain_type):
+            return plain_type(node)
+    return node

@@ -1,0 +1,1 @@
+"""Conversion to an unquantized GGUF file, by llama.cpp's own converter."""

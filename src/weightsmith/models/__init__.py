@@ -1,0 +1,1 @@
+"""Models seen through one naming: a reference becomes an opened model with its configuration."""

@@ -1,0 +1,103 @@
+"""A model brought to the names of its base, where its own are not those that transformers has today."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from weightsmith.checkpoint.views.row_mapped import RowMappedCheckpoint, ordered
+from weightsmith.errors import CheckpointError
+from weightsmith.models.embeddings import OUTPUTS, is_tied
+from weightsmith.models.layer_numbers import check_layers, count_layers
+from weightsmith.models.model import Model
+from weightsmith.models.multimodal import text_names, text_part
+from weightsmith.models.naming.map_tensors import map_rows
+from weightsmith.models.naming.scheme import Scheme, parse_scheme
+
+
+def names_differ(base: Model, other: Model) -> tuple[list[str], list[str]]:
+    """(tensors only the base has, tensors only the other has), an output matrix that is tied in one of them aside."""
+    base_names, other_names = base.checkpoint.tensors.keys(), other.checkpoint.tensors.keys()
+    optional = OUTPUTS if is_tied(base.config) or is_tied(other.config) else ()
+    only = [
+        sorted(n for n in names if not n.endswith(optional))
+        for names in (base_names - other_names, other_names - base_names)
+    ]
+    return only[0], only[1]
+
+
+def fit_text_parts(models: dict[str, Model]) -> dict[str, Model]:
+    """Where language models and multimodal ones meet, of the latter the language models alone."""
+    wrapped = {reference: bool(text_names(model.checkpoint.tensors)) for reference, model in models.items()}
+    if all(wrapped.values()) or not any(wrapped.values()):
+        return models
+    return {reference: text_part(model) if wrapped[reference] else model for reference, model in models.items()}
+
+
+def fit_to(base: Model, other: Model, *, mapping: Path | None = None, accept: bool = False) -> Model:
+    """`other` under the base's names: as it is where they agree, by the file `mapping`, or, with `accept`, by the
+    mapping that the values of the weights propose. Raises CheckpointError where there is none, saying what was
+    found."""
+    if mapping is not None:
+        return _mapped(base, other, read_mapping(mapping), f"mapped by {mapping.name}")
+    missing, more = names_differ(base, other)
+    if not missing and not more:
+        return other
+    if not accept:
+        return other  # whoever uses it says what does not fit
+    from weightsmith.models.propose_mapping import propose_mapping
+
+    proposal = propose_mapping(base, other)
+    if not proposal.sound:
+        weak = [match.text for match in proposal.doubtful]
+        raise CheckpointError(
+            f"{other.reference}: no mapping to {base.reference} was found that can be trusted: "
+            + "; ".join(
+                f"{len(names)} {what}, such as {names[0]}"
+                for names, what in (
+                    (proposal.missing, "tensors of the base without a counterpart"),
+                    (proposal.left_over, "tensors that fit nothing"),
+                    (weak, "unlike the base"),
+                )
+                if names
+            )
+            + ". `weightsmith inspect` writes what it found to a file that you can correct and give with --mapping"
+        )
+    return _mapped(base, other, proposal.scheme(_family(base)), "mapped by its values")
+
+
+def _mapped(base: Model, other: Model, scheme: Scheme, note: str) -> Model:
+    """`other`, whose layout nobody described, seen through the mapping `scheme` as a model of the base's
+    configuration."""
+    layers = count_layers(base.checkpoint.tensors)
+    maps, left_out = map_rows(scheme, other.home, other.checkpoint.tensors, base.config, layers=layers)
+    view = RowMappedCheckpoint(other.checkpoint, ordered(maps))
+    check_layers(other.home, view.tensors, base.config)
+    return replace(
+        other,
+        checkpoint=view,
+        config=base.config,
+        left_out=other.left_out | left_out,
+        notes=(*other.notes, f"names of no known layout, {note}"),
+    )
+
+
+def _family(base: Model) -> str:
+    return str(base.config.get("model_type", "unknown"))
+
+
+def read_mapping(path: Path) -> Scheme:
+    """A mapping file: a naming scheme whose `detect` and `config` are not used. Raises CheckpointError."""
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return replace(
+            parse_scheme({"family": "mapping", "layout": path.stem, "detect": {}, "config": {}} | data), detect={}
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, re.error) as error:
+        raise CheckpointError(
+            f"{path}: not a mapping ({error!r}); it is JSON with `tensors`, a list of [name in the base, name in the "
+            "model]; `weightsmith inspect --save-mapping` writes one"
+        ) from error

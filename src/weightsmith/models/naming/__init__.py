@@ -1,0 +1,1 @@
+"""Naming schemes: where each canonical tensor lies in a layout that models have been published in."""

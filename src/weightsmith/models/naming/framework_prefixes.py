@@ -1,0 +1,56 @@
+"""What training frameworks put in front of tensor names or into them, and how a class's own prefix should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# torch.compile, FSDP, activation checkpointing: anywhere in a name; peft, DDP: in front of every name
+_INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+
+_IN_FRONT = ("base_model.model.", "module.")
+
+
+# Some families were published without the prefix of their class, or saved with one too many.
+_PREFIXES = (
+    ("embed_tokens.weight", "", "model."),
+    ("word_embeddings.weight", "", "transformer."),
+    ("wte.weight", "", "transformer."),
+    ("embed_in.weight", "", "gpt_neox."),
+    ("decoder.embed_tokens.weight", "", "model."),
+    ("model.model.embed_tokens.weight", "model.", ""),
+)
+
+
+_OUTPUT = ("lm_head.", "embed_out.")
+
+
+def unwrap(names: Iterable[str]) -> dict[str, str]:
+    """Plain name -> name in the file: wrappers removed, the class's own prefix as it should be. Raises ValueError where
+    two names become one."""
+    plain = {name: name for name in names}
+    for wrapper in _INSIDE:
+        plain = {name: short.replace(wrapper, "") for name, short in plain.items()}
+    for wrapper in _IN_FRONT:
+        while plain and all(short.startswith(wrapper) for short in plain.values()):
+            plain = {name: short.removeprefix(wrapper) for name, short in plain.items()}
+    for marker, remove, add in _PREFIXES:
+        if marker in plain.values():
+            plain = {
+                name: short if short.startswith(_OUTPUT) else add + short.removeprefix(remove)
+                for name, short in plain.items()
+            }
+            break
+    unwrapped: dict[str, str] = {}
+    for name, short in plain.items():
+        if short in unwrapped:
+            raise ValueError(f"tensors {unwrapped[short]!r} and {name!r} are both {short!r}")
+        unwrapped[short] = name
+    return unwrapped
+
+
+def without_prefix(names: Iterable[str]) -> dict[str, str]:
+    """Name without the prefix of its class -> name with it; the way back from what `unwrap` adds."""
+    names = list(names)
+    prefix = next((add for marker, _, add in _PREFIXES if add and add + marker in names), "")
+    return {name.removeprefix(prefix): name for name in names}

@@ -1,0 +1,187 @@
+"""A model reference from a recipe or a command line, opened under the names that transformers has today."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo
+from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.hub import HEADERS_ONLY
+from weightsmith.checkpoint.views.joined_parts import JoinedCheckpoint
+from weightsmith.checkpoint.views.row_mapped import RowMap, RowMappedCheckpoint, ordered
+from weightsmith.checkpoint.weights_folder import WeightsFolder, find_weights, open_weights
+from weightsmith.errors import CheckpointError
+from weightsmith.models.adapter import with_adapter
+from weightsmith.models.check_config import check_shapes
+from weightsmith.models.find_model import find_model, is_gguf
+from weightsmith.models.layer_numbers import check_layers
+from weightsmith.models.model import Model
+from weightsmith.models.multimodal import without_wrapper
+from weightsmith.models.naming.detect import detect_scheme, scheme_named
+from weightsmith.models.naming.framework_prefixes import unwrap, without_prefix
+from weightsmith.models.naming.left_out import buffers_among, tied_twins
+from weightsmith.models.naming.map_tensors import map_rows, map_rows_back
+from weightsmith.models.naming.scheme import Scheme, known_schemes
+from weightsmith.models.naming.translate_config import NoTransformersClass, translate_config, translate_config_back
+
+
+def open_model(reference: str, *, beside: Path | None = None, headers_only: bool = False) -> Model:
+    """Open `folder`, `file.gguf`, `owner/name@revision` of the hub, or any of these `+adapter[+adapter]`; relative
+    paths are tried from the working directory, then from `beside` (a recipe's folder). Reads headers only; a hub model
+    is downloaded first, unless `headers_only`, which fetches nothing else and leaves its weights unreadable. Raises
+    CheckpointError."""
+    base, adapters = find_model(reference, beside, headers_only=headers_only)
+    model = _open_gguf(base) if is_gguf(base) else _open_folder(base)
+    checkpoint, ranks, notes = model.checkpoint, [], list(model.notes)
+    for adapter in adapters:
+        checkpoint, rank, layout = with_adapter(checkpoint, model.config, base, adapter)
+        ranks.append(rank)
+        if layout:
+            notes.append(f"an adapter in {layout} naming, added to the rows it was trained on")
+    return replace(
+        model,
+        reference=reference,
+        checkpoint=checkpoint,
+        files=(base, *adapters),
+        notes=tuple(notes),
+        lora_ranks=tuple(ranks),
+        headers_only=headers_only and (base / HEADERS_ONLY).exists(),
+    )
+
+
+def in_layout(model: Model, layout: str) -> Model:
+    """The same model under the names, rows and configuration keys of an older layout; `bare`: without the prefix of its
+    class, as the first GPT-2, BLOOM and OPT were published. Raises CheckpointError."""
+    if layout == "bare":
+        plain = without_prefix(model.checkpoint.tensors)
+        maps = {short: RowMap((name,)) for short, name in plain.items()}
+        return replace(model, checkpoint=RowMappedCheckpoint(model.checkpoint, ordered(maps)))
+    scheme = scheme_named(layout, model.config)
+    try:
+        config = translate_config_back(scheme, model.config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{model.reference}: {error}") from error
+    maps = map_rows_back(scheme, model.home, model.checkpoint.tensors, model.config)
+    view = RowMappedCheckpoint(model.checkpoint, ordered(maps))
+    return replace(model, checkpoint=view, config=config, config_file=scheme.config.get("file", "config.json"))
+
+
+def _open_folder(folder: Path) -> Model:
+    raw_config, config_file = _read_config(folder)
+    files, aliases = _open_weights(folder, raw_config)
+    try:
+        file_names = unwrap(files.tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    plain_names = {name: plain for plain, name in file_names.items()}
+    tied = tied_twins({plain_names[a]: plain_names[b] for a, b in aliases.items()}, raw_config)
+    infos = {plain: files.tensors[name] for plain, name in file_names.items() if plain not in tied}
+    scheme, config, kept_because = _detect(folder / config_file, raw_config, infos)
+    notes: list[str] = []
+    if scheme is None:
+        infos, file_names, config, notes = without_wrapper(infos, file_names, config, folder)
+        left_out = buffers_among(infos)
+        maps = {plain: RowMap((file_names[plain],)) for plain in infos if plain not in left_out}
+    else:
+        maps, left_out = map_rows(scheme, folder, infos, config)
+        maps = {to: _in_file_names(row_map, file_names) for to, row_map in maps.items()}
+    check_layers(folder, maps, config)
+    view = RowMappedCheckpoint(files, ordered(maps))
+    if not kept_because:
+        check_shapes(folder / config_file, view.tensors, config)
+    untouched = scheme is None and all(row_map.sources == (name,) for name, row_map in maps.items())
+    return Model(
+        reference=str(folder),
+        checkpoint=files if untouched and not left_out and not tied else view,
+        config=config,
+        home=folder,
+        files=(folder,),
+        scheme=scheme,
+        left_out=left_out | tied,
+        renamed=not notes and any(plain != name for plain, name in file_names.items()),
+        notes=tuple(notes),
+        kept_because=kept_because,
+    )
+
+
+def _detect(
+    path: Path, raw_config: dict[str, Any], infos: dict[str, TensorInfo]
+) -> tuple[Scheme | None, dict[str, Any], str | None]:
+    """(the layout, None where names are canonical or stay as they are; the canonical configuration; why they stay)."""
+    scheme = detect_scheme(infos, config=raw_config)
+    if scheme is None:
+        return None, raw_config, None
+    try:
+        return scheme, translate_config(scheme, path, raw_config, infos), None
+    except NoTransformersClass as reason:  # still mergeable with models of the same names
+        return None, raw_config, str(reason)
+
+
+def _in_file_names(row_map: RowMap, file_names: dict[str, str]) -> RowMap:
+    return replace(row_map, sources=tuple(file_names[source] for source in row_map.sources))
+
+
+def _open_weights(folder: Path, config: dict[str, Any]) -> tuple[Checkpoint, dict[str, str]]:
+    """(the tensors under the names in the files, tied names of PyTorch files)."""
+    files, _ = find_weights(folder)
+    if len(files) == 1 or not all(path.name.startswith("consolidated.") for path in files):
+        weights = WeightsFolder(folder)
+        return weights, weights.aliases
+    parts = [open_weights(path) for path in files]
+    scheme = detect_scheme(parts[0].tensors, config=config)
+    if scheme is None or not scheme.columns:
+        raise CheckpointError(
+            f"{folder}: {len(files)} consolidated files in a layout that is not known; join them into one file first"
+        )
+    axes = {name: _split_axis(scheme, name, info, config) for name, info in parts[0].tensors.items()}
+    return JoinedCheckpoint(parts, files, axes), {}
+
+
+def _split_axis(scheme: Scheme, name: str, info: TensorInfo, config: dict[str, Any]) -> int | None:
+    """How model-parallel training split a tensor. Llama 3 splits the embedding by rows, the ones before it by
+    columns."""
+    if len(info.shape) < 2:
+        return None
+    by_columns = any(pattern.fullmatch(name) for pattern in scheme.columns)
+    return 1 if by_columns and not ("embedd" in name and info.shape[1] == config.get("dim")) else 0
+
+
+def _open_gguf(path: Path) -> Model:
+    file = GGUFFile(path)
+    scheme = detect_scheme(file.tensors, metadata=file.metadata)
+    if scheme is None:
+        known = [s.detect["metadata"]["general.architecture"] for s in known_schemes() if "metadata" in s.detect]
+        raise CheckpointError(
+            f"{path}: GGUF architecture {file.metadata.get('general.architecture')!r} cannot be read; known: "
+            f"{', '.join(known)}. Use the model's safetensors folder instead"
+        )
+    config = translate_config(scheme, path, file.metadata, file.tensors)
+    maps, left_out = map_rows(scheme, path, file.tensors, config)
+    if "model.embed_tokens.weight" not in maps:
+        raise CheckpointError(f"{path}: the embedding matrix is not in it; download it again")
+    check_layers(path, maps, config)
+    checkpoint = RowMappedCheckpoint(file, ordered(maps))
+    config["tie_word_embeddings"] = "lm_head.weight" not in maps
+    config["vocab_size"] = checkpoint.tensors["model.embed_tokens.weight"].shape[0]
+    check_shapes(path, checkpoint.tensors, config)
+    return Model(str(path), checkpoint, config, path, (path,), scheme, left_out)
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
+    """(config.json, or params.json as Meta and Mistral have it; its name)."""
+    name = (
+        "params.json" if (folder / "params.json").exists() and not (folder / "config.json").exists() else "config.json"
+    )
+    path = folder / name
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: not there; a model folder needs its config.json") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}; download it again") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: not a JSON object; download it again")
+    return config, name

@@ -1,0 +1,108 @@
+"""One output tensor planned: where its inputs are read, and the final value of every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from weightsmith.checkpoint.checkpoint import TensorInfo
+from weightsmith.checkpoint.dtypes import FLOATS, dtype_named, promoted
+from weightsmith.errors import PlanError
+from weightsmith.methods.method import REQUIRED, Settings
+from weightsmith.models.embeddings import EMBEDDINGS, OUTPUTS, embedding_name, is_tied
+from weightsmith.models.model import Model
+from weightsmith.planning.plan import TensorPlan, TensorSource
+from weightsmith.recipe.parameters import resolve
+from weightsmith.recipe.recipe import LoadedRecipe, Slice
+
+
+@dataclass
+class TensorPlanner:
+    """Plans tensors of one recipe; `models`: reference -> opened. `warnings`: of parameters, each once, in order."""
+
+    loaded: LoadedRecipe
+    models: Mapping[str, Model]
+    warnings: dict[str, None] = field(default_factory=dict)
+
+    def plan(self, part: Slice, name: str, inputs: Sequence[str], t: float) -> TensorPlan:
+        """The output tensor `name` of a slice, made from the tensors `inputs` of its sources; `t`: its depth, 0 for the
+        first layer of the slice and 1 for the last. Raises RecipeError or PlanError."""
+        recipe = self.loaded.recipe
+        references = [source.model for source in part.sources]
+        base_reference = part.base_model or recipe.base_model
+        base = references.index(base_reference) if base_reference in references else None
+        sources = tuple(self._source(self.models[r], tensor) for r, tensor in zip(references, inputs, strict=True))
+        infos = [source.model.checkpoint.tensors[source.tensor] for source in sources]
+        self._check_shapes(name, sources, infos, base or 0)
+        settings = self._settings(part, name, inputs, base, t)
+        dtype = promoted(info.dtype for info in infos)
+        if dtype not in FLOATS:
+            first = base or 0
+            return TensorPlan(name, infos[first], (sources[first],), settings, infos[first].dtype, copy=True)
+        round_to = dtype_named(recipe.dtype) if recipe.dtype else dtype
+        out_dtype = dtype_named(recipe.out_dtype) if recipe.out_dtype else round_to
+        return TensorPlan(name, TensorInfo(infos[0].shape, out_dtype), sources, settings, round_to)
+
+    def _source(self, model: Model, tensor: str) -> TensorSource:
+        if tensor in model.checkpoint.tensors:
+            return TensorSource(model, tensor)
+        twin = embedding_name(model.checkpoint.tensors)
+        if twin and tensor.endswith(OUTPUTS) and is_tied(model.config):
+            return TensorSource(model, twin)
+        raise PlanError(
+            f"{self.loaded.line_of(model.reference)}: tensor {tensor!r} is required and not in {model.reference}; its "
+            "layer names or its depth differ from the other models'. `weightsmith inspect --recipe` says what would "
+            "map the names; --accept-mapping uses it"
+        )
+
+    def _check_shapes(
+        self, name: str, sources: Sequence[TensorSource], infos: Sequence[TensorInfo], first: int
+    ) -> None:
+        expected, reference = infos[first].shape, sources[first].model.reference
+        for source, info in zip(sources, infos, strict=True):
+            other = source.model.reference
+            if info.shape == expected:
+                continue
+            line = self.loaded.line_of(other)
+            if name.endswith((*EMBEDDINGS, *OUTPUTS)) and info.shape[1:] == expected[1:]:
+                raise PlanError(
+                    f"{line}: the vocabularies differ: {expected[0]} rows in {reference}, {info.shape[0]} in {other} "
+                    f"({name}). Say whose to use: tokenizer_source: union (all tokens of all models), base (the base "
+                    "model's) or a model; `weightsmith inspect --recipe` lists the tokens that differ"
+                )
+            raise PlanError(
+                f"{line}: tensor {name!r} is {list(expected)} in {reference} and {list(info.shape)} in {other}; only "
+                "models of one shape can be merged"
+            )
+
+    def _settings(self, part: Slice, name: str, inputs: Sequence[str], base: int | None, t: float) -> Settings:
+        loaded, method = self.loaded, self.loaded.method
+        outer = [part.parameters, loaded.recipe.parameters]
+        shared: dict[str, Any] = {}
+        per_input: list[dict[str, Any]] = [{} for _ in inputs]
+        for parameter in method.parameters:
+            if parameter.scope == "shared":
+                shared[parameter.name] = resolve(parameter, outer, name, t)
+                if shared[parameter.name] is REQUIRED:
+                    raise loaded.file.error(
+                        ["parameters"], f"the parameter {parameter.name!r} of {method.name} has no value"
+                    )
+                continue
+            for i, source in enumerate(part.sources):
+                if parameter.scope == "non_base" and i == base:
+                    continue
+                value = resolve(parameter, [source.parameters, *outer], inputs[i], t)
+                if value is REQUIRED:
+                    raise loaded.file.error(
+                        loaded.keys_of(source.model)[:2],
+                        f"the parameter {parameter.name!r} of {method.name} has no value for {source.model} (tensor "
+                        f"{inputs[i]})",
+                    )
+                per_input[i][parameter.name] = value
+        settings = Settings(shared, tuple(per_input), base)
+        if objection := method.objection(settings):
+            raise loaded.file.error(["parameters"], f"{method.name}: {objection} (tensor {name})")
+        if warning := method.warning(settings):
+            self.warnings[f"{loaded.file.path}: {method.name}: {warning}"] = None
+        return settings

@@ -1,0 +1,151 @@
+"""A merge recipe as mergekit writes it (https://github.com/arcee-ai/mergekit#merge-configuration): its schema, and a
+file of it read and checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from weightsmith.files.suggestions import nearest
+from weightsmith.files.yaml_file import StrictModel, YamlFile, read_yaml
+from weightsmith.methods.method import Method
+from weightsmith.methods.registry import METHODS
+from weightsmith.recipe.parameters import check_parameters
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+class ModelEntry(StrictModel):
+    """One model of `models`, with its own parameters."""
+
+    model: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _empty(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+
+class SliceSource(ModelEntry):
+    """Layers `layer_range[0]` to `layer_range[1]` (exclusive) of one model."""
+
+    layer_range: tuple[int, int]
+
+    @field_validator("layer_range")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= value[0] < value[1]:
+            raise ValueError(f"layer_range {list(value)} holds no layer; it is [first, last + 1]")
+        return value
+
+
+class Slice(StrictModel):
+    """A run of output layers, each merged from the same number of layers of every source."""
+
+    sources: list[SliceSource] = Field(min_length=1)
+    base_model: str | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class TokenRule(StrictModel):
+    """Where the embedding of one token comes from: a model, one token of a model, or zeros (mergekit's forms)."""
+
+    source: str | dict[str, Any] | None = None
+    force: bool = False
+
+
+class Tokenizer(StrictModel):
+    """The vocabulary of the merged model: `union`, `base` or a model's, with rules for single tokens."""
+
+    source: str = "union"
+    tokens: dict[str, TokenRule] = Field(default_factory=dict)
+    pad_to_multiple_of: int | None = Field(default=None, ge=1)
+
+
+class Recipe(StrictModel):
+    """Top level. Exactly one of `models` and `slices`."""
+
+    merge_method: str
+    models: list[ModelEntry] | None = Field(default=None, min_length=1)
+    slices: list[Slice] | None = Field(default=None, min_length=1)
+    base_model: str | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    dtype: str | None = None
+    out_dtype: str | None = None
+    tokenizer_source: str | None = None
+    tokenizer: Tokenizer | None = None
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _empty(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @field_validator("dtype", "out_dtype")
+    @classmethod
+    def _known_dtype(cls, value: str | None) -> str | None:
+        if value is not None and value not in DTYPES:
+            raise ValueError(f"unknown dtype {value!r}; known: {', '.join(DTYPES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Recipe:
+        if (self.models is None) == (self.slices is None):
+            raise ValueError("a recipe has exactly one of 'models' and 'slices'")
+        if self.tokenizer and self.tokenizer_source:
+            raise ValueError("a recipe has one of 'tokenizer' and 'tokenizer_source'")
+        return self
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """The file, what it says, and the method it names."""
+
+    file: YamlFile
+    recipe: Recipe
+    method: Method
+
+    def keys_of(self, reference: str) -> list[str | int]:
+        """Where the recipe names a model, the most specific place first."""
+        for i, entry in enumerate(self.recipe.models or []):
+            if entry.model == reference:
+                return ["models", i, "model"]
+        for i, part in enumerate(self.recipe.slices or []):
+            for j, source in enumerate(part.sources):
+                if source.model == reference:
+                    return ["slices", i, "sources", j, "model"]
+        return ["base_model"]
+
+    def line_of(self, reference: str) -> str:
+        """`recipe.yml:4`, the line that names a model."""
+        return f"{self.file.path}:{self.file.line(self.keys_of(reference))}"
+
+
+def load_recipe(recipe_file: Path | str | YamlFile) -> LoadedRecipe:
+    """Read and check a recipe; no model is opened. Raises RecipeError naming file and line."""
+    file = recipe_file if isinstance(recipe_file, YamlFile) else read_yaml(Path(recipe_file))
+    recipe = file.validate(Recipe)
+    if recipe.merge_method not in METHODS:
+        raise file.error(
+            ["merge_method"], f"unknown merge_method {recipe.merge_method!r}{nearest(recipe.merge_method, METHODS)}"
+        )
+    method = METHODS[recipe.merge_method]
+    if method.needs_base and not recipe.base_model and not _slices_have_bases(recipe):
+        raise file.error([], f"the key 'base_model' is missing; {method.name} needs one")
+    check_parameters(file, ["parameters"], recipe.parameters, method, of_one_model=False)
+    for i, entry in enumerate(recipe.models or []):
+        check_parameters(file, ["models", i, "parameters"], entry.parameters, method, of_one_model=True)
+    for i, part in enumerate(recipe.slices or []):
+        check_parameters(file, ["slices", i, "parameters"], part.parameters, method, of_one_model=False)
+        for j, source in enumerate(part.sources):
+            keys = ["slices", i, "sources", j, "parameters"]
+            check_parameters(file, keys, source.parameters, method, of_one_model=True)
+    return LoadedRecipe(file, recipe, method)
+
+
+def _slices_have_bases(recipe: Recipe) -> bool:
+    return bool(recipe.slices) and all(part.base_model for part in recipe.slices or [])

@@ -1,0 +1,201 @@
+"""`weightsmith ablate`: which layers of which model carry which skill? Each model is left out of each block of layers,
+by a weight of zero there, and what that costs is measured; merges happen in memory, and only the layers of one block
+are computed anew. What was measured is kept in the folder, for an ablation that was interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from weightsmith.errors import OutputError, SearchError
+from weightsmith.evaluation.paired_tests import bootstrap_p
+from weightsmith.files.digests import digest, file_digest
+from weightsmith.files.output_folder import check_output
+from weightsmith.machine import available_cores, available_memory, fast_precision
+from weightsmith.models.layer_numbers import LAYER
+from weightsmith.planning.plan import Plan, TensorPlan
+from weightsmith.recipe.recipe import load_recipe
+from weightsmith.recipe_search.objectives import Objective, open_objectives, value
+from weightsmith.recipe_search.report.ablation_report import TABLE, Ablation, discard_ablation, write_ablation
+from weightsmith.recipe_search.report.paired_bootstrap import drawn_differences
+from weightsmith.recipe_search.search_file import ObjectiveEntry, SearchFile
+from weightsmith.recipe_search.space import last_name
+from weightsmith.recipe_search.trials.input_cache import InputCache
+from weightsmith.recipe_search.trials.kept_answers import AllAnswers, AnswerLog
+from weightsmith.recipe_search.trials.live_merge import LiveMerge
+
+OTHERS, ANSWERS = "embeddings and head", "answers.jsonl"
+_CACHE_SHARE = 0.5
+
+
+def ablate(
+    recipe: Path | str,
+    out: Path | str,
+    *,
+    questions: Sequence[str] = (),
+    texts: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    metric: str | None = None,
+    data: Path | None = None,
+    limit: int | None = None,
+    blocks: int = 6,
+    threads: int | None = None,
+    precision: str = "auto",
+    force: bool = False,
+    log: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[str, int, int], None] = lambda label, done, total: None,
+) -> Ablation:
+    """Of a recipe whose method has weights, with at least two models. `metric`: of `questions`, exact_match or
+    perplexity. Writes `ablation.csv` and `ablation.html` into `out`; an unfinished ablation that is there is continued.
+    Raises WeightsmithError."""
+    if metric not in (None, "exact_match", "perplexity"):
+        raise SearchError(f"--metric {metric}: questions have exact_match and perplexity")
+    entries = [ObjectiveEntry(questions=path, metric=metric, limit=limit) for path in questions]
+    entries += [ObjectiveEntry(perplexity=path) for path in texts]
+    entries += [ObjectiveEntry(task=name, limit=limit) for name in tasks]
+    if not entries:
+        raise SearchError("nothing to measure: give questions (JSONL), a text, or tasks")
+    folder, path = Path(out), Path(recipe)
+    for name in (*questions, *texts):
+        if not Path(name).is_file():
+            raise SearchError(f"{name}: no such file")
+    _open_folder(folder, force=force)
+    loaded = load_recipe(path)
+    search_file = SearchFile(recipe=loaded.file.tree, objective=entries, data=str(data) if data else None)
+    precision = fast_precision() if precision == "auto" else precision
+    merge = LiveMerge(
+        path,
+        threads=threads or available_cores(),
+        precision=precision,
+        cache=InputCache(folder, int(available_memory() * _CACHE_SHARE)),
+    )
+    plan = merge.plan(loaded.file.tree)
+    models = _models(plan)
+    spans = _blocks(plan, blocks)
+    answer_log = AnswerLog(
+        folder / ANSWERS, _dependencies(loaded.file.text, [*questions, *texts], tasks, metric, limit, precision)
+    )
+    merge.become(plan)
+    assert merge.backend
+    objectives = open_objectives(search_file, Path.cwd(), merge.backend)
+    whole_answers = answer_log.ask({"without": None}, lambda: _ask(merge, plan, objectives))
+    log("whole: " + _shown(objectives, whole_answers))
+    found_answers: dict[str, list[AllAnswers]] = {label: [] for label in models}
+    for label, reference in models.items():
+        for name, tensors in spans.items():
+            without_answers = _left_out(plan, reference, tensors)
+            found_answers[label].append(
+                answer_log.ask(
+                    {"without": label, "in": name},
+                    lambda without_answers=without_answers: _ask(merge, without_answers, objectives),
+                )
+            )
+            log(f"without {label} in {name}: " + _shown(objectives, found_answers[label][-1]))
+            on_progress("tried", sum(map(len, found_answers.values())), len(models) * len(spans))
+    merge.close()
+    result = Ablation(
+        tuple(objectives),
+        tuple(spans),
+        _values(objectives, whole_answers),
+        {label: tuple(_values(objectives, answers) for answers in rows) for label, rows in found_answers.items()},
+        {label: tuple(_chances(whole_answers, answers) for answers in rows) for label, rows in found_answers.items()},
+        (),
+    )
+    return replace(result, files=tuple(write_ablation(result, folder, path.name)))
+
+
+def _open_folder(folder: Path, *, force: bool) -> None:
+    """Empty, or with an ablation that was not finished."""
+    if not (folder / ANSWERS).exists() or (folder / TABLE).exists():
+        check_output(folder, force=force)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be created: {error.strerror}") from error
+    if force:
+        (folder / ANSWERS).unlink(missing_ok=True)
+        discard_ablation(folder)
+
+
+def _dependencies(
+    recipe: str, files: Sequence[str], tasks: Sequence[str], metric: str | None, limit: int | None, precision: str
+) -> dict[str, str]:
+    """What the answers of an ablation depend on, by name."""
+    dependencies = {
+        "recipe": digest(recipe),
+        "list of files": ",".join(files),
+        "list of tasks": ",".join(tasks),
+    }
+    dependencies |= {"metric": str(metric), "limit": str(limit), "precision": precision}
+    return dependencies | {path: file_digest(Path(path)) for path in files}
+
+
+def _models(plan: Plan) -> dict[str, str]:
+    """Label -> reference of those whose weight can be taken away. Raises SearchError where there are fewer than two."""
+    weighted = {
+        source.model.reference
+        for tensor in plan.tensors
+        for source, values in zip(tensor.sources, tensor.settings.per_input, strict=True)
+        if "weight" in values
+    }
+    references = [reference for reference in plan.models if reference in weighted]
+    if len(references) < 2:
+        raise SearchError(
+            f"{plan.loaded.file.path}: {plan.method.name} has no weights that could be taken away from one of several "
+            "models"
+        )
+    labels = [last_name(reference) for reference in references]
+    return dict(zip(labels if len(set(labels)) == len(labels) else references, references, strict=True))
+
+
+def _blocks(plan: Plan, count: int) -> dict[str, set[str]]:
+    """Name of a block -> its tensors."""
+    numbers = {tensor.name: int(match[2]) for tensor in plan.tensors if (match := LAYER.match(tensor.name))}
+    depth = max(numbers.values(), default=-1) + 1
+    count = min(count, depth)
+    found_answers: dict[str, set[str]] = {}
+    for k in range(count):
+        first, last = k * depth // count, (k + 1) * depth // count - 1
+        name = f"layers {first} to {last}" if last > first else f"layer {first}"
+        found_answers[name] = {tensor for tensor, number in numbers.items() if first <= number <= last}
+    found_answers[OTHERS] = {tensor.name for tensor in plan.tensors if tensor.name not in numbers}
+    return found_answers
+
+
+def _left_out(plan: Plan, reference: str, tensors: set[str]) -> Plan:
+    return replace(plan, tensors=tuple(_without(t, reference) if t.name in tensors else t for t in plan.tensors))
+
+
+def _without(tensor: TensorPlan, reference: str) -> TensorPlan:
+    values = tuple(
+        values | {"weight": 0.0} if source.model.reference == reference and "weight" in values else values
+        for source, values in zip(tensor.sources, tensor.settings.per_input, strict=True)
+    )
+    return replace(tensor, settings=replace(tensor.settings, per_input=values)) if not tensor.copy else tensor
+
+
+def _ask(merge: LiveMerge, plan: Plan, objectives: Sequence[Objective]) -> AllAnswers:
+    merge.become(plan)
+    assert merge.backend
+    return tuple(objective.ask(merge.backend, range(objective.units)) for objective in objectives)
+
+
+def _values(objectives: Sequence[Objective], answers: AllAnswers) -> tuple[float, ...]:
+    return tuple(value(objective, found_answers) for objective, found_answers in zip(objectives, answers, strict=True))
+
+
+def _chances(whole_answers: AllAnswers, without_answers: AllAnswers) -> tuple[float, ...]:
+    random = np.random.default_rng(0)
+    return tuple(
+        bootstrap_p(drawn_differences(a, b, random)) for a, b in zip(whole_answers, without_answers, strict=True)
+    )
+
+
+def _shown(objectives: Sequence[Objective], answers: AllAnswers) -> str:
+    values = _values(objectives, answers)
+    return ", ".join(
+        f"{objective.name} {found_answers:.4g}" for objective, found_answers in zip(objectives, values, strict=True)
+    )

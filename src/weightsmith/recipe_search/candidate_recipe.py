@@ -1,0 +1,73 @@
+"""A recipe without spaces: one candidate of a search."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from weightsmith.methods.method import Method
+from weightsmith.methods.registry import METHODS
+from weightsmith.methods.task_vectors.task_vector_method import TaskVectorMethod
+from weightsmith.recipe_search.space import Keys, Space, set_at
+
+
+def matters(method: str, parameter: str | None) -> bool:
+    """Whether a parameter changes anything in a method; other places of a recipe always do."""
+    method_class = METHODS.get(method)
+    if parameter is None or method_class is None:
+        return True
+    if parameter == "density" and isinstance(method_class, TaskVectorMethod) and method_class.sparsifier is None:
+        return False
+    return any(p.name == parameter for p in method_class.parameters) and parameter != "int8_mask"
+
+
+def candidate(tree: Mapping[str, Any], values: Mapping[Keys, Any], spaces: Sequence[Space]) -> dict[str, Any]:
+    """`tree` with `values` in the places of spaces. Where the method itself is searched for, what the chosen one does
+    not know is left out."""
+    recipe = copy.deepcopy(dict(tree))
+    for keys, value in values.items():
+        set_at(recipe, keys, value)
+    for space in spaces:
+        if space.keys not in values:
+            _drop_parameter(recipe, space.keys)
+    if any(space.keys == ("merge_method",) for space in spaces):
+        method = METHODS.get(str(recipe["merge_method"]))
+        if method:
+            _drop_foreign(recipe, method)
+            if not method.needs_base and "base_model" in recipe:
+                del recipe["base_model"]
+    return recipe
+
+
+def _drop_parameter(node: Any, keys: Keys) -> None:
+    """The whole parameter that `keys` lie in, if it is still there."""
+    owner = keys.index("parameters")
+    for key in keys[: owner + 1]:
+        node = node[key]
+    node.pop(keys[owner + 1], None)
+
+
+def _drop_foreign(node: Any, method: Method) -> None:
+    method_class = {parameter.name for parameter in method.parameters}
+    if isinstance(node, dict):
+        parameters = node.get("parameters")
+        if isinstance(parameters, dict):
+            node["parameters"] = {name: value for name, value in parameters.items() if name in method_class}
+        for value in node.values():
+            _drop_foreign(value, method)
+    elif isinstance(node, list):
+        for value in node:
+            _drop_foreign(value, method)
+
+
+def recipe_text(tree: Mapping[str, Any]) -> str:
+    """As YAML."""
+    text, writer = io.StringIO(), YAML()
+    writer.width = 4096
+    writer.default_flow_style = False
+    writer.dump(copy.deepcopy(dict(tree)), text)
+    return text.getvalue()

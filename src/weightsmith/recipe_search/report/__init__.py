@@ -1,0 +1,1 @@
+"""What a search or an ablation leaves behind: the held-out comparison, tables, pages."""

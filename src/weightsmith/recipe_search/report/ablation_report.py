@@ -1,0 +1,98 @@
+"""What an ablation found, as a table and as heat maps."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from weightsmith.evaluation.paired_tests import LEVEL
+from weightsmith.files.write_whole import write_whole
+from weightsmith.machine import describe_machine
+from weightsmith.recipe_search.objectives import Objective
+from weightsmith.report.svg_figure import svg_figure
+
+TABLE, PAGE = "ablation.csv", "ablation.html"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """`whole`: the value of each objective with every model everywhere; `without[model][block]`: the same values with
+    the model left out of that block, in the order of `blocks`; the last block is what is in no layer;
+    `p[model][block]`: how often chance makes such a difference, by a paired bootstrap."""
+
+    objectives: tuple[Objective, ...]
+    blocks: tuple[str, ...]
+    whole: tuple[float, ...]
+    without: dict[str, tuple[tuple[float, ...], ...]]
+    p: dict[str, tuple[tuple[float, ...], ...]]
+    files: tuple[Path, ...]
+
+
+def discard_ablation(folder: Path) -> None:
+    """What is written there, if it is there."""
+    for name in (TABLE, PAGE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_ablation(ablation: Ablation, folder: Path, recipe: str) -> list[Path]:
+    """The table and the page of an ablation of the file called `recipe`. Raises ReportError."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["model", "block", *(word for o in ablation.objectives for word in (o.name, f"{o.name}: p"))])
+    writer.writerow(["none", "none", *(word for whole in ablation.whole for word in (whole, ""))])
+    for label, rows in ablation.without.items():
+        for block, values, chances in zip(ablation.blocks, rows, ablation.p[label], strict=True):
+            writer.writerow([label, block, *(word for both in zip(values, chances, strict=True) for word in both)])
+    maps = "".join(
+        f"<h2>{escape(objective.name)} ({objective.metric}): {ablation.whole[k]:.4g} with all of "
+        f"them</h2>{_svg(ablation, k)}"
+        for k, objective in enumerate(ablation.objectives)
+    )
+    page = _PAGE.format(recipe=escape(recipe), maps=maps, machine=describe_machine())
+    return [write_whole(folder / TABLE, text.getvalue()), write_whole(folder / PAGE, page)]
+
+
+def _svg(ablation: Ablation, number: int) -> str:
+    size = (9.6, 1.6 + 0.5 * len(ablation.without))
+    return svg_figure(lambda figure: draw_heat_map(figure.subplots(), ablation, number), size)
+
+
+def draw_heat_map(axis: Any, ablation: Ablation, number: int) -> None:
+    """On a matplotlib axis: what became worse is red, what chance may have done in brackets."""
+    labels = list(ablation.without)
+    changes = [[values[number] - ablation.whole[number] for values in ablation.without[label]] for label in labels]
+    better = 1 if ablation.objectives[number].higher_is_better else -1
+    largest = max((abs(change) for row in changes for change in row if math.isfinite(change)), default=0.0) or 1.0
+    axis.imshow([[better * c for c in row] for row in changes], cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_xticks(range(len(ablation.blocks)), ablation.blocks, rotation=25, ha="right", fontsize=8)
+    for y, row in enumerate(changes):
+        for x, change in enumerate(row):
+            chance = ablation.p[labels[y]][x][number] >= LEVEL
+            color = "white" if abs(change) > 0.6 * largest else "0.4" if chance else "black"
+            shown = f"{change:+.0f}" if abs(change) >= 100 else f"{change:+.2g}"
+            axis.text(x, y, f"({shown})" if chance else shown, ha="center", va="center", fontsize=8, color=color)
+    objective = ablation.objectives[number]
+    axis.set_title(
+        f"{objective.name}: change of {ablation.whole[number]:.4g} {objective.metric}; in brackets: within noise",
+        fontsize=9,
+    )
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Ablation: {recipe}</title>
+<style>body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
+svg {{ max-width: 100%; height: auto; }} footer {{ color: #777; font-size: .9rem; }}</style>
+<h1>Which layers carry which skill: {recipe}</h1>
+<p>Each cell: a model was left out of a block of layers, all else as in the recipe. Red is worse; brackets mark what
+chance alone does in more than one case of twenty (paired bootstrap over questions).</p>
+{maps}
+<footer>{machine}</footer>
+</html>
+"""

@@ -1,0 +1,278 @@
+"""`weightsmith search`: candidates are asked for, tried and reported back until trials or time are used up; then the
+best is compared with the others on what the search has not seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weightsmith.errors import OutputError, SearchError
+from weightsmith.files.digests import file_digest
+from weightsmith.files.find_path import path_beside
+from weightsmith.files.suggestions import nearest
+from weightsmith.files.yaml_file import YamlFile, parse_yaml, read_yaml
+from weightsmith.machine import available_cores, fast_precision
+from weightsmith.methods.registry import METHODS
+from weightsmith.models.layer_numbers import count_layers
+from weightsmith.models.open_model import open_model
+from weightsmith.recipe_search.candidate_recipe import candidate, matters, recipe_text
+from weightsmith.recipe_search.default_recipes import default_recipes
+from weightsmith.recipe_search.mergekit_evolve import is_evolve, search_tree
+from weightsmith.recipe_search.objectives import Objective, value
+from weightsmith.recipe_search.report.final_scores import FinalScores, final_scores
+from weightsmith.recipe_search.report.search_results import discard, write_results
+from weightsmith.recipe_search.search_file import SearchFile
+from weightsmith.recipe_search.space import Keys, Space, find_spaces
+from weightsmith.recipe_search.trials.run_trial import Setup, TrialJob, TrialResult, objectives_of, worker_of
+from weightsmith.recipe_search.trials.study import DATABASE, AskedTrial, Study, search_lock
+from weightsmith.recipe_search.trials.trial import Trial
+from weightsmith.recipe_search.trials.workers import Workers, open_workers, result_of
+
+Log = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+DEFAULT_TRIALS = 60
+_FAILURES = 10  # at the beginning, and nothing else: then the search stops
+_TICK = 0.5  # seconds
+
+
+@dataclass(frozen=True)
+class SearchSummary:
+    """`best` of `trials`, and how it does on what was held out; `files` that were written."""
+
+    out: Path
+    trials: tuple[Trial, ...]
+    best: Trial
+    objectives: tuple[Objective, ...]
+    final: FinalScores
+    files: tuple[Path, ...]
+    seconds: float
+
+
+def search(
+    search_file: Path | str,
+    out: Path | str,
+    *,
+    workers: int = 1,
+    ray: str | None = None,
+    threads: int | None = None,
+    precision: str = "auto",
+    trials: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    log: Log = lambda text: None,
+    on_progress: Progress = lambda label, done, total: None,
+) -> SearchSummary:
+    """Find the best values for the spaces in `search_file` (see `schema.SearchFile`), and write them, with the
+    evidence, into the folder `out`. `resume` resumes a search that is there, `force` discards it; `trials` takes
+    the place of the file's. `workers` candidates are tried at once, each with `threads` threads, in processes of their
+    own or, with `ray`, on a cluster. Raises WeightsmithError; for everything that can be known then, before the first
+    candidate is merged."""
+    started = time.monotonic()
+    file = _read(Path(search_file))
+    config = file.validate(SearchFile)
+    config = config.model_copy(update={"trials": trials}) if trials else config
+    recipe = file.part("recipe")
+    spaces = find_spaces(recipe)
+    if not spaces:
+        raise file.error(
+            ["recipe"], "nothing to search for: no value of the recipe is a space; `merge` takes it as it is"
+        )
+    methods = _methods(recipe, spaces)
+    _check_files(file, config)
+    count = threads or max(1, available_cores() // (1 if ray else workers))
+    folder = _folder(Path(out), resume=resume, force=force)
+    with search_lock(folder):
+        setup = Setup(
+            file.path.absolute(),
+            file.text,
+            Path.cwd(),
+            folder.absolute(),
+            count,
+            fast_precision() if precision == "auto" else precision,
+            workers=workers,
+        )
+        _check_plans(setup, recipe, spaces, methods)
+        objectives = _objectives(setup, candidate(recipe.tree, middle(spaces, methods[0]), spaces), log)
+        defaults = default_recipes(spaces, recipe.tree, methods)
+        depends_on = {"precision": setup.precision} | _digests(file, config)
+        study = Study(folder, config, recipe.tree, spaces, defaults, parallel=workers > 1, depends_on=depends_on)
+        with open_workers(workers, ray, count) as pool:
+            _try_all(study, config, setup, pool, objectives, log, on_progress)
+        best = study.best
+        if best is None:
+            raise SearchError(f"{folder}: no candidate was scored; {_why(study.trials)}")
+        log("scoring what was held out")
+        final = final_scores(setup, objectives, study.trials, best, recipe.tree, log)
+        files = write_results(folder, file, study, spaces, objectives, best, final, len(study.trials))
+    return SearchSummary(
+        folder, tuple(study.trials), best, tuple(objectives), final, tuple(files), time.monotonic() - started
+    )
+
+
+def _read(path: Path) -> YamlFile:
+    """The file, in our form if it is mergekit-evolve's."""
+    file = read_yaml(path)
+    if not is_evolve(file):
+        return file
+
+    def layers(reference: str) -> int:
+        return count_layers(open_model(reference, beside=path.parent).checkpoint.tensors)
+
+    return parse_yaml(path, recipe_text(search_tree(file, layers)))
+
+
+def _try_all(
+    study: Study,
+    config: SearchFile,
+    setup: Setup,
+    pool: Workers,
+    objectives: Sequence[Objective],
+    log: Log,
+    on_progress: Progress,
+) -> None:
+    """Until trials or time are used up. Raises SearchError where nothing but failures comes."""
+    began, limit = time.monotonic(), config.trials or (None if config.seconds else DEFAULT_TRIALS)
+    running: dict[Future[TrialResult], AskedTrial] = {}
+    exhausted = False
+    while True:
+        trials = study.trials
+        if len(trials) >= _FAILURES and all(trial.state == "failed" for trial in trials):
+            raise SearchError(f"the first {len(trials)} candidates all failed; {_why(trials)}")
+        late = config.seconds is not None and time.monotonic() - began >= config.seconds
+        room = pool.count - len(running)
+        if limit is not None:
+            room = min(room, limit - len(trials) - len(running))
+        while room > 0 and not late and not exhausted:
+            trial_request = study.ask()
+            if trial_request is None:
+                exhausted = True
+                break
+            running[pool.start(setup, _order(trial_request, study.best, config))] = trial_request
+            room -= 1
+        if not running:
+            return
+        on_progress("tried", len(trials), limit or 0)
+        finished, _ = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
+        for future in finished:
+            trial_request = running.pop(future)
+            trial = study.tell(trial_request, result_of(future), objectives)
+            log(_line(trial, objectives, study.best))
+
+
+def _order(trial_request: AskedTrial, best: Trial | None, config: SearchFile) -> TrialJob:
+    races = config.prune and not config.is_for_a_front  # there, who is behind in the sum may be ahead in one
+    against = best.answers if races and best and trial_request.default is None else ()
+    return TrialJob(trial_request.tree, race=races, best=against)
+
+
+def _line(trial: Trial, objectives: Sequence[Objective], best: Trial | None) -> str:
+    name = f"{trial.number}: {trial.default}" if trial.default else f"{trial.number}:"
+    if trial.state == "failed":
+        return f"{name} failed: {trial.error}"
+    shown = ", ".join(
+        f"{objective.name} {value(objective, answers):.4g}"
+        for objective, answers in zip(objectives, trial.answers, strict=True)
+        if answers
+    )
+    end = " (behind, stopped)" if trial.state == "pruned" else " *" if best and best.number == trial.number else ""
+    return f"{name} {shown}; merged in {trial.merge_seconds:.1f} s, asked in {trial.ask_seconds:.1f} s{end}"
+
+
+def _methods(recipe: YamlFile, spaces: Sequence[Space]) -> list[str]:
+    """The methods that are searched through. Raises RecipeError for one that is not known."""
+    chosen = next((list(space.options) for space in spaces if space.keys == ("merge_method",)), None)
+    methods = chosen or [str(recipe.tree.get("merge_method", ""))]
+    for method in methods:
+        if method not in METHODS:
+            raise recipe.error(["merge_method"], f"unknown merge_method {method!r}{nearest(str(method), METHODS)}")
+    return [str(method) for method in methods]
+
+
+def _check_files(file: YamlFile, config: SearchFile) -> None:
+    for number, entry in enumerate(config.objective):
+        for key in ("questions", "perplexity"):
+            path = getattr(entry, key)
+            if path and not path_beside(path, file.path.parent).is_file():
+                raise file.error(["objective", number, key], f"{path}: no such file")
+
+
+def _digests(file: YamlFile, config: SearchFile) -> dict[str, str]:
+    """Of the files of questions and texts."""
+    paths = [path for entry in config.objective if (path := entry.questions or entry.perplexity)]
+    return {path: file_digest(path_beside(path, file.path.parent)) for path in paths}
+
+
+def _folder(out: Path, *, resume: bool, force: bool) -> Path:
+    exists = (out / DATABASE).exists()
+    if resume and not exists:
+        raise OutputError(f"{out}: there is no search to resume")
+    if exists and not (resume or force):
+        raise OutputError(f"{out}: holds a search already; resume it with --resume, or discard it with --force")
+    if (
+        out.exists()
+        and not exists
+        and (not out.is_dir() or any(p.name != ".lock" for p in out.iterdir()))
+        and not force
+    ):
+        raise OutputError(
+            f"{out}: exists and is not the folder of a search; choose another, or replace it with --force"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be created: {error.strerror}") from error
+    if force and not resume:
+        with search_lock(out):
+            discard(out)
+    return out
+
+
+def _check_plans(setup: Setup, recipe: YamlFile, spaces: Sequence[Space], methods: Sequence[str]) -> None:
+    """With every method, the recipe and its models have to fit together."""
+    live = worker_of(setup).live
+    for method in methods:
+        live.plan(candidate(recipe.tree, middle(spaces, method), spaces))
+
+
+def middle(spaces: Sequence[Space], method: str) -> dict[Keys, Any]:
+    """A value in every space that matters to `method`."""
+    answers: dict[Keys, Any] = {}
+    for space in spaces:
+        if matters(method, space.parameter):
+            number = (space.low + space.high) / 2
+            number = int(space.low) if space.space_type == "int" else number
+            answers[space.keys] = space.options[0] if space.space_type == "choice" else number
+    if ("merge_method",) in [space.keys for space in spaces]:
+        answers["merge_method",] = method
+    return answers
+
+
+def _objectives(setup: Setup, tree: Mapping[str, Any], log: Log) -> list[Objective]:
+    """Opened in this process, for their names, their sizes, and what is wrong with them, with a model of the recipe
+    `tree`."""
+    worker = worker_of(setup)
+    if worker.live.backend is None:
+        log("opening the models")
+        worker.live.become(worker.live.plan(_reference_tree(tree)))
+    answers = objectives_of(worker)
+    for objective, part in zip(answers, worker.splits, strict=True):
+        log(f"{objective.name}: {len(part.search)} to search with, {len(part.held_out)} held out")
+    return answers
+
+
+def _reference_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The base model, or the first one, as it is."""
+    first = tree.get("base_model")
+    if first is None:
+        entries = tree.get("models") or tree["slices"][0]["sources"]
+        first = entries[0]["model"]
+    return {"merge_method": "passthrough", "models": [{"model": first}]}
+
+
+def _why(trials: Sequence[Trial]) -> str:
+    reasons = [trial.error for trial in trials if trial.error]
+    return f"the last said: {reasons[-1]}" if reasons else "none was tried"

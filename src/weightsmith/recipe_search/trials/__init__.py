@@ -1,0 +1,1 @@
+"""One candidate after the other: asked for, merged in memory, scored, stored."""

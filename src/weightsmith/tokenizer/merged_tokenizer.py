@@ -1,0 +1,56 @@
+"""The tokenizer of a merged model whose vocabulary is not just one input's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tokenizers
+
+from weightsmith.errors import PlanError
+from weightsmith.models.model import Model
+from weightsmith.tokenizer.alignment import Alignment
+from weightsmith.tokenizer.cut_tokenizer import cut_tokenizer
+from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
+
+
+def write_merged_tokenizer(home: Model, vocabulary: Alignment | None, folder: Path) -> None:
+    """Tokenizer, chat template and generation settings of a merge whose configuration is that of `home`. Raises
+    PlanError."""
+    write_tokenizer_files(vocabulary.home if vocabulary else home, folder)
+    if vocabulary:
+        extend_tokenizer(vocabulary, folder)
+
+
+def extend_tokenizer(vocabulary: Alignment, folder: Path) -> None:
+    """Add to `folder`'s tokenizer.json the tokens that other models have, under the rows they got, and remove those
+    that have no row. Raises PlanError where the tokenizer cannot be changed so."""
+    if not vocabulary.added and vocabulary.cut_to is None:
+        return
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise PlanError(
+            f"{vocabulary.home.reference}: has no tokenizer.json, which the vocabulary asked for needs; save it with "
+            "transformers' AutoTokenizer first"
+        )
+    text = path.read_text(encoding="utf-8")
+    if vocabulary.cut_to is not None:
+        text = cut_tokenizer(text, vocabulary.cut_to, vocabulary.home.reference)
+    tokenizer = tokenizers.Tokenizer.from_str(text)
+    for entry in vocabulary.added:
+        options = {
+            key: entry[key] for key in ("single_word", "lstrip", "rstrip", "normalized", "special") if key in entry
+        }
+        tokenizer.add_tokens([tokenizers.AddedToken(entry["content"], **options)])
+        if tokenizer.token_to_id(entry["content"]) != entry["id"]:
+            raise PlanError(
+                f"{vocabulary.home.reference}: its tokenizer gives {entry['content']!r} the row "
+                f"{tokenizer.token_to_id(entry['content'])}, not {entry['id']}: its own tokens leave rows free"
+            )
+    tokenizer.save(str(path))
+    for name in (
+        "vocab.json",
+        "merges.txt",
+        "added_tokens.json",
+        "tokenizer.model",
+    ):  # they describe the old vocabulary
+        (folder / name).unlink(missing_ok=True)

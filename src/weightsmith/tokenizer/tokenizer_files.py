@@ -1,0 +1,64 @@
+"""The tokenizer, chat template and generation settings of the merged model, taken from one of its inputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.models.model import Model
+from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
+
+# Data files only: a model repository may also hold Python, which never leaves it.
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+
+
+def write_tokenizer_files(model: Model, out: Path) -> list[str]:
+    """Copy from the model's folder, or rebuild from GGUF metadata. Returns the names written."""
+    if model.is_gguf:
+        _rebuild_from_gguf(model, out)
+    else:
+        for name in COPIED:
+            if (model.home / name).is_file():
+                shutil.copyfile(model.home / name, out / name)
+    _edit_json(out / "tokenizer_config.json", drop=("auto_map", "is_local", "local_files_only", "name_or_path"))
+    if (out / "generation_config.json").exists():
+        _edit_json(out / "generation_config.json", drop=("transformers_version",))
+    return [name for name in COPIED if (out / name).exists()]
+
+
+def _rebuild_from_gguf(model: Model, out: Path) -> None:
+    file = GGUFFile(model.home)
+    tokenizer, config = tokenizer_from_gguf(file)
+    tokenizer.save(str(out / "tokenizer.json"))
+    config["model_max_length"] = model.config["max_position_embeddings"]
+    (out / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    template = file.metadata.get("tokenizer.chat_template")
+    if isinstance(template, str):
+        (out / "chat_template.jinja").write_text(template, encoding="utf-8")
+    ids = {key: model.config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in model.config}
+    settings = {key: value for key, value in ids.items() if value is not None}
+    (out / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _edit_json(path: Path, *, drop: tuple[str, ...]) -> None:
+    if path.exists():
+        content = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in drop}
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,38 @@
+"""Sizes in bytes and times, as people write them: 5GB, 500MB (decimal units, as mergekit and Hugging Face count)."""
+
+import re
+
+from weightsmith.errors import WeightsmithError
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+def parse_size(text: str, option: str = "--out-shard-size") -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
+    if not match or match[2].upper() not in _UNITS or not (size := int(float(match[1]) * _UNITS[match[2].upper()])):
+        raise WeightsmithError(f"{option} {text!r}: not a size; write it as 5GB or 500MB")
+    return size
+
+
+def parse_time(text: str, option: str) -> float:
+    """Seconds; `20m`, `2h`, `1h30m`, `90s` or `90`. Raises WeightsmithError."""
+    lowered = text.strip().lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|)", lowered)
+    seconds = sum(float(count) * {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}[unit] for count, unit in parts)
+    if not re.fullmatch(r"(\d+(\.\d+)?\s*(s|min|m|h)\s*)+|\d+(\.\d+)?", lowered) or not seconds:
+        raise WeightsmithError(f"{option} {text!r}: not a time; write it as 20m or 2h")
+    return seconds
+
+
+def show_size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def show_time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

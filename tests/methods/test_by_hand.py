@@ -1,0 +1,107 @@
+"""Small merges that a reader checks in his head: 4x4 matrices, the base all ones where it has no other value."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.methods.scan_of import WholeTensors, merged, run, settings_of
+
+ONES = [[1.0, 1.0, 1.0, 1.0]] * 4
+ZEROS = [[0.0, 0.0, 0.0, 0.0]] * 4
+
+
+def test_linear_is_the_weighted_mean() -> None:
+    a = [[1.0, 2.0, 3.0, 4.0]] * 4
+    b = [[3.0, 2.0, 1.0, 0.0]] * 4
+    # (3 a + 1 b) / 4
+    assert merged("linear", [a, b], [{"weight": 3.0}, {"weight": 1.0}], base=None) == [[1.5, 2.0, 2.5, 3.0]] * 4
+    # without division: 3 a + 1 b
+    weights = [{"weight": 3.0}, {"weight": 1.0}]
+    assert merged("linear", [a, b], weights, base=None, normalize=False) == [[6.0, 8.0, 10.0, 12.0]] * 4
+
+
+def test_task_arithmetic_adds_what_the_fine_tunes_changed() -> None:
+    a = [[1.5, 1.0, 1.0, 1.0]] * 4  # +0.5 in the first column
+    b = [[1.0, 1.0, 1.0, 0.0]] * 4  # -1 in the last
+    result = merged("task_arithmetic", [ONES, a, b], [{}, {"weight": 2.0}, {"weight": 0.5}])
+    assert result == [[2.0, 1.0, 1.0, 0.5]] * 4
+
+
+def test_ties_trims_elects_and_averages_what_agrees() -> None:
+    a = [[9.0, 1.1, 5.0, 1.1], *ONES[1:]]  # changes 8, 0.1, 4, 0.1
+    b = [[-5.0, 1.1, 3.0, 1.1], *ONES[1:]]  # changes -6, 0.1, 2, 0.1
+    values = [{}, {"weight": 1.0, "density": 2 / 16}, {"weight": 1.0, "density": 2 / 16}]
+    # Two of sixteen elements stay in each: 8 and 4, -6 and 2. In the first column the sum is +2, so plus is elected and 8
+    # stands alone; in the third both agree, and their mean is 3. The changes of 0.1 are trimmed.
+    assert merged("ties", [ONES, a, b], values) == [[9.0, 1.0, 4.0, 1.0], *ONES[1:]]
+    # Without normalize those that agree are added: 8, and 4 + 2.
+    assert merged("ties", [ONES, a, b], values, normalize=False) == [[9.0, 1.0, 7.0, 1.0], *ONES[1:]]
+
+
+def test_ties_counts_weights_in_the_election() -> None:
+    a = [[2.0, 1.0, 1.0, 1.0]] * 4  # +1
+    b = [[0.0, 1.0, 1.0, 1.0]] * 4  # -1
+    result = merged("ties", [ONES, a, b], [{}, {"weight": 1.0}, {"weight": 3.0}])
+    assert result == [[0.0, 1.0, 1.0, 1.0]] * 4  # 1 - 3 is negative: the second is elected, and -3 / 3 is its mean
+
+
+def test_breadcrumbs_drops_the_largest_and_the_smallest() -> None:
+    changes = [[16.0, 15.0, 14.0, 13.0], [12.0, 11.0, 10.0, 9.0], [8.0, 7.0, 6.0, 5.0], [4.0, 3.0, 2.0, 1.0]]
+    # gamma 1/8 of 16 elements drops 16 and 15; of the rest the 8 largest stay, 14 to 7.
+    result = merged("breadcrumbs", [ZEROS, changes], [{}, {"weight": 1.0, "density": 0.5, "gamma": 0.125}])
+    assert result == [[0.0, 0.0, 14.0, 13.0], [12.0, 11.0, 10.0, 9.0], [8.0, 7.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+
+
+def test_dare_drops_at_random_and_makes_up_for_it() -> None:
+    """Each element stays or goes; what stays grows so that the sum of magnitudes is as before: 16 elements of 1."""
+    changed = [[1.0, 1.0, 1.0, 1.0]] * 4
+    result = merged("dare_linear", [ZEROS, changed], [{}, {"weight": 1.0, "density": 0.5}])
+    kept = [value for row in result for value in row if value]
+    assert 0 < len(kept) < 16
+    assert all(abs(value - 16 / len(kept)) < 1e-4 for value in kept)
+    plain = merged("dare_linear", [ZEROS, changed], [{}, {"weight": 1.0, "density": 0.5}], rescale=False)
+    assert {value for row in plain for value in row} == {0.0, 1.0}
+    assert sum(value for row in plain for value in row) == len(kept)  # the same choice
+
+
+def test_della_keeps_what_is_certain_by_rank() -> None:
+    """density - epsilon to density + epsilon: of rows 1 2 3 4 the smallest stays with 0.01, the largest with 0.99."""
+    changed = [[1.0, 2.0, 3.0, 4.0]] * 4
+    settings = settings_of("della", 0, [{}, {"weight": 1.0, "density": 0.5, "epsilon": 0.49}], rescale=False)
+    whole = torch.stack([torch.zeros(4000), torch.tensor([1.0, 2.0, 3.0, 4.0] * 1000)])
+    result = run("della", WholeTensors(whole, 4, 400), settings, "fused").reshape(1000, 4)
+    assert merged("della", [ZEROS, changed], [{}, {"weight": 1.0}]) == changed  # density 1 keeps everything
+    shares = (result != 0).float().mean(0)
+    assert shares[0] < 0.04 and shares[3] > 0.96 and shares[0] < shares[1] < shares[2] < shares[3]
+
+
+def test_slerp_goes_along_the_arc() -> None:
+    east = [[1.0, 0.0, 0.0, 0.0], *ZEROS[1:]]
+    north = [[0.0, 1.0, 0.0, 0.0], *ZEROS[1:]]
+    # Halfway between two vectors at a right angle lies the one of length 1 at 45 degrees.
+    assert merged("slerp", [east, north], [{}, {}], t=0.5) == [[0.70711, 0.70711, 0.0, 0.0], *ZEROS[1:]]
+    assert merged("slerp", [east, north], [{}, {}], t=0.0) == east
+    assert merged("slerp", [east, north], [{}, {}], t=1.0) == north
+
+
+def test_slerp_of_parallel_vectors_is_a_line() -> None:
+    twice = [[2.0, 2.0, 2.0, 2.0]] * 4
+    assert merged("slerp", [ONES, twice], [{}, {}], t=0.25) == [[1.25, 1.25, 1.25, 1.25]] * 4
+
+
+def test_model_stock_trusts_fine_tunes_that_agree() -> None:
+    a = [[2.0, 0.0, 0.0, 0.0], *ZEROS[1:]]
+    # Two that agree fully: cosine 1, t = 2 * 1 / (1 + 1) = 1, and the result is their mean.
+    assert merged("model_stock", [ZEROS, a, a], [{}, {}, {}]) == a
+    # At a right angle: cosine 0, t = 0, and the base stays.
+    b = [[0.0, 2.0, 0.0, 0.0], *ZEROS[1:]]
+    assert merged("model_stock", [ZEROS, a, b], [{}, {}, {}]) == ZEROS
+    # At 60 degrees: cosine 1/2, t = 2 * 0.5 / 1.5 = 2/3 of the way to the mean.
+    c = [[1.0, 3**0.5, 0.0, 0.0], *ZEROS[1:]]
+    assert merged("model_stock", [ZEROS, a, c], [{}, {}, {}]) == [[1.0, 0.57735, 0.0, 0.0], *ZEROS[1:]]
+
+
+def test_passthrough_copies_or_scales() -> None:
+    a = [[1.0, 2.0, 3.0, 4.0]] * 4
+    assert merged("passthrough", [a], [{}], base=None) == a
+    assert merged("passthrough", [a], [{"scale": 0.5}], base=None) == [[0.5, 1.0, 1.5, 2.0]] * 4
