@@ -7,13 +7,18 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: demo test lint docs bench bench-demo bench-evaluate bench-export bench-importance bench-search bench-search-demo bench-unify clean
+.PHONY: demo test fuzz lint docs bench bench-demo bench-evaluate bench-export bench-importance bench-search bench-search-demo bench-unify clean
 
 demo: $(VENV)/demo
 	$(BIN)/weightsmith demo demo
 
+# Two workers, each on cores of its own.
 test: $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# Property tests with new examples, FUZZ times as many as usual.
+fuzz: $(VENV)/dev
+	FUZZ=$(or $(FUZZ),20) $(BIN)/python -m pytest -m hypothesis
 
 lint: $(VENV)/dev
 	$(BIN)/ruff format --check src tests scripts benchmarks

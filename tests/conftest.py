@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also the cases of which one of each kind is enough every day")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Each worker of `pytest -n` computes on cores of its own: torch's threads wait for each other on shared ones."""
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        cores = sorted(os.sched_getaffinity(0))
+        own = cores[int(worker.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])] or cores
+        os.sched_setaffinity(0, own)
+        torch.set_num_threads(len(own))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:  # one worker makes the demo, and what a file's tests share
+        group = "demo" if "demo" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
     if not config.getoption("--all"):
         for item in items:
             if item.get_closest_marker("more"):

@@ -48,7 +48,7 @@ def check_device(device: str) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise MergeError(
-            f"--device {device}: torch cannot use it here ({reason}); leave the option out to merge on the CPU"
+            f"--device {device}: torch cannot use it here ({reason}); leave --device out to merge on the CPU"
         ) from error
 
 

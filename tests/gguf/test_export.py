@@ -55,7 +55,7 @@ def test_a_folder_of_types_is_made_once(chat_models: Path, tmp_path: Path) -> No
     command = ("export", chat_models / "a", out, "-t", "q8_0", "-t", "f16", "-t", "q4_k_m")
     first = weightsmith_process(*command)
     assert first.returncode == 0, first.stderr
-    assert "32 tensors" not in first.stderr and "as their rows do not divide into blocks of q4_k" in first.stderr
+    assert "32 tensors" not in first.stderr and "because their rows do not divide into blocks of q4_k" in first.stderr
     made = {"a-f16.gguf", "a-q8_0.gguf", "a-q4_k_m.gguf"}
     assert names(out) == {*made, "manifest.json", "Modelfile"}
     told = json.loads((out / "manifest.json").read_text())["files"]
@@ -217,7 +217,7 @@ def test_without_tokenizer_model(family: str, tmp_path: Path) -> None:
     (folder / "tokenizer.model").unlink()
     said: list[str] = []
     done = weightsmith.export(folder, tmp_path / "m.gguf", name="m", log=said.append)
-    assert any("made again from tokenizer.json" in line for line in said), said
+    assert any("rebuilt from tokenizer.json" in line for line in said), said
     one, two = (LlamaCppBackend(path, 2).tokens for path in (whole.out, done.out))
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     for special in (True, False):
@@ -234,7 +234,7 @@ def test_a_tokenizer_that_is_known_by_what_it_does(tmp_path: Path) -> None:
     content = json.loads((folder / "tokenizer.json").read_text())
     content["pre_tokenizer"] = {"type": "Whitespace"}
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(ExportError, match="cuts text in a way"):
+    with pytest.raises(ExportError, match="splits text in a way"):
         weightsmith.export(folder, tmp_path / "odd.gguf")
     assert not (tmp_path / "odd.gguf").exists()
 
@@ -291,7 +291,7 @@ BAD = {
 
 def test_what_cannot_be_asked_for(chat_models: Path, tmp_path: Path) -> None:
     cases: list[tuple[dict, str]] = [
-        ({"type": ["q8_0", "Q8_0"]}, "asked for twice"),
+        ({"type": ["q8_0", "Q8_0"]}, "given twice"),
         ({"intermediate": "f17"}, "unknown intermediate 'f17'"),
         ({"check": "fats"}, "unknown check 'fats'; did you mean 'fast'"),
         ({"importance": tmp_path / "nothing.gguf"}, "nothing.gguf: No such file"),

@@ -150,7 +150,7 @@ def test_the_older_files(tmp_path: Path) -> None:
     assert entries[2].name is None
     for length in range(len(whole) - 12):
         path.write_bytes(whole[:length])
-        with pytest.raises(ExportError, match="no importance matrix"):
+        with pytest.raises(ExportError, match="not an importance matrix"):
             read_importance(path)
 
 

@@ -81,7 +81,7 @@ def test_other_shapes(models: Path, tmp_path: Path) -> None:
             ]
 
     said = blocked(models, changed(models, tmp_path, cut, intermediate_size=80))
-    assert "9 tensors have other shapes, such as model.layers.0.mlp.down_proj.weight: [64, 96] and [64, 80]" in said
+    assert "9 tensors have different shapes, such as model.layers.0.mlp.down_proj.weight: [64, 96] and [64, 80]" in said
 
 
 def test_a_tensor_is_missing(models: Path, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_inspect_names_the_tokens(vocabularies: Path, tmp_path: Path) -> None:
         assert part in said, part
     (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe(vocabularies, ("padded",), tokenizer_source="base")))
     done = weightsmith_process("inspect", "--recipe", tmp_path / "r.yml")
-    assert done.returncode == 0 and "brought to one by the recipe's tokenizer_source: base" in done.stdout
+    assert done.returncode == 0 and "unified by the recipe's tokenizer_source: base" in done.stdout
 
 
 def test_inspect_tells_of_tokens_that_moved(vocabularies: Path) -> None:

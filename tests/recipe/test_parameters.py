@@ -14,7 +14,7 @@ from weightsmith.methods.registry import METHODS
 from weightsmith.recipe.parameters import check_parameters, resolve
 from weightsmith.recipe.recipe import load_recipe
 
-WEIGHT = Parameter("weight", float, "input", "how much of this model")
+WEIGHT = Parameter("weight", float, "input", "factor on this model")
 NORMALIZE = Parameter("normalize", bool, "shared", "divide by the sum of the weights", default=True)
 Q_PROJ, MLP = "model.layers.1.self_attn.q_proj.weight", "model.layers.1.mlp.up_proj.weight"
 

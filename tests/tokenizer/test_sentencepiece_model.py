@@ -1,4 +1,4 @@
-"""tokenizer.model made again from tokenizer.json: SentencePiece itself cuts every text as it did with the original."""
+"""tokenizer.model rebuilt from tokenizer.json: SentencePiece itself cuts every text as it did with the original."""
 
 from __future__ import annotations
 

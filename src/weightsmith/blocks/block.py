@@ -22,7 +22,7 @@ class Block:
     """One stretch of all inputs: elements `start` onwards, whole rows where the method is row-wise.
 
     `rows`: uint8 [models, room], each row the bytes of one input as it is stored; `dtype_codes`: int64 [models], what
-    those bytes are (`checkpoint.conversion`); `out`: float32 [n], for the result. Kernels take these; `inputs` is for
+    those bytes are (`blocks.convert`); `out`: float32 [n], for the result. Kernels take these; `inputs` is for
     everyone else."""
 
     start: int

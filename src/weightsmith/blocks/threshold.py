@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Threshold:
-    """Keep elements whose magnitude bits are at least `bits`: `kept` of them, `kept - wanted` by a tie at the bound."""
+    """Keeps elements whose magnitude bits are at least `bits`: `kept` of them, `kept - requested` by ties at the bound."""
 
     bits: int
     kept: int

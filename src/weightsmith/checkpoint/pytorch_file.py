@@ -159,7 +159,9 @@ class PyTorchFile:
         prefix = pickles[0].removesuffix("data.pkl")
         header, size = entries.get(f"{prefix}byteorder", (0, 0))
         if size and self._file.bytes_at(self._content(header), min(size, 16)) == b"big":
-            raise CheckpointError(f"{self.path}: written on a big-endian machine; save it again on another")
+            raise CheckpointError(
+                f"{self.path}: written on a big-endian machine; save it again on a little-endian machine"
+            )
         return entries, prefix
 
     def _content(self, header: int) -> int:

@@ -86,7 +86,7 @@ class ShardWriter:
             self._fds.append(os.open(path, os.O_RDWR))
         except OSError as error:
             raise OutputError(
-                f"{path}: of an interrupted run, cannot be opened: {error.strerror}; use --restart"
+                f"{path}: left by an interrupted run, cannot be opened: {error.strerror}; use --restart"
             ) from error
         if os.fstat(self._fds[-1]).st_size != size or os.pread(self._fds[-1], len(head), 0) != head:
             raise OutputError(f"{path}: was changed since its run was interrupted; discard it with --restart")

@@ -11,7 +11,7 @@ from weightsmith.commands.terminal.options import Force, Quiet, Threads
 
 
 def demo(
-    out: Annotated[Path, typer.Argument(help="The folder for everything the demo makes.")] = Path("demo"),
+    out: Annotated[Path, typer.Argument(help="The output folder of the demo.")] = Path("demo"),
     threads: Threads = None,
     force: Force = False,
     quiet: Quiet = False,

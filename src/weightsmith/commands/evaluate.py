@@ -59,7 +59,7 @@ def evaluate(
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the models' chat templates.")] = False,
     system: Annotated[str | None, typer.Option(help="A system prompt for each question.")] = None,
-    precision: Annotated[Precision, typer.Option(help="What safetensors models are computed in.")] = Precision.auto,
+    precision: Annotated[Precision, typer.Option(help="Compute precision of safetensors models.")] = Precision.auto,
     memory: Annotated[
         str | None, typer.Option(help="Limit for weights, keys, values and activations together, such as 8GB.")
     ] = None,

@@ -27,17 +27,18 @@ def export(
         typer.Option("--type", "-t", help="f32, f16, bf16, q8_0, q4_k_m, ...; repeatable. [default: f16]"),
     ] = None,
     list_types: Annotated[
-        bool, typer.Option("--list-types", help="List all types, their sizes and what they are for.")
+        bool, typer.Option("--list-types", help="List all types, their sizes, and what each is for.")
     ] = False,
     intermediate: Annotated[
         str,
         typer.Option(
-            help="What quantized files are made from: f16, bf16, f32; auto: the weights' own, f16 for float32."
+            help="The type that quantized files are made from: f16, bf16 or f32; auto: bf16 for bfloat16 weights, "
+            "else f16."
         ),
     ] = "auto",
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep that intermediate file.")] = True,
     imatrix: Annotated[
-        Path | None, typer.Option(help="An importance matrix, as llama.cpp makes them.", show_default=False)
+        Path | None, typer.Option(help="An importance matrix made by llama.cpp.", show_default=False)
     ] = None,
     calibrate: Annotated[
         Path | None, typer.Option(help="A text to compute an importance matrix from.", show_default=False)
@@ -50,7 +51,9 @@ def export(
     base: Annotated[str | None, typer.Option(help="The base model of an adapter that is exported alone.")] = None,
     llama_cpp: Annotated[
         Path | None,
-        typer.Option(help="A llama.cpp checkout whose converter replaces the installed one.", show_default=False),
+        typer.Option(
+            help="A llama.cpp checkout, to use its converter instead of the installed one.", show_default=False
+        ),
     ] = None,
     threads: Threads = None,
     force: Force = False,
@@ -71,13 +74,13 @@ def export(
         _show_types(all_types(model), model or "Llama 3 8B")
         return
     if model is None or out is None:
-        raise typer.BadParameter("give a model and where to write it")
+        raise typer.BadParameter("give a model and the output to write")
     from weightsmith.gguf.export_adapter import export_adapter, is_adapter
 
     types = type or ["f16"]
     if is_adapter(Path(model)):
         if len(types) > 1:
-            raise typer.BadParameter("an adapter is one file, of one type", param_hint="--type")
+            raise typer.BadParameter("an adapter is exported as one file of one type", param_hint="--type")
         adapter = export_adapter(Path(model), out, base=base, type=types[0], name=name, force=force)
         if not quiet:
             typer.echo(f"{out}: {adapter.weights} weights adapted, rank {adapter.rank}, {show_size(adapter.bytes)}")

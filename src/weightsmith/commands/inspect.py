@@ -36,12 +36,17 @@ def inspect(
     models: Annotated[list[str] | None, typer.Argument(help="Models, the base first.", show_default=False)] = None,
     recipe: Annotated[Path | None, typer.Option(help="Take the models of this merge recipe.")] = None,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Read all weights: how far did each move from the base, and the same way?")
+        bool,
+        typer.Option(
+            "--stats", help="Read all weights: how far each moved from the base, and whether they pull the same way."
+        ),
     ] = False,
     save_mapping: Annotated[
         Path | None, typer.Option(help="Write the mapping proposed for unknown tensor names to this file.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All tensor names and tokens, not the first few.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="List all tensor names and tokens, not just the first few.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
     threads: Threads = None,
     quiet: Quiet = False,

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def run(
-    pipeline: Annotated[Path, typer.Argument(help="A pipeline file: merge, export, evaluate, report.")],
-    out: Annotated[Path, typer.Argument(help="The folder for everything the run makes.")],
+    pipeline: Annotated[Path, typer.Argument(help="A pipeline file (YAML): merge, export, evaluate, report.")],
+    out: Annotated[Path, typer.Argument(help="The output folder of the run.")],
     threads: Threads = None,
     force: Force = False,
     quiet: Quiet = False,

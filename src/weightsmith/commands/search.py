@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def search(
-    search_file: Annotated[Path, typer.Argument(help="A recipe with spaces in it, objectives and a sampler (YAML).")],
+    search_file: Annotated[
+        Path, typer.Argument(help="A search file (YAML): a recipe with spaces, objectives, and a sampler.")
+    ],
     out: Annotated[Path, typer.Argument(help="The folder for the study, the best recipe and the report.")],
     resume: Annotated[bool, typer.Option("--resume", help="Resume the search in OUT.")] = False,
     trials: Annotated[int | None, typer.Option(min=1, help="Number of trials. [default: the file's]")] = None,
@@ -24,7 +26,7 @@ def search(
     ] = None,
     threads: Threads = None,
     precision: Annotated[
-        Precision, typer.Option(help="float32, bfloat16, or auto: what this processor is fast in.")
+        Precision, typer.Option(help="Compute precision: float32, bfloat16, or auto, the faster one on this processor.")
     ] = Precision.auto,
     export_top: Annotated[int, typer.Option(min=0, help="Merge the best N candidates into OUT/top-1, ...")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Discard the search in OUT.")] = False,
@@ -84,7 +86,8 @@ def _show_search(summary: SearchSummary, top: int) -> None:
         typer.echo("no candidate was better than the best default recipe")
     elif summary.final.within_noise:
         typer.echo(
-            "the gain over the best default recipe is within noise: with this many questions, chance does as much"
+            "the gain over the best default recipe is within noise: with this many questions, chance alone can "
+            "produce it"
         )
     files = ", ".join(path.name for path in summary.files)
     typer.echo(

@@ -12,7 +12,7 @@ from weightsmith.errors import WeightsmithError
 
 
 def verify(
-    out: Annotated[Path, typer.Argument(help="A folder that `weightsmith merge` or `unify` made.")],
+    out: Annotated[Path, typer.Argument(help="A folder written by `weightsmith merge` or `unify`.")],
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -32,6 +32,6 @@ def verify(
     if not result.sound:
         problems = ((result.damaged, "damaged"), (result.missing, "missing"), (result.extra, "not of the merge"))
         listed = "; ".join(f"{len(names)} tensors {what}: {', '.join(names[:5])}" for names, what in problems if names)
-        raise WeightsmithError(f"{out}: {listed}. Merge again, or copy the folder again from where it is whole")
+        raise WeightsmithError(f"{out}: {listed}. Merge again, or copy the folder again from an intact copy")
     if not quiet:
-        typer.echo(f"{out}: {result.tensors} tensors, {show_size(result.bytes)}, all as written")
+        typer.echo(f"{out}: {result.tensors} tensors, {show_size(result.bytes)}, all unchanged since they were written")

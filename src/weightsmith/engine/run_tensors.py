@@ -187,8 +187,8 @@ def _count_not_finite(tensor: TensorPlan, block: Block, run: _Run, tally: Tally)
             counts.append(NotFinite(tensor.name, source.model.reference, nan, infinite))
     if not counts:
         raise MergeError(
-            f"tensor {tensor.name!r}: the result is too large for float32 although all inputs are finite; are the "
-            "weights of the recipe as you mean them?"
+            f"tensor {tensor.name!r}: the result is too large for float32 although all inputs are finite; "
+            "check the weights in the recipe"
         )
     if not run.tolerant:
         first = counts[0]
@@ -202,6 +202,6 @@ def _count_not_finite(tensor: TensorPlan, block: Block, run: _Run, tally: Tally)
 def _check_float16(tensor: TensorPlan, largest: float) -> None:
     if largest >= 65520:  # rounds to infinity
         raise MergeError(
-            f"tensor {tensor.name!r}: the result holds {largest:.6g}, which float16 (at most 65504) cannot; use "
+            f"tensor {tensor.name!r}: the result holds {largest:.6g}, which float16 (at most 65504) cannot hold; use "
             "bfloat16 for `dtype` and `out_dtype`"
         )

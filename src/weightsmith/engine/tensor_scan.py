@@ -59,7 +59,7 @@ class Buffers(threading.local):
 
 
 class TensorScan:
-    """See `methods.method.Scan`. `read_seconds` is the time spent in reading."""
+    """See `blocks.block.Scan`. `read_seconds` is the time spent in reading."""
 
     def __init__(
         self,

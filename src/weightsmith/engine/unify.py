@@ -65,12 +65,14 @@ def unify(
     check_output(out, force=force)
     opened = open_model(model)
     if opened.kept_because:
-        raise CheckpointError(f"{opened.kept_because}. It can be merged with models of its own layout, not unified")
+        raise CheckpointError(
+            f"{opened.kept_because}. You can merge it with models of its own layout, but not unify it"
+        )
     if like is not None:
         opened = fit_to(open_model(like), opened, mapping=mapping, accept=accept_mapping)
     elif mapping or accept_mapping:
         raise CheckpointError(
-            f"{opened.reference}: a mapping needs the model whose names it leads to; name it with --like"
+            f"{opened.reference}: a mapping needs the model whose names it maps to; name it with --like"
         )
     if to is not None:
         opened = in_layout(opened, to)

@@ -28,7 +28,7 @@ class AnswerStore:
             self._db.commit()
         except sqlite3.Error as error:
             raise EvaluationError(
-                f"{path}: cannot be used to keep answers: {error}; remove it, or give another -o"
+                f"{path}: cannot be used to store answers: {error}; remove it, or give another -o"
             ) from error
 
     def get(self, requests: Sequence[str]) -> dict[str, Any]:

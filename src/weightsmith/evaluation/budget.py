@@ -53,7 +53,7 @@ def choose_samples(
     if sum(costs[name] * counts[name] for name in costs) > 2 * affordable and share < 1:
         least = sum(costs[name] * counts[name] for name in costs) / rate * budget.models / _RESERVE
         raise EvaluationError(
-            f"--budget: {budget.seconds:.0f} s are too few for {_LEAST} questions of each of {len(costs)} tasks by "
+            f"--budget: {budget.seconds:.0f} s are too short for {_LEAST} questions of each of {len(costs)} tasks by "
             f"{budget.models} models, which take about {least:.0f} s; give more, or fewer tasks"
         )
     if share == 1.0:
@@ -62,8 +62,8 @@ def choose_samples(
         total, asked = sum(sizes.values()), sum(counts.values())
         width = 100 * 1.96 * (0.25 / asked) ** 0.5
         log(
-            f"the budget is enough for {asked} of {total} questions ({100 * share:.0f} % of each task); a share of "
-            f"right answers is then known to about ±{width:.1f} points over all, "
+            f"the budget is enough for {asked} of {total} questions ({100 * share:.0f} % of each task); "
+            f"accuracy is then known to about ±{width:.1f} points over all, "
             f"±{100 * 1.96 * (0.25 / min(counts.values())) ** 0.5:.0f} in the smallest task"
         )
     random = np.random.default_rng(settings.seed)

@@ -79,7 +79,7 @@ def evaluate(
     if not tasks:
         raise EvaluationError("nothing to evaluate: give questions (JSONL) or a text")
     if len({task.name for task in tasks}) < len(tasks):
-        raise EvaluationError("two tasks have the same file name; rename one, the table is by name")
+        raise EvaluationError("two tasks have the same file name; rename one, because the table is keyed by it")
     for reference in labelled.values():
         open_model(reference)
     count = threads or available_cores()

@@ -98,8 +98,12 @@ def run_benchmarks(
                 line = f"{label}: {suite_tasks.suite.name}" + ("" if average is None else f" {average:.2f}")
                 truncated = sum(result.truncated.values())
                 log(
-                    f"{line}; {result.computed} requests answered, {result.reused} known, in {result.seconds:.0f} s"
-                    + (f"; {truncated} were longer than the window and lost their beginning" if truncated else "")
+                    f"{line}; {result.computed} requests answered, {result.reused} reused, in {result.seconds:.0f} s"
+                    + (
+                        f"; {truncated} were longer than the context window and were cut at the beginning"
+                        if truncated
+                        else ""
+                    )
                 )
                 results[number].append(result)
     store.close()

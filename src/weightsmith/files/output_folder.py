@@ -22,7 +22,7 @@ def check_space(out: Path, needed_bytes: int, free: int) -> None:
 
 
 @contextmanager
-def full_disk_said(out: Path) -> Iterator[None]:
+def reporting_full_disk(out: Path) -> Iterator[None]:
     """A disk that fills up on the way is an OutputError."""
     try:
         yield

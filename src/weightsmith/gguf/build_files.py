@@ -161,7 +161,7 @@ class FileBuilder:
                 )
             for requested, used, count in plan.fallbacks:
                 self._settings.log(
-                    f"{gguf_type}: {count} tensors will be {used}, as their rows do not divide into blocks of "
+                    f"{gguf_type}: {count} tensors will be {used}, because their rows do not divide into blocks of "
                     f"{requested}"
                 )
         return planned

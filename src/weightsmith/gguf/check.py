@@ -121,7 +121,7 @@ def _check_tokens(file: LlamaCppBackend, source: TransformersTokens, name: Path)
         ]
         raise ExportError(
             f"{name}: llama.cpp reads {text!r} as other tokens than the model's tokenizer, from token {position} on "
-            f"({parts[1]!r} instead of {parts[0]!r}); such a file answers badly and is not kept, unless with --check "
+            f"({parts[1]!r} instead of {parts[0]!r}); such a file answers badly, so it is not kept; keep it with --check "
             "none"
         )
 

@@ -107,7 +107,7 @@ def export(
 
 
 def check_types(types: Sequence[str]) -> list[str]:
-    """In lower case. Raises ExportError where one is not known or asked for twice."""
+    """In lower case. Raises ExportError where one is not known or given twice."""
     gguf_types, known = [gguf_type.lower() for gguf_type in types], [*PLAIN_TYPES, *quantization_types()]
     for gguf_type in gguf_types:
         if gguf_type not in known:
@@ -130,5 +130,7 @@ def _write_modelfile(files: list[ExportedFile], settings: ExportSettings, folder
         file.path.name, tokens.template, settings.reference.stop_texts, bos=bos, eos=eos, adds_bos=loaded.adds_bos
     )
     if reason:
-        settings.log(f"Modelfile: has no template, as {reason}; Ollama takes the one in the file, where it knows it")
+        settings.log(
+            f"Modelfile: has no template, because {reason}; Ollama uses the template in the file where it knows it"
+        )
     return write_whole(folder / "Modelfile", text)

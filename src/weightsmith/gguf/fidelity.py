@@ -22,8 +22,8 @@ class Fidelity:
 def describe_fidelity(fidelity: Fidelity | str) -> str:
     """What `check_file` found, in one line."""
     if isinstance(fidelity, str):
-        return f"tokens as the model's own; distributions not compared: {fidelity}"
+        return f"tokens match the model's own; distributions not compared: {fidelity}"
     return (
-        f"tokens as the model's own; the most likely next token at {fidelity.same_top:.1%} of {fidelity.tokens} "
+        f"tokens match the model's own; the most likely next token at {fidelity.same_top:.1%} of {fidelity.tokens} "
         f"places; KL divergence {fidelity.divergence:.2g} nats"
     )

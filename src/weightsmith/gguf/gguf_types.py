@@ -13,8 +13,8 @@ from weightsmith.gguf.quantization.quantizer import dry_runs
 from weightsmith.llama_cpp import quantization_types
 
 _ADVICE = {
-    "f32": "exact; only to look at",
-    "f16": "exact for float16 weights; where quantized files come from",
+    "f32": "exact; for inspection only",
+    "f16": "exact for float16 weights; the usual source of quantized files",
     "bf16": "exact for bfloat16 weights; slow on processors without it",
     "q8_0": "practically f16",
     "q6_k": "very near to f16",
@@ -37,13 +37,13 @@ _ADVICE = {
     "q2_0": "for models that were trained with two bits",
 }
 _ADVICE |= dict.fromkeys(
-    ("q4_0", "q4_1", "q5_0", "q5_1"), "older; where others fall back for rows that do not divide by 256"
+    ("q4_0", "q4_1", "q5_0", "q5_1"), "older; the fallback of other types for rows that do not divide by 256"
 )
 _ADVICE |= dict.fromkeys(
     ("iq3_m", "iq3_s", "iq3_xs", "iq3_xxs"), "better than q3_k of its size, slower; wants an importance matrix"
 )
 _ADVICE |= dict.fromkeys(
-    ("iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"), "for large models alone; needs an importance matrix"
+    ("iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"), "for large models only; needs an importance matrix"
 )
 
 

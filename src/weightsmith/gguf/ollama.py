@@ -82,7 +82,7 @@ def go_template(template: str, *, bos: str = "", eos: str = "", adds_bos: bool =
         expected, rendered = render(conversation, True), _render_go(go_text, conversation)
         if expected != rendered:
             raise NoModelfileTemplate(
-                f"the chat template gives {expected[-80:]!r} where one that goes by roles alone gives "
+                f"the chat template gives {expected[-80:]!r} where one that depends on roles alone gives "
                 f"{rendered[-80:]!r}"
             )
     return go_text
@@ -99,7 +99,7 @@ def _write_template(render: Render) -> tuple[str, bool]:
     head = _before(first, asked.before + _USER + asked.after)
     begin = render([user], True)
     if not begin.startswith(first):
-        raise NoModelfileTemplate("the chat template changes what it said before when an answer begins")
+        raise NoModelfileTemplate("the chat template changes earlier messages when an answer begins")
     system = _system(render, asked, head)
     roles = [("user", asked), ("assistant", answered)]
     text = ""
@@ -134,7 +134,7 @@ def _system(render: Render, asked: _Around, head: str) -> tuple[str, _Around] | 
 
 def _cut(longer: str, shorter: str, content: str) -> _Around:
     if not longer.startswith(shorter) or content not in longer[len(shorter) :]:
-        raise NoModelfileTemplate("the chat template changes what it said before when a message is added")
+        raise NoModelfileTemplate("the chat template changes earlier messages when a message is added")
     before, _, after = longer[len(shorter) :].partition(content)
     return _Around(before, after)
 

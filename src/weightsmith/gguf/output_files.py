@@ -85,5 +85,5 @@ class OutputFiles:
 def check_name(name: str) -> str:
     """A model's name as part of a file's. Raises ExportError where it cannot be one."""
     if not name or Path(name).name != name:
-        raise ExportError(f"{name!r} cannot be part of a file's name; give one with --name")
+        raise ExportError(f"{name!r} cannot be part of a file name; give a name with --name")
     return name

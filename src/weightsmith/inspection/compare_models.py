@@ -42,7 +42,7 @@ def compare(base: Model, other: Model, proposal: Proposal | None, tokenizer_sour
     missing, more = names_differ(base, other)
     if proposal and proposal.sound:
         text = (
-            f"its names are of no known layout; by shapes and values all {len(other.checkpoint.tensors)} tensors are "
+            f"its names match no known layout; by shapes and values, all {len(other.checkpoint.tensors)} tensors are "
             f"those of {base.reference}: merge with --accept-mapping, or save and edit it (--save-mapping, then "
             "--mapping)"
         )
@@ -71,7 +71,8 @@ def _model_types(base: Model, other: Model, names_apart: bool) -> Iterator[Findi
         yield Finding("blocks", other.reference, text)
     else:
         text = (
-            f"its config.json says {model_types[1]}, the base's {model_types[0]}; names are the same, the result is a "
+            f"its config.json says {model_types[1]}, the base's {model_types[0]}; the names are the same, so the "
+            "result is a "
             f"{model_types[0]} model"
         )
         yield Finding("note", other.reference, text)
@@ -84,12 +85,12 @@ def _missing(
         (
             missing,
             f"only in {base.reference}",
-            "is it a whole checkpoint, of the same depth? Download it again, or choose another",
+            "check that it is a complete checkpoint of the same depth; download it again, or choose another",
         ),
         (
             more,
             f"only in {other.reference}",
-            "was it extended, or is the base another? Choose the base it was made from",
+            "it was extended, or made from another base; choose the base it was made from",
         ),
     ):
         if names:
@@ -116,7 +117,7 @@ def _tied(base: Model, other: Model) -> Iterator[Finding]:
     if not is_tied(without.config):
         return  # a missing tensor, which is said as such
     what = (
-        "its embedding stands in for the output matrix, which the base keeps apart"
+        "its embedding is used as the output matrix, which the base stores separately"
         if has[0]
         else "its output matrix is left out: the base, and so the result, ties it to the embedding"
     )
@@ -135,7 +136,8 @@ def _shapes(base: Model, other: Model) -> Iterator[Finding]:
         name = min(differing)
         a, b = (list(shape) for shape in differing[name])
         text = (
-            f"{len(differing)} tensors have other shapes, such as {name}: {a} and {b}; it is not a fine-tune of this "
+            f"{len(differing)} tensors have different shapes, such as {name}: {a} and {b}; it is not a fine-tune "
+            "of this "
             "base"
         )
         yield Finding("blocks", other.reference, text, tuple(sorted(differing)))
@@ -158,13 +160,13 @@ def _vocabularies(base: Model, other: Model, tokenizer_source: str | None) -> It
     if difference.same_tokens and difference.rows[0] == difference.rows[1]:
         return
     if tokenizer_source:
-        severity, remedy = "converted", f"brought to one by the recipe's tokenizer_source: {tokenizer_source}"
+        severity, remedy = "converted", f"unified by the recipe's tokenizer_source: {tokenizer_source}"
     elif difference.rows[0] != difference.rows[1]:
-        severity, remedy = "blocks", "say which the result has: " + _choices(base, other, difference)
+        severity, remedy = "blocks", "choose the result's vocabulary: " + _choices(base, other, difference)
     else:
         severity, remedy = (
             "note",
-            "rows are merged by their number; to merge by token, say " + _choices(base, other, difference),
+            "rows are merged by number; to merge by token, set " + _choices(base, other, difference),
         )
     yield Finding(
         severity,

@@ -51,7 +51,7 @@ class Pair:
         if self.cosine is None or self.sign_agreement is None:
             return "they changed different weights; no interference"
         if self.cosine > 0.3:
-            return "they pull the same way: their plain sum counts the common part twice; use weights below 1 or TIES"
+            return "they pull the same way: a plain sum counts the common part twice; use weights below 1, or TIES"
         if self.cosine < -0.1:
             return "they work against each other: expect one side to lose skill; try TIES or DARE, or fewer layers"
         if self.sign_agreement < 0.45:

@@ -5,13 +5,13 @@ from weightsmith.methods.method import Method, Parameter, cancellation_warning
 
 
 class Linear(Method):
-    """Model soups, https://arxiv.org/abs/2203.05482. out = sum(w_i x_i), divided by sum(w_i) with `normalize`."""
+    """The weighted sum of the models, divided by the sum of the weights with `normalize` (a model soup)."""
 
     name = "linear"
     title = "Linear"
     paper = "https://arxiv.org/abs/2203.05482"
     parameters = (
-        Parameter("weight", float, "input", "how much of this model"),
+        Parameter("weight", float, "input", "factor on this model"),
         Parameter("normalize", bool, "shared", "divide by the sum of the weights", default=True),
     )
 

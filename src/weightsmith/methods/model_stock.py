@@ -15,14 +15,15 @@ SINGULAR = 1e-6
 
 
 class ModelStock(Method):
-    """https://arxiv.org/abs/2403.19522. t = n cos / (1 + (n - 1) cos) for n fine-tunes whose task vectors have the mean
-    cosine cos, of whole tensors, or of rows with `filter_wise`; out = t mean + (1 - t) base."""
+    """Model Stock moves from the base towards the mean of the fine-tunes, further where their task vectors agree more:
+    out = t mean + (1 - t) base, with t = n cos / (1 + (n - 1) cos) for n fine-tunes whose task vectors have the mean
+    cosine cos."""
 
     name = "model_stock"
     title = "Model Stock"
     paper = "https://arxiv.org/abs/2403.19522"
     parameters = (
-        Parameter("filter_wise", bool, "shared", "an angle for each row instead of each tensor", default=False),
+        Parameter("filter_wise", bool, "shared", "one angle per row instead of one per tensor", default=False),
     )
     needs_base = True
     inputs = (3, None)

@@ -5,7 +5,8 @@ from weightsmith.methods.method import Method, Parameter
 
 
 class Passthrough(Method):
-    """out = scale * x. Takes one model per slice."""
+    """Takes each tensor from one model as it is, or times `scale`; with `slices`, it stacks layers of several models
+    (depth up-scaling)."""
 
     name = "passthrough"
     title = "Passthrough"

@@ -12,10 +12,9 @@ COLLINEAR = 0.9995  # above this |cosine| the interpolation is linear
 
 
 class Slerp(Method):
-    """Shoemake 1985, https://dl.acm.org/doi/10.1145/325334.325242. t = 0 is the base, t = 1 the other model.
-
-    As in mergekit, the angle is that of the flattened tensors and the coefficients apply to the unnormalized ones.
-    """
+    """Spherical interpolation (Shoemake 1985): `t` is 0 at the base and 1 at the other model. As in mergekit, the angle
+    is the one between the flattened tensors, and the coefficients apply to the tensors as they are. Nearly parallel
+    tensors are interpolated linearly."""
 
     name = "slerp"
     title = "SLERP"

@@ -81,7 +81,7 @@ def _mapped(base: Model, other: Model, scheme: Scheme, note: str) -> Model:
         checkpoint=view,
         config=base.config,
         left_out=other.left_out | left_out,
-        notes=(*other.notes, f"names of no known layout, {note}"),
+        notes=(*other.notes, f"names of no known layout; {note}"),
     )
 
 

@@ -45,7 +45,7 @@ class Model:
         if self.scheme:
             notes.append(f"{self.scheme.name} naming, read as {self.config['architectures'][0]}'s")
         if self.renamed:
-            notes.append("wrapped or unprefixed names, read as plain ones")
+            notes.append("names with a wrapper's prefix or without their class's, read as plain names")
         if self.kept_because:
             notes.append(f"names kept as they are: {self.kept_because}")
         notes += self.notes

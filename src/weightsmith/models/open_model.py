@@ -134,7 +134,7 @@ def _open_weights(folder: Path, config: dict[str, Any]) -> tuple[Checkpoint, dic
     scheme = detect_scheme(parts[0].tensors, config=config)
     if scheme is None or not scheme.columns:
         raise CheckpointError(
-            f"{folder}: {len(files)} consolidated files in a layout that is not known; join them into one file first"
+            f"{folder}: {len(files)} consolidated files in an unknown layout; join them into one file first"
         )
     axes = {name: _split_axis(scheme, name, info, config) for name, info in parts[0].tensors.items()}
     return JoinedCheckpoint(parts, files, axes), {}

@@ -127,7 +127,8 @@ def _check(path: Path) -> _Checked:
                 exports = [MERGED, *(f"${gguf_type}" for gguf_type in pipeline.export)]
                 if reference not in exports:
                     raise file.error(
-                        ["evaluate", "models", label], f"{reference!r} is not made here; known: {', '.join(exports)}"
+                        ["evaluate", "models", label],
+                        f"{reference!r} is not an output of this run; known: {', '.join(exports)}",
                     )
             else:
                 try:

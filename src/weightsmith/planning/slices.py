@@ -33,7 +33,7 @@ def check_slices(loaded: LoadedRecipe, slices: list[Slice], layers: dict[str, in
         if len(references) < fewest or (most and len(references) > most):
             expected = f"{fewest}" if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
             raise loaded.file.error(
-                keys, f"{loaded.method.name} takes {expected} model(s), base included; here are {len(references)}"
+                keys, f"{loaded.method.name} takes {expected} model(s), base included; this slice has {len(references)}"
             )
         if len(set(references)) < len(references):
             raise loaded.file.error(keys, f"the model {max(references, key=references.count)!r} is listed twice")

@@ -28,7 +28,9 @@ def check_parameters(
             raise file.error(here, f"unknown parameter {name!r} of {method.name}{nearest(name, known)}")
         parameter = known[name]
         if of_one_model and parameter.scope == "shared":
-            raise file.error(here, f"{name!r} belongs to the whole merge: move it to the recipe's own `parameters`")
+            raise file.error(
+                here, f"{name!r} belongs to the whole merge; move it to the recipe's top-level `parameters`"
+            )
         for value in _scalars(file, here, setting):
             problem = _problem(parameter, value)
             if problem:

@@ -144,7 +144,7 @@ def _models(plan: Plan) -> dict[str, str]:
     references = [reference for reference in plan.models if reference in weighted]
     if len(references) < 2:
         raise SearchError(
-            f"{plan.loaded.file.path}: {plan.method.name} has no weights that could be taken away from one of several "
+            f"{plan.loaded.file.path}: {plan.method.name} has no weights that could be set to 0 for one of several "
             "models"
         )
     labels = [last_name(reference) for reference in references]

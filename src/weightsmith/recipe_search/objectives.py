@@ -118,7 +118,9 @@ class TextObjective:
             windows = [tokens[i : i + step] for i in range(0, len(tokens), step)]
         self._windows = [window for window in windows if len(window) > 1]
         if len(self._windows) < 2:
-            raise EvaluationError(f"{path}: a text of {len(tokens)} tokens is too short to be searched and held out")
+            raise EvaluationError(
+                f"{path}: a text of {len(tokens)} tokens is too short to be split into a searched and a held-out part"
+            )
         self.units = min(len(self._windows), entry.limit or len(self._windows))
 
     def ask(self, backend: Backend, numbers: Sequence[int]) -> dict[int, Answer]:

@@ -79,7 +79,7 @@ def search(
     spaces = find_spaces(recipe)
     if not spaces:
         raise file.error(
-            ["recipe"], "nothing to search for: no value of the recipe is a space; `merge` takes it as it is"
+            ["recipe"], "nothing to search for: no value of the recipe is a space; use `weightsmith merge`"
         )
     methods = _methods(recipe, spaces)
     _check_files(file, config)
@@ -105,7 +105,7 @@ def search(
         best = study.best
         if best is None:
             raise SearchError(f"{folder}: no candidate was scored; {_why(study.trials)}")
-        log("scoring what was held out")
+        log("scoring the held-out part")
         final = final_scores(setup, objectives, study.trials, best, recipe.tree, log)
         files = write_results(folder, file, study, spaces, objectives, best, final, len(study.trials))
     return SearchSummary(
@@ -260,7 +260,7 @@ def _objectives(setup: Setup, tree: Mapping[str, Any], log: Log) -> list[Objecti
         worker.live.become(worker.live.plan(_reference_tree(tree)))
     answers = objectives_of(worker)
     for objective, part in zip(answers, worker.splits, strict=True):
-        log(f"{objective.name}: {len(part.search)} to search with, {len(part.held_out)} held out")
+        log(f"{objective.name}: {len(part.search)} to search on, {len(part.held_out)} held out")
     return answers
 
 

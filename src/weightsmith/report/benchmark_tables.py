@@ -142,8 +142,8 @@ def note(benchmark: Benchmark) -> str:
     )
     if len(benchmark.models) > 1:
         text += (
-            " Better and worse: less than 5 % of chance (McNemar's test where answers are right or wrong, else a "
-            "paired bootstrap); of twenty such lines one is wrong."
+            " Better and worse: p < 0.05 (McNemar's test where answers are right or wrong, else a "
+            "paired bootstrap); about one such line in twenty is due to chance."
         )
     return text
 

@@ -36,7 +36,8 @@ def tokenizer_from_gguf(file: GGUFFile) -> tuple[Any, dict[str, Any]]:
         tokenizer, bos = _sentencepiece(file, tokens, types)
     else:
         raise CheckpointError(
-            f"{file.path}: its tokenizer is a {tokenizer_model!r} one, which cannot be rebuilt; known: gpt2, llama. "
+            f"{file.path}: its tokenizer has the type {tokenizer_model!r}, which cannot be rebuilt; known: gpt2, "
+            "llama. "
             "Use the model's safetensors folder instead"
         )
     added = [

@@ -29,7 +29,7 @@ def extend_tokenizer(vocabulary: Alignment, folder: Path) -> None:
     path = folder / "tokenizer.json"
     if not path.exists():
         raise PlanError(
-            f"{vocabulary.home.reference}: has no tokenizer.json, which the vocabulary asked for needs; save it with "
+            f"{vocabulary.home.reference}: has no tokenizer.json, which the requested vocabulary needs; save it with "
             "transformers' AutoTokenizer first"
         )
     text = path.read_text(encoding="utf-8")
@@ -44,7 +44,8 @@ def extend_tokenizer(vocabulary: Alignment, folder: Path) -> None:
         if tokenizer.token_to_id(entry["content"]) != entry["id"]:
             raise PlanError(
                 f"{vocabulary.home.reference}: its tokenizer gives {entry['content']!r} the row "
-                f"{tokenizer.token_to_id(entry['content'])}, not {entry['id']}: its own tokens leave rows free"
+                f"{tokenizer.token_to_id(entry['content'])}, not {entry['id']}: its own tokens leave gaps between "
+                "their rows"
             )
     tokenizer.save(str(path))
     for name in (

@@ -1,5 +1,5 @@
 """tokenizer.model, which llama.cpp's converter takes the SentencePiece tokenizers of Llama 2, Mistral, Gemma and Phi-3
-from, made again from tokenizer.json: fine-tunes are often published without it, and a vocabulary that was extended or
+from, rebuilt from tokenizer.json: fine-tunes are often published without it, and a vocabulary that was extended or
 cut has none.
 
 SentencePiece joins, of all neighbours whose text together is a piece, the pair with the best score; tokenizer.json

@@ -24,7 +24,8 @@ class JoinedCheckpoint:
         for part, file in zip(parts, files, strict=True):
             if odd := part.tensors.keys() ^ parts[0].tensors.keys():
                 raise CheckpointError(
-                    f"{file}: tensor {min(odd)!r} is not in it and in {files[0].name} alike; download the model again"
+                    f"{file}: tensor {min(odd)!r} is in only one of this file and {files[0].name}; download the "
+                    "model again"
                 )
         for name, first in parts[0].tensors.items():
             infos = [part.tensors[name] for part in parts]

@@ -83,7 +83,9 @@ class VocabularyAligned:
         for number, other_row in rows:
             other_name = self.names[number].get(name)
             if other_name is None:
-                raise PlanError(f"tensor {name!r} is needed for tokens that other models lack, and one model has none")
+                raise PlanError(
+                    f"tensor {name!r} is needed for tokens that other models lack, but one model does not have it"
+                )
             values = torch.empty(width)
             self.sources[number].read(other_name, other_row * width, (other_row + 1) * width, values.numpy())
             total += values

@@ -11,7 +11,7 @@ from pathlib import Path
 from weightsmith.engine.output.journal import JOURNAL, Record, read_journal
 from weightsmith.errors import OutputError
 from weightsmith.files.folder_lock import FolderInUse, folder_lock
-from weightsmith.files.output_folder import check_output, check_space, full_disk_said, put_in_place
+from weightsmith.files.output_folder import check_output, check_space, put_in_place, reporting_full_disk
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def resumable_folder(
             keep = interrupted is not None
             check_space(out, needed_bytes, free)
             keep = False
-            with full_disk_said(out):
+            with reporting_full_disk(out):
                 try:
                     yield Scratch(folder, interrupted[1] if interrupted else {}, interrupted is not None)
                 except KeyboardInterrupt:

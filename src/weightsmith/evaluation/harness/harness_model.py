@@ -69,7 +69,8 @@ class HarnessModel(TemplateLM):
         token = tokens.bos if tokens.bos is not None else tokens.eos
         if token is None:
             raise EvaluationError(
-                "the tokenizer has neither a first nor an end token, which texts without context need"
+                "the tokenizer has neither a beginning-of-sequence nor an end-of-sequence token; texts without "
+                "context need one"
             )
         return token
 

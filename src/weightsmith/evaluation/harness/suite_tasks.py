@@ -135,7 +135,7 @@ def _try(name: str, task: Any, data: Path | None) -> None:
     try:
         task.build_all_requests(limit=1, rank=0, world_size=1)
         if not task.instances:
-            raise ValueError("no question in it")
+            raise ValueError("it holds no question")
     except EvaluationError:
         raise
     except Exception as error:  # of templates, or of the task's own code

@@ -37,11 +37,11 @@ def load_questions(path: Path) -> Questions:
         except ValueError as error:
             raise EvaluationError(f"{path}:{number}: not valid JSON: {error}") from error
         if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ("prompt", "target")):
-            raise EvaluationError(f"{path}:{number}: needs the texts 'prompt' and 'target'")
+            raise EvaluationError(f"{path}:{number}: needs the strings 'prompt' and 'target'")
         prompts.append(row["prompt"])
         targets.append(row["target"])
     if not prompts:
-        raise EvaluationError(f"{path}: no question in it")
+        raise EvaluationError(f"{path}: it holds no question")
     return Questions(path.stem, tuple(prompts), tuple(targets))
 
 
@@ -49,7 +49,7 @@ def load_text(path: Path) -> Text:
     """UTF-8 text. Raises EvaluationError."""
     text = _read(path)
     if not text.strip():
-        raise EvaluationError(f"{path}: no text in it")
+        raise EvaluationError(f"{path}: it holds no text")
     return Text(path.stem, text)
 
 

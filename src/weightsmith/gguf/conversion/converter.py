@@ -23,7 +23,7 @@ from weightsmith.checkpoint.dtypes import torch_dtypes
 from weightsmith.engine.on_threads import on_threads
 from weightsmith.engine.tensor_scan import Stopped
 from weightsmith.errors import ExportError, WeightsmithError
-from weightsmith.files.output_folder import full_disk_said
+from weightsmith.files.output_folder import reporting_full_disk
 from weightsmith.gguf.conversion.aligned_write import aligned_write, begin_writeback
 from weightsmith.gguf.conversion.converter_config import converter_config
 from weightsmith.gguf.conversion.export_source import ExportJob, ExportSource, open_source
@@ -110,10 +110,10 @@ def _fed_class(converter_class: Any, source: ExportSource, send: Send) -> Any:
                 name = pre_tokenizer_name(tokenizer)
                 if name is None:
                     raise ExportError(
-                        f"{source.reference}: its tokenizer cuts text in a way that llama.cpp's converter does not "
-                        "know; a newer llama.cpp may: name its folder with --llama-cpp"
+                        f"{source.reference}: its tokenizer splits text in a way that llama.cpp's converter does not "
+                        "know; a newer llama.cpp may know it: name its folder with --llama-cpp"
                     ) from None
-                send({"said": f"tokenizer: unknown to llama.cpp's converter; it cuts text as {name} does"})
+                send({"said": f"tokenizer: unknown to llama.cpp's converter; it splits text as {name} does"})
                 return name
 
     return FedModel
@@ -144,7 +144,7 @@ class Layout:
     def write(self, out: Path, threads: int) -> str:
         """The file as a whole, on the disk; each tensor is forgotten when it is written. Returns the SHA-256 of the
         file, which is computed behind the tensors that are there. Raises OutputError where the disk is full."""
-        with full_disk_said(out), out.open("w+b") as file:
+        with reporting_full_disk(out), out.open("w+b") as file:
             file.write(self._plan.open("rb").read(self._head))
             file.truncate(self.nbytes)
             file.flush()

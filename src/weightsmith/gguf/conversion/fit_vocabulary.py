@@ -32,7 +32,7 @@ def fit_vocabulary(folder: Path, rows: int, reference: str) -> list[str]:
     token_count = max(names, default=-1) + 1
     notes, config = [], json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("vocab_size", rows) != rows:
-        notes.append(f"config.json says {config['vocab_size']} tokens, the embedding has {rows} rows: {rows} it is")
+        notes.append(f"config.json says {config['vocab_size']} tokens, the embedding has {rows} rows; {rows} is used")
     if token_count > rows:
         removed = [names[number] for number in sorted(names) if number >= rows]
         notes.append(
@@ -41,7 +41,7 @@ def fit_vocabulary(folder: Path, rows: int, reference: str) -> list[str]:
         )
         _cut(folder, rows, set(removed), reference)
     elif token_count < rows:
-        notes.append(f"{rows - token_count} rows of the embedding have no token; they are padding")
+        notes.append(f"{rows - token_count} rows of the embedding have no token and are kept as padding")
     for key in [key for key in config if key.endswith("_token_id")]:
         value = config[key]
         if isinstance(value, int) and value >= rows:

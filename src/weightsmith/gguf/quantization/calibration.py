@@ -2,7 +2,8 @@
 summed up.
 
 As llama.cpp's own tool does it (tools/imatrix/imatrix.cpp), by the callback that its scheduler offers for every
-operation. In a process of its own (`child.py`), which says {"done": chunks, "total": chunks}, or {"error": text}.
+operation. It runs in a process of its own (`child_process.py`), which prints {"done": chunks, "total": chunks}, or
+{"error": text}.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ class _Collector:
         ggml.ggml_tensor_overhead.restype = ctypes.c_size_t
         if ggml.ggml_tensor_overhead() != ctypes.sizeof(_Tensor) + _OBJECT:
             raise ExportError(
-                "the installed llama.cpp keeps tensors in another way than this weightsmith knows; use --imatrix"
+                "the installed llama.cpp lays out tensors in a way that this version of Weightsmith does not know; "
+                "use --imatrix"
             )
         ggml.ggml_op_name.restype = ctypes.c_char_p
         names = {ggml.ggml_op_name(number): number for number in range(100)}

@@ -53,8 +53,9 @@ class WithoutOutliers:
 
 
 class Breadcrumbs(TaskVectorMethod):
-    """https://arxiv.org/abs/2312.06795. Elements that equal one at a bound share its fate; mergekit keeps some of them,
-    whichever its sort puts first."""
+    """Model Breadcrumbs drops the largest elements of each task vector (`gamma`) and the smallest (`density`), and sums
+    what is left. Elements with the magnitude of a bound are all kept or all dropped; mergekit keeps those that its
+    sort puts first."""
 
     name = "breadcrumbs"
     title = "Model Breadcrumbs"
@@ -64,7 +65,7 @@ class Breadcrumbs(TaskVectorMethod):
 
 
 class BreadcrumbsTies(Breadcrumbs):
-    """Breadcrumbs, then the election of signs of TIES."""
+    """Breadcrumbs, then the sign election of TIES."""
 
     name = "breadcrumbs_ties"
     title = "Model Breadcrumbs with TIES"

@@ -18,8 +18,8 @@ class AtRandom:
 
 
 class DareLinear(TaskVectorMethod):
-    """https://arxiv.org/abs/2311.03099. The paper divides by `density`; mergekit, and so we, restore the l1 norm
-    exactly."""
+    """DARE drops elements of each task vector at random and sums what is left. The paper divides the rest by `density`;
+    as in mergekit, `rescale` restores the l1 norm exactly instead."""
 
     name = "dare_linear"
     title = "Linear DARE"
@@ -30,7 +30,7 @@ class DareLinear(TaskVectorMethod):
 
 
 class DareTies(DareLinear):
-    """DARE, then the election of signs of TIES."""
+    """DARE, then the sign election of TIES."""
 
     name = "dare_ties"
     title = "DARE TIES"

@@ -11,7 +11,7 @@ _EPSILON = Parameter(
     "epsilon",
     float,
     "non_base",
-    "the smallest is kept with density - epsilon, the largest with + epsilon",
+    "the smallest element of a row is kept with probability density - epsilon, the largest with density + epsilon",
     default=0.15,
 )
 
@@ -32,8 +32,10 @@ class ByRankAtRandom:
 
 
 class Della(TaskVectorMethod):
-    """https://arxiv.org/abs/2406.11617. The paper divides each element by its probability; mergekit, and so we, restore
-    the l1 norm of the whole. density - epsilon and density + epsilon lie between 0 and 1."""
+    """DELLA drops elements of each task vector at random, small ones more often than large ones, then elects a sign per
+    element as TIES does. `density - epsilon` and `density + epsilon` must lie between 0 and 1. The paper divides each
+    element by the probability that it was kept; as in mergekit, `rescale` restores the l1 norm of the whole task
+    vector instead."""
 
     name = "della"
     title = "DELLA"
@@ -61,7 +63,7 @@ class Della(TaskVectorMethod):
 
 
 class DellaLinear(Della):
-    """DELLA without the election of signs."""
+    """DELLA without the election of signs: the thinned task vectors are summed."""
 
     name = "della_linear"
     title = "Linear DELLA"

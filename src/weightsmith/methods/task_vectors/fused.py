@@ -1,5 +1,5 @@
 """The family of task arithmetic in one sweep over the bytes as they are stored; the maths is that of
-`task_vectors.py`."""
+`task_vector_method.py`."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from weightsmith.methods.task_vectors.task_vector_method import TaskVectorMethod
 
 
 class TaskArithmetic(TaskVectorMethod):
-    """https://arxiv.org/abs/2212.04089. `density` does nothing here, as in mergekit."""
+    """The base plus the weighted sum of the task vectors. As in mergekit, `density` is accepted and changes nothing."""
 
     name = "task_arithmetic"
     title = "Task arithmetic"

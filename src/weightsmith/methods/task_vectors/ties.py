@@ -26,7 +26,8 @@ class ByMagnitude:
 
 
 class Ties(TaskVectorMethod):
-    """https://arxiv.org/abs/2306.01708. As in mergekit the mean divides by the weights that agree (paper: by their
+    """TIES keeps the largest elements of each task vector, elects a sign per element by the weighted sum, and averages
+    the elements that have it. As in mergekit, the average divides by the sum of their weights (in the paper, by their
     number)."""
 
     name = "ties"

@@ -45,7 +45,7 @@ def map_rows(
                 left_out[source] = reason
                 continue
             raise CheckpointError(
-                f"{path}: tensor {source!r} has no place in the layout {scheme.name}, which the other names are of; if "
+                f"{path}: tensor {source!r} has no place in the layout {scheme.name} of the other names; if "
                 "two layouts are mixed in it, remove the files of one, else download it again"
             )
         for rule, match in in_range:
@@ -65,7 +65,7 @@ def map_rows(
         for source in row_map.sources:
             if source not in tensors:
                 raise CheckpointError(
-                    f"{path}: tensor {source!r} is missing, which {name!r} is made of; download it again"
+                    f"{path}: tensor {source!r} is missing; {name!r} is made from it; download the model again"
                 )
     return maps, left_out
 
@@ -130,7 +130,7 @@ def _rows(rule: Rule, path: Path, source: str, info: TensorInfo, sizes: Mapping[
         raise CheckpointError(
             f"{path}: tensor {source!r} has the shape {list(info.shape)}; its rows do not divide into "
             f"{' x '.join(map(str, rule.layout['view']))} = {' x '.join(map(str, view))}, which config.json asks for; "
-            "one of them is of another model, download both again"
+            "one of them belongs to another model; download both again"
         )
     rows = np.arange(info.shape[0]).reshape(view)
     for axis, kept in enumerate(rule.layout.get("take", [])):

@@ -90,8 +90,8 @@ _PAGE = """<!doctype html>
 <style>body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
 svg {{ max-width: 100%; height: auto; }} footer {{ color: #777; font-size: .9rem; }}</style>
 <h1>Which layers carry which skill: {recipe}</h1>
-<p>Each cell: a model was left out of a block of layers, all else as in the recipe. Red is worse; brackets mark what
-chance alone does in more than one case of twenty (paired bootstrap over questions).</p>
+<p>Each cell: one model left out of one block of layers, all else as in the recipe. Red is worse; brackets mark
+changes that chance alone would produce in more than one case of twenty (paired bootstrap over questions).</p>
 {maps}
 <footer>{machine}</footer>
 </html>

@@ -47,7 +47,7 @@ def search_report(
         plots.append(("Which parameters matter (fANOVA)", _importance_plot(importance)))
     plots.append(("Score against each parameter", _slice_plot(trials, spaces)))
     if len(scored) > 1:
-        plots.append(("Parameters of the candidates, the better the darker", _parallel_plot(scored, spaces)))
+        plots.append(("Parameters of the candidates; better ones are darker", _parallel_plot(scored, spaces)))
     if len(objectives) > 1:
         plots.append((f"{objectives[0].name} against {objectives[1].name}", _pareto_plot(scored, objectives)))
     counts = {state: sum(1 for t in trials if t.state == state) for state in ("complete", "pruned", "failed")}

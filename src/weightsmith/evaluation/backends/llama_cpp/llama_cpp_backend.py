@@ -83,7 +83,7 @@ class LlamaCppBackend:
         if 2 * longest > self._cells:  # its stems, and a pack that holds one answer of its own
             raise EvaluationError(
                 f"{self._path}: memory leaves room for keys and values of {self._cells} tokens, but a request of "
-                f"{longest} needs twice as many as it has"
+                f"{longest} tokens needs twice its own length"
             )
         pack = min(self._pack, self._cells - longest)
         sequences = min(SEQUENCES, self._pack - 1)  # llama.cpp wants a token per sequence in a full batch
