@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from weightsmith.files.yaml_file import read_yaml
-from weightsmith.recipe.recipe import Recipe
+from weightsmith.recipe.recipe import Recipe, Tokenizer
 from weightsmith.recipe_search.search_file import SearchFile
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,9 @@ def test_recipes_and_data_follow_their_schema(page: Path, tmp_path: Path) -> Non
         if language == "yaml":
             (tmp_path / "block.yml").write_text(text, encoding="utf-8")
             file = read_yaml(tmp_path / "block.yml")
-            if "merge_method" in file.data:
+            if "merge_method" in file.tree:
                 file.validate(Recipe)
-            elif "objective" in file.data:
+            elif "objective" in file.tree:
                 file.validate(SearchFile)
+            elif "tokenizer" in file.tree:
+                Tokenizer.model_validate(file.tree["tokenizer"])

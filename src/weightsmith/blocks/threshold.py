@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Threshold:
-    """Keeps elements whose magnitude bits are at least `bits`: `kept` of them, `kept - requested` by ties at the bound."""
+    """Keeps elements whose magnitude bits are at least `bits`: `kept` of them, `kept - requested` by ties."""
 
     bits: int
     kept: int

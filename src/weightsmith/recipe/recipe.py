@@ -61,7 +61,7 @@ class TokenRule(StrictModel):
 
     source: str | dict[str, Any] | None = Field(
         default=None,
-        description="A model; `{model: M, token: T}` or `{model: M, token_id: N}` for another token; `{kind: zero}`.",
+        description="A model; `{kind: model_token, model: M, token: T}` (or `token_id: N`); or `{kind: zero}`.",
     )
     force: bool = Field(default=False, description="Use it for the models that have the token, too.")
 

@@ -1,5 +1,5 @@
 """`weightsmith search`: candidates are asked for, tried and reported back until trials or time are used up; then the
-best is compared with the others on what the search has not seen."""
+best is compared with the others on held-out questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The winner, the defaults, the base and the fine-tunes on what the search has not seen, compared in pairs."""
+"""The winner, the defaults, the base and the fine-tunes on held-out questions, compared in pairs."""
 
 from __future__ import annotations
 
