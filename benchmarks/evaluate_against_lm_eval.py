@@ -103,19 +103,22 @@ def models(limit: Annotated[int, LIMIT] = 20, data: Annotated[Path | None, DATA]
         *(f"{skill}={base}+{_adapter(skill)}" for skill in ("dates", "records")),
         f"merged={DEMO / 'merged'}",
     ]
-    found = {}
+    rows_by_case = {}
     for count in (1, 4):
         with tempfile.TemporaryDirectory() as out:
             tasks = ["--tasks", ",".join(CASES["zero-shot"][1]), "--limit", str(limit), "-o", out]
             given = ["--data", str(data)] if data else []
-            found[count] = measure([str(PROGRAM), "evaluate", *named[:count], *tasks, *given])
-    _keep("models", {"one": found[1].wall, "four": found[4].wall, "peak": found[4].peak, "limit": limit})
+            rows_by_case[count] = measure([str(PROGRAM), "evaluate", *named[:count], *tasks, *given])
+    _keep(
+        "models",
+        {"one": rows_by_case[1].wall, "four": rows_by_case[4].wall, "peak": rows_by_case[4].peak, "limit": limit},
+    )
 
 
 @app.command()
 def page() -> None:
     """Write docs/evaluation-benchmarks.md from what was measured."""
-    found: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text())
+    rows_by_case: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text())
     rows = [
         [
             "work",
@@ -131,7 +134,7 @@ def page() -> None:
         ]
     ]
     halves = [["work", "float32, s", "bfloat16, s", "ratio", "same"]]
-    for row in (found[name] for name in CASES if name in found):
+    for row in (rows_by_case[name] for name in CASES if name in rows_by_case):
         rows.append(
             [
                 row["title"],
@@ -159,7 +162,7 @@ def page() -> None:
     text = [
         "# Evaluation, measured",
         "",
-        *sorted({row["where"] for row in found.values()}),
+        *sorted({row["where"] for row in rows_by_case.values()}),
         "",
         ABOUT,
         "",
@@ -167,25 +170,25 @@ def page() -> None:
     ]
     if len(halves) > 1:
         text += ["", "## In bfloat16", "", markdown_table(halves)]
-    if any(name.startswith("gguf") for name in found):
-        text += ["", "## GGUF", "", SERVER, "", markdown_table(_gguf_rows(found))]
-    if told := found.get("models"):
+    if any(name.startswith("gguf") for name in rows_by_case):
+        text += ["", "## GGUF", "", SERVER, "", markdown_table(_gguf_rows(rows_by_case))]
+    if figures := rows_by_case.get("models"):
         text += [
             "",
             "## More models",
             "",
-            f"`weightsmith evaluate` as a whole (start, loading, {told['limit']} questions of each of the eight "
-            "tasks), nothing known before: "
-            f"the base alone {told['one']:.1f} s, four models (base, two adapters on it, the merge) "
-            f"{told['four']:.1f} s, "
-            f"{told['four'] / told['one']:.2f} times as long, {told['peak'] / 1e9:.2f} GB.",
+            f"`weightsmith evaluate` as a whole (start, loading, {figures['limit']} questions of each of the eight "
+            "tasks), no stored answers: "
+            f"the base alone {figures['one']:.1f} s, four models (base, two adapters on it, the merge) "
+            f"{figures['four']:.1f} s, "
+            f"{figures['four'] / figures['one']:.2f} times as long, {figures['peak'] / 1e9:.2f} GB.",
         ]
     PAGE.write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 ABOUT = """`make bench-evaluate` writes this page. SmolLM2-135M, the demo's base; both programs ask the same questions in the same run, each in a
 process of its own, times without loading. lm-eval has the best of the batch sizes 1, 4, 8 and 16 (generation from 4, whole pages 1),
-tried before, unless the table says that it was given. "Same" counts questions of which every metric is equal; "ln p apart" is the
+chosen by trial beforehand, unless the table says that it was given. "Same" counts questions of which every metric is equal; "ln p apart" is the
 largest difference of a log-likelihood (of WikiText: of a whole page)."""
 SERVER = """lm-eval's `gguf` model with llama-cpp-python's server on this machine, which has the same file. "As float32" counts questions of
 which every metric equals that of the float32 safetensors. The server's figures are wrong: its `echo` gives the log-probability of each
@@ -193,13 +196,13 @@ token at the place of the one before it, and no generated token, so that lm-eval
 therefore one of time alone."""
 
 
-def _gguf_rows(found: dict[str, dict[str, Any]]) -> list[list[str]]:
+def _gguf_rows(rows_by_case: dict[str, dict[str, Any]]) -> list[list[str]]:
     rows = [
         ["work", "questions", "lm-eval and server, s", "weightsmith, s", "ratio", "as float32: server", "weightsmith"]
     ]
-    for row in (row for name, row in found.items() if name.startswith("gguf")):
-        told = [f"{row['theirs']:.1f}", f"{row['ours']:.1f}", f"{row['theirs'] / row['ours']:.0f}"]
-        rows.append([row["title"], str(row["questions"]), *told, str(row["their_right"]), str(row["our_right"])])
+    for row in (row for name, row in rows_by_case.items() if name.startswith("gguf")):
+        figures = [f"{row['theirs']:.1f}", f"{row['ours']:.1f}", f"{row['theirs'] / row['ours']:.0f}"]
+        rows.append([row["title"], str(row["questions"]), *figures, str(row["their_right"]), str(row["our_right"])])
     return rows
 
 
@@ -277,16 +280,20 @@ def _equal(ours: Any, theirs: Any) -> bool:
 
 def _apart(one: dict[str, Any], other: dict[str, Any]) -> float | None:
     """The largest difference of a log-likelihood; None where nothing has one."""
-    pairs = [pair for name, found in one["scores"].items() for pair in zip(found, other["scores"][name], strict=True)]
+    pairs = [
+        pair
+        for name, rows_by_case in one["scores"].items()
+        for pair in zip(rows_by_case, other["scores"][name], strict=True)
+    ]
     return max((abs(a - b) for a, b in pairs), default=None)
 
 
 def _keep(name: str, row: dict[str, Any]) -> None:
     lm_eval = metadata.version("lm-eval")
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found[name] = row | {"where": f"{processor()}; {describe_machine()}, lm-eval {lm_eval}"}
+    rows_by_case = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    rows_by_case[name] = row | {"where": f"{processor()}; {describe_machine()}, lm-eval {lm_eval}"}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(found, indent=1))
+    RESULTS.write_text(json.dumps(rows_by_case, indent=1))
     print(name, {key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
 
 

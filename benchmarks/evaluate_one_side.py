@@ -34,12 +34,12 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
     if order["side"] == "probe":
         return {"seconds": {batch: _probe(model, tasks, batch, order) for batch in order["batches"]}}
     started = time.perf_counter()
-    found = evaluate(model, _given(tasks), limit=order["limit"], bootstrap_iters=0)
+    results = evaluate(model, _given(tasks), limit=order["limit"], bootstrap_iters=0)
     seconds = time.perf_counter() - started
-    assert found
+    assert results
     answers: dict[str, dict[str, Any]] = {}
     scores: dict[str, list[float]] = {}
-    for task, samples in found["samples"].items():
+    for task, samples in results["samples"].items():
         for sample in samples:
             name = f"{task} {sample['doc_id']}"
             answers.setdefault(name, {}).update({f"{m},{sample['filter']}": sample[m] for m in sample["metrics"]})
@@ -80,8 +80,8 @@ def _probe(model: Any, tasks: SuiteTasks, batch: int, order: dict[str, Any]) -> 
 
 def _log_likelihoods(responses: list[Any]) -> list[float]:
     """(ln p, is it the most likely one), or ln p of a whole text; generated texts have none."""
-    found = [response[0] if isinstance(response, tuple | list) else response for response in responses]
-    return [float(value) for value in found if isinstance(value, float)]
+    results = [response[0] if isinstance(response, tuple | list) else response for response in responses]
+    return [float(value) for value in results if isinstance(value, float)]
 
 
 def _given(tasks: SuiteTasks) -> dict[str, Any]:

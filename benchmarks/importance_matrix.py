@@ -39,10 +39,10 @@ def main() -> None:
         bits = {file.type: file.bits_per_weight for file in (*better.files, *plain.files)}
         models = {f"plain {file.type}": str(file.path) for file in plain.files}
         models |= {f"with {file.type}": str(file.path) for file in better.files}
-        found = {model.label: model.scores[0] for model in weightsmith.evaluate(models, texts=[test], log=note).models}
+        scores = {model.label: model.scores[0] for model in weightsmith.evaluate(models, texts=[test], log=note).models}
     rows = [["type", "bits per weight", "perplexity without", "with an importance matrix"]]
     for kind in dict.fromkeys([*PLAIN, *WITH]):
-        one, two = found.get(f"plain {kind}"), found.get(f"with {kind}")
+        one, two = scores.get(f"plain {kind}"), scores.get(f"with {kind}")
         rows.append(
             [
                 kind,
@@ -53,7 +53,7 @@ def main() -> None:
         )
     print(f"{processor()}; {describe_machine()}\n")
     print(
-        f"The demo's merged model, {found['plain f16'].count} tokens of WikiText-2's test set; the matrix from its "
+        f"The demo's merged model, {scores['plain f16'].count} tokens of WikiText-2's test set; the matrix from its "
         "validation set\n"
     )
     print(markdown_table(rows))

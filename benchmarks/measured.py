@@ -49,10 +49,10 @@ def measure(command: Sequence[str]) -> Measured:
     """Raises SystemExit where the command fails."""
     launched = [sys.executable, "-S", "-c", _LAUNCH, *command]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    told = subprocess.run(launched, env=environment, capture_output=True, text=True, check=True).stdout.split()
-    if told[0] != "0":
+    fields = subprocess.run(launched, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    if fields[0] != "0":
         raise SystemExit(f"failed: {' '.join(command)}")
-    return Measured(float(told[1]), float(told[2]), float(told[3]))
+    return Measured(float(fields[1]), float(fields[2]), float(fields[3]))
 
 
 def floor_command(inputs: Sequence[Path], out: Path) -> list[str]:

@@ -76,9 +76,9 @@ def compare(method: str, recipe: Path) -> None:
     for _ in range(ROUNDS):
         for name, command in commands.items():
             shutil.rmtree(ours if name == "weightsmith" else theirs, ignore_errors=True)
-            found = measure(command)
-            seconds[name].append(found.wall)
-            memory[name].append(found.peak / 1e9)
+            measured = measure(command)
+            seconds[name].append(measured.wall)
+            memory[name].append(measured.peak / 1e9)
     apart = difference(ours, theirs)
     for name in commands:
         spread = f"{statistics.median(seconds[name]):.1f} ({min(seconds[name]):.1f} to {max(seconds[name]):.1f})"

@@ -71,9 +71,9 @@ def large() -> None:
     recipe, _ = write_recipe(folder, "ties")
     results = _results()
     merge = [sys.executable, "-m", "weightsmith", "merge", str(recipe), str(folder / "ours"), "--quiet"]
-    told = measure(merge)
-    results["large"] = {**asdict(told), "where": where()}
-    print(f"one tensor of 10 GB: {told.wall:.1f} s, {told.peak / 1e9:.2f} GB")
+    measured = measure(merge)
+    results["large"] = {**asdict(measured), "where": where()}
+    print(f"one tensor of 10 GB: {measured.wall:.1f} s, {measured.peak / 1e9:.2f} GB")
     RESULTS.write_text(json.dumps(results, indent=1))
     shutil.rmtree(folder)
 
@@ -94,8 +94,8 @@ def _row(layers: int, method: str, *, one_thread: bool) -> None:
         _clear(folder)
         warm(inputs)
         row[name] = asdict(measure(command))
-        told = Measured(**row[name])
-        print(f"{layers} layers, {method}, {name}: {told.wall:.1f} s, {told.peak / 1e9:.2f} GB", flush=True)
+        measured = Measured(**row[name])
+        print(f"{layers} layers, {method}, {name}: {measured.wall:.1f} s, {measured.peak / 1e9:.2f} GB", flush=True)
     _clear(folder)
     RESULTS.write_text(json.dumps(results, indent=1))
 
@@ -113,12 +113,14 @@ def _results() -> dict[str, dict]:
 @app.command()
 def page() -> None:
     """Write docs/benchmarks.md and docs/merge-growth.svg from what was measured."""
-    found: dict[tuple[int, str], dict[str, Measured]] = {}
+    measurements: dict[tuple[int, str], dict[str, Measured]] = {}
     for key, row in _results().items():
         if key == "large":
             continue
         layers, method = key.split()
-        found[int(layers), method] = {name: Measured(**told) for name, told in row.items() if name != "where"}
+        measurements[int(layers), method] = {
+            name: Measured(**measured) for name, measured in row.items() if name != "where"
+        }
     places = sorted({row["where"] for row in _results().values()})
     text = ["# Benchmarks", "", *places, ""]
     text += [
@@ -135,15 +137,15 @@ def page() -> None:
         "s | weightsmith, CPU s | floor, s | weightsmith / floor |",
         "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for layers, method in sorted(found, key=lambda key: (key[0], METHODS.index(key[1]))):
-        row = found[layers, method]
+    for layers, method in sorted(measurements, key=lambda key: (key[0], METHODS.index(key[1]))):
+        row = measurements[layers, method]
         them, us, floor = row["mergekit"], row["weightsmith"], row["floor"]
         text.append(
             f"| {layers} | {method} | {them.wall:.1f} | {us.wall:.1f} | {them.wall / us.wall:.1f} | "
             f"{them.peak / 1e9:.2f} | "
             f"{us.peak / 1e9:.2f} | {them.cpu:.1f} | {us.cpu:.1f} | {floor.wall:.1f} | {us.wall / floor.wall:.1f} |"
         )
-    grown = {key: row for key, row in sorted(found.items()) if "one thread" in row}
+    grown = {key: row for key, row in sorted(measurements.items()) if "one thread" in row}
     text += [
         "",
         "## Threads and growth",
@@ -159,11 +161,11 @@ def page() -> None:
             f"| {layers} | {parameters(layers) / 1e9:.2f} B | {method} | {one.wall:.1f} | {two.wall:.1f} | "
             f"{one.wall / two.wall:.2f} | {two.peak / 1e9:.2f} |"
         )
-    if told := _results().get("large"):
+    if measured := _results().get("large"):
         text += [
             "",
-            f"One tensor of 10 GB (fp16 zeros), TIES of base and two: {told['wall']:.0f} s, "
-            f"{told['peak'] / 1e9:.2f} GB.",
+            f"One tensor of 10 GB (fp16 zeros), TIES of base and two: {measured['wall']:.0f} s, "
+            f"{measured['peak'] / 1e9:.2f} GB.",
         ]
     (DOCS / "benchmarks.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     _plot(grown)

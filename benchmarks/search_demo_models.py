@@ -3,7 +3,7 @@ candidates each.
 
     make bench-search-demo                                  # everything: nine searches, the test questions, the ablation, the page
     python benchmarks/search_demo_models.py search tpe 1    # one search; one that was interrupted goes on
-    python benchmarks/search_demo_models.py test            # winners, defaults and adapters on questions that no search was given
+    python benchmarks/search_demo_models.py test            # winners, defaults and adapters on questions that no search used
     python benchmarks/search_demo_models.py ablation        # docs/search-ablation.svg: the first winner without each adapter, block by block
     python benchmarks/search_demo_models.py page            # docs/search-benchmarks.md from docs/search-benchmarks.json
 
@@ -46,7 +46,7 @@ PROGRAM = Path(sysconfig.get_path("scripts")) / "weightsmith"
 @app.command()
 def search(
     sampler: Annotated[str, typer.Argument(help="tpe, cmaes or random.")],
-    seed: Annotated[int, typer.Argument(help="Of the sampler and of what is held out.")],
+    seed: Annotated[int, typer.Argument(help="Seed of the sampler and of the held-out split.")],
     threads: Annotated[int | None, typer.Option(help="All cores without it.")] = None,
 ) -> None:
     """One search, unless it has been made."""
@@ -86,9 +86,9 @@ def told_by(out: Path) -> dict[str, Any]:
     }
 
 
-def keep(key: str, told: Any) -> None:
-    found = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    KEPT.write_text(json.dumps(dict(sorted((found | {key: told}).items()))) + "\n")
+def keep(key: str, record: Any) -> None:
+    records = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    KEPT.write_text(json.dumps(dict(sorted((records | {key: record}).items()))) + "\n")
 
 
 def portable(tree: dict[str, Any]) -> str:
@@ -123,7 +123,7 @@ def test() -> None:
     for skill in SKILLS:
         rows = (FOLDER / f"{skill}.jsonl").read_text().splitlines(keepends=True)
         (FOLDER / f"test-{skill}.jsonl").write_text("".join(rows[ASKED:]))
-    found: dict[str, list[str]] = {}
+    records: dict[str, list[str]] = {}
     file = search_file("random", 0) | {"held_out": 0.001}
     file["objective"] = [{"questions": f"test-{skill}.jsonl"} for skill in SKILLS]
     path = FOLDER / "test.yml"
@@ -131,19 +131,19 @@ def test() -> None:
     setup = Setup(path.absolute(), path.read_text(), Path.cwd(), FOLDER, len(os.sched_getaffinity(0)), fast_precision())
     for label, tree in _tested().items():
         result = run_trial(setup, TrialJob(json.loads(whole(tree)), race=False))
-        found[label] = ["".join(str(int(right)) for _, (right, _) in sorted(one.items())) for one in result.answers]
-        print(label, [f"{rights.count('1') / len(rights):.1%}" for rights in found[label]], flush=True)
-    keep("test", found)
+        records[label] = ["".join(str(int(right)) for _, (right, _) in sorted(one.items())) for one in result.answers]
+        print(label, [f"{rights.count('1') / len(rights):.1%}" for rights in records[label]], flush=True)
+    keep("test", records)
 
 
 def _tested() -> dict[str, str]:
     """Label -> recipe; the default recipes are the same in all searches."""
     models = {"base": "{base}"} | {skill: "{base}+{package}/adapters/" + skill for skill in SKILLS}
-    found = {k: json.dumps({"merge_method": "passthrough", "models": [{"model": m}]}) for k, m in models.items()}
-    searches = {key: told for key, told in json.loads(KEPT.read_text()).items() if key != "test"}
-    for told in searches.values():
-        found |= told["defaults"]
-    return found | {f"winner of {key}": told["winner"] for key, told in searches.items()}
+    records = {k: json.dumps({"merge_method": "passthrough", "models": [{"model": m}]}) for k, m in models.items()}
+    searches = {key: record for key, record in json.loads(KEPT.read_text()).items() if key != "test"}
+    for record in searches.values():
+        records |= record["defaults"]
+    return records | {f"winner of {key}": record["winner"] for key, record in searches.items()}
 
 
 @app.command()
@@ -155,7 +155,7 @@ def ablation() -> None:
     for skill, path in zip(SKILLS, files, strict=True):
         rows = (FOLDER / f"{skill}.jsonl").read_text().splitlines(keepends=True)
         path.write_text("".join(rows[ASKED : ASKED + ABLATED]))
-    found = weightsmith.ablate(
+    records = weightsmith.ablate(
         recipe,
         FOLDER / "ablation",
         questions=[*map(str, files)],
@@ -164,7 +164,7 @@ def ablation() -> None:
         force=True,
         log=print,
     )
-    write_ablation_picture(found)
+    write_ablation_picture(records)
 
 
 @app.command()

@@ -17,32 +17,31 @@ DOCS = Path("docs")
 COLORS = {"tpe": "C0", "cmaes": "C1", "random": "C7"}
 
 
-def write_page(found: dict[str, Any], skills: list[str], seen: int, held_out: int) -> None:
-    searches = {key: told for key, told in found.items() if key != "test"}
+def write_page(records: dict[str, Any], skills: list[str], seen: int, held_out: int) -> None:
+    searches = {key: search for key, search in records.items() if key != "test"}
     text = [
         "# Search, measured",
         "",
-        *sorted({told["where"] for told in searches.values()}),
+        *sorted({search["where"] for search in searches.values()}),
         "",
         "`make bench-search-demo` writes this page: the demo's base and its three adapters, 60 candidates per "
-        "search. Searched for: TIES or",
+        "search. The spaces: TIES or",
         "task arithmetic, the weight of each adapter in attention and elsewhere (0.4 to 1.6), its density (0.2 to "
         "1): 10 spaces.",
         f"Objectives: nats per token of right answers, {seen} questions of each skill, and, with half the weight, "
         "of the demo's general text;",
         f"{held_out} questions of each skill and 6 of 8 windows of the text are held out. Questions use wordings "
         "that the adapters were not",
-        "trained on: what the demo itself asks is all answered by default recipes already, and no search can find "
-        "more.",
+        "trained on: default recipes already answer all of the demo's own questions, so no search could find more.",
         "",
-        "## On what was held out",
+        "## On held-out questions",
         "",
         markdown_table(list(_rows(searches))),
         "",
-        "Scores are what is searched for, on what was held out: minus nats per token, summed. The difference is "
+        "Scores are the search's own, on the held-out part: minus nats per token, summed. The difference is "
         "tested by a paired bootstrap.",
         "Minutes are those of the whole command: candidates, and six default recipes, base, adapters and winner on "
-        "what was held out.",
+        "the held-out part.",
         "",
         *_values(searches, skills),
     ]
@@ -52,8 +51,8 @@ def write_page(found: dict[str, Any], skills: list[str], seen: int, held_out: in
             "",
             "![Gain over the best default recipe against cost](search-samplers.svg)",
             "",
-            "Of what the search sees, in nats. Thin: each seed; thick: their mean. A candidate costs the share of "
-            "all questions that it was asked: one that is stopped",
+            "On the part that the search used, in nats. Thin: each seed; thick: their mean. A candidate's cost is the share of "
+            "the questions that it was asked: one that is stopped",
             "early costs a quarter or half of one that is not.",
             "",
             *_at_equal_cost(searches),
@@ -68,36 +67,36 @@ def write_page(found: dict[str, Any], skills: list[str], seen: int, held_out: in
             "",
             "The winner of TPE's first seed, as `weightsmith ablate` sees it: each adapter left out of each block "
             "of layers, 100 questions of",
-            "each skill that no search was given. Red is worse; brackets: within noise.",
+            "each skill that no search used. Red is worse; brackets: within noise.",
             "",
         ]
-    if "test" in found:
-        text += _tested(found["test"], skills)
+    if "test" in records:
+        text += _tested(records["test"], skills)
     (DOCS / "search-benchmarks.md").write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
 
 
-def write_ablation_picture(found: Ablation) -> None:
+def write_ablation_picture(ablation: Ablation) -> None:
     """docs/search-ablation.svg: a heat map per objective, one below the other."""
 
     def draw(figure: Any) -> None:
-        axes = figure.subplots(len(found.objectives), 1, sharex=True)
+        axes = figure.subplots(len(ablation.objectives), 1, sharex=True)
         for number, axis in enumerate(axes):
-            draw_heat_map(axis, found, number)
+            draw_heat_map(axis, ablation, number)
 
-    picture = svg_figure(draw, (8.6, 1.5 * len(found.objectives) + 0.8))
+    picture = svg_figure(draw, (8.6, 1.5 * len(ablation.objectives) + 0.8))
     (DOCS / "search-ablation.svg").write_text(picture, encoding="utf-8")
 
 
 def _rows(searches: dict[str, Any]) -> Any:
     yield ["sampler, seed", "stopped early", "minutes", "best default", "winner", "difference (95 %)", "p"]
-    for key, told in searches.items():
-        gain = next(gain for gain in told["gains"] if gain["over"].startswith("best default"))
-        scores = {one["label"]: one["held_out_score"] for one in told["candidates"]}
-        threads = f" ({told['threads']} thread)" if told["threads"] else ""
+    for key, search in searches.items():
+        gain = next(gain for gain in search["gains"] if gain["over"].startswith("best default"))
+        scores = {candidate["label"]: candidate["held_out_score"] for candidate in search["candidates"]}
+        threads = f" ({search['threads']} thread)" if search["threads"] else ""
         yield [
             key,
-            f"{told['scores'].count(None)} of {len(told['scores'])}",
-            f"{told['seconds'] / 60:.1f}{threads}",
+            f"{search['scores'].count(None)} of {len(search['scores'])}",
+            f"{search['seconds'] / 60:.1f}{threads}",
             f"{scores[gain['over']]:.4f}",
             f"{next(iter(scores.values())):.4f}",
             f"{gain['difference']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})",
@@ -106,29 +105,33 @@ def _rows(searches: dict[str, Any]) -> Any:
 
 
 def _values(searches: dict[str, Any], skills: list[str]) -> list[str]:
-    """What was held out of each objective, of the winners and what they are held against."""
+    """Held-out perplexities of the winners and the recipes that they are compared with."""
     rows = [["perplexity, held out", *skills, "general"]]
-    for key, told in searches.items():
-        for one in told["candidates"]:
-            if one["label"].startswith(("winner", "best default")):
-                rows.append([f"{key}: {one['label']}", *(f"{value:.3f}" for value in one["held_out"].values())])
+    for key, search in searches.items():
+        for candidate in search["candidates"]:
+            if candidate["label"].startswith(("winner", "best default")):
+                rows.append(
+                    [f"{key}: {candidate['label']}", *(f"{value:.3f}" for value in candidate["held_out"].values())]
+                )
     return [markdown_table(rows), ""]
 
 
-def _tested(found: dict[str, list[str]], skills: list[str]) -> list[str]:
-    answers = {name: [np.array([*map(int, rights)]) for rights in some] for name, some in found.items()}
-    defaults = [name for name in found if "," in name and not name.startswith("winner")]
+def _tested(records: dict[str, list[str]], skills: list[str]) -> list[str]:
+    answers = {name: [np.array([*map(int, rights)]) for rights in some] for name, some in records.items()}
+    defaults = [name for name in records if "," in name and not name.startswith("winner")]
     best = max(defaults, key=lambda name: np.concatenate(answers[name]).mean())
     rows = [["exact answers", *skills, "all", f"against {best}", "p"]]
     for name, some in answers.items():
         gaps = np.concatenate(some) - np.concatenate(answers[best])
         drawn = gaps[np.random.default_rng(0).integers(0, len(gaps), (10_000, len(gaps)))].mean(1)
         against = [f"{gaps.mean():+.1%}", f"{bootstrap_p(drawn):.4f}"] if name != best else ["", ""]
-        rows.append([name, *(f"{one.mean():.1%}" for one in some), f"{np.concatenate(some).mean():.1%}", *against])
+        rows.append(
+            [name, *(f"{candidate.mean():.1%}" for candidate in some), f"{np.concatenate(some).mean():.1%}", *against]
+        )
     return [
-        "## Exact answers to questions that no search was given",
+        "## Exact answers to questions that no search used",
         "",
-        f"{len(next(iter(found.values()))[0])} of each skill; paired bootstrap against the default recipe that is "
+        f"{len(next(iter(records.values()))[0])} of each skill; paired bootstrap against the default recipe that is "
         "best here.",
         "",
         markdown_table(rows),
@@ -139,9 +142,11 @@ def _tested(found: dict[str, list[str]], skills: list[str]) -> list[str]:
 def _draw(figure: Any, searches: dict[str, Any]) -> None:
     axis, highest = figure.subplots(), 0.0
     for sampler, color in COLORS.items():
-        mine = [told for key, told in searches.items() if key.startswith(sampler)]
+        own_searches = [search for key, search in searches.items() if key.startswith(sampler)]
         curves = [
-            (cost, best - best[len(told["defaults"]) - 1]) for told in mine for cost, best in [_best_so_far(told)]
+            (cost, best - best[len(search["defaults"]) - 1])
+            for search in own_searches
+            for cost, best in [_best_so_far(search)]
         ]
         if not curves:
             continue
@@ -163,7 +168,7 @@ def _draw(figure: Any, searches: dict[str, Any]) -> None:
 
 def _at_equal_cost(searches: dict[str, Any]) -> list[str]:
     """Best score so far where the cheapest search of all had ended, and where each did."""
-    curves = {tuple(key.split(", ")): _best_so_far(told) for key, told in searches.items()}
+    curves = {tuple(key.split(", ")): _best_so_far(search) for key, search in searches.items()}
     least = min(cost[-1] for cost, _ in curves.values())
     seeds = sorted({seed for _, seed in curves})
     rows = [["sampler", *(f"seed {seed}, {part}" for part in (f"cost {least:.0f}", "the end") for seed in seeds)]]
@@ -175,7 +180,7 @@ def _at_equal_cost(searches: dict[str, Any]) -> list[str]:
     return [markdown_table(rows), ""]
 
 
-def _best_so_far(told: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _best_so_far(search: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Cost so far and best score, after each candidate."""
-    scores: Sequence[float] = [-np.inf if score is None else score for score in told["scores"]]
-    return np.cumsum(told["asked"]), np.maximum.accumulate(scores)
+    scores: Sequence[float] = [-np.inf if score is None else score for score in search["scores"]]
+    return np.cumsum(search["asked"]), np.maximum.accumulate(scores)

@@ -37,10 +37,10 @@ def shapes(layers: int) -> dict[str, tuple[int, ...]]:
     modules = {f"model.layers.{n}.{name}": shape for n in range(layers) for name, shape in linear.items()}
     modules |= {"lm_head": (VOCABULARY, HIDDEN)}
     norms = [f"model.layers.{n}.input_layernorm" for n in range(layers)] + ["model.final_layernorm"]
-    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
+    shapes_by_name: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
     for name, shape in modules.items():
-        found |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-    return found | {f"{name}.{kind}": (HIDDEN,) for name in norms for kind in ("weight", "bias")}
+        shapes_by_name |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return shapes_by_name | {f"{name}.{kind}": (HIDDEN,) for name in norms for kind in ("weight", "bias")}
 
 
 def parameters(layers: int) -> int:
@@ -57,10 +57,12 @@ def make_models(folder: Path, layers: int) -> None:
 def _make(folder: Path, layers: int, seed: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    wanted = shapes(layers)
-    writer = ShardWriter(folder, {name: TensorInfo(shape, "F16") for name, shape in wanted.items()}, 5_000_000_000)
+    model_shapes = shapes(layers)
+    writer = ShardWriter(
+        folder, {name: TensorInfo(shape, "F16") for name, shape in model_shapes.items()}, 5_000_000_000
+    )
     of_base, own = torch.Generator().manual_seed(0), torch.Generator().manual_seed(100 + seed)
-    for name, shape in wanted.items():
+    for name, shape in model_shapes.items():
         count = torch.Size(shape).numel()
         for start in range(0, count, _AT_ONCE):
             some = min(_AT_ONCE, count - start)

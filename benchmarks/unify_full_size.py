@@ -66,9 +66,9 @@ def main() -> None:
     for _ in range(ROUNDS):
         for name, command in commands.items():
             shutil.rmtree(out, ignore_errors=True)
-            found = measure(command)
-            seconds[name].append(found.wall)
-            memory[name].append(found.peak / 1e9)
+            measured = measure(command)
+            seconds[name].append(measured.wall)
+            memory[name].append(measured.peak / 1e9)
     shutil.rmtree(out)
     print(f"{processor()}; {describe_machine()}, safetensors {metadata.version('safetensors')}\n")
     size = sum(path.stat().st_size for path in source.iterdir())

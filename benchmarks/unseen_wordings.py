@@ -111,10 +111,10 @@ def write_questions(folder: Path, count: int) -> list[Path]:
     """`count` different questions of each skill, the same ones each time."""
     written = []
     for name, make in SKILLS.items():
-        drawn, found = random.Random(f"weightsmith-unseen-{name}"), dict[str, str]()
-        while len(found) < count:
+        drawn, questions_by_prompt = random.Random(f"weightsmith-unseen-{name}"), dict[str, str]()
+        while len(questions_by_prompt) < count:
             prompt, target = make(drawn)
-            found.setdefault(prompt, target)
+            questions_by_prompt.setdefault(prompt, target)
         written.append(folder / f"{name}.jsonl")
-        write_jsonl(written[-1], [{"prompt": p, "target": t} for p, t in found.items()])
+        write_jsonl(written[-1], [{"prompt": p, "target": t} for p, t in questions_by_prompt.items()])
     return written

@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(len(own))
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:  # one worker makes the demo, and what a file's tests share
         group = "demo" if "demo" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[1] / "LICENSE").read_text(encoding="utf-8")
 
 
 def save_tokenizer(folder: Path, size: int = 384, *, digits: bool = False) -> None:
@@ -51,14 +51,14 @@ def save_sentencepiece(folder: Path, size: int, *, gemma: bool = True) -> None:
         **order,
     )
     (folder / "tokenizer.vocab").unlink()
-    told = {
+    reported = {
         "tokenizer_class": "GemmaTokenizer" if gemma else "LlamaTokenizer",
         "unk_token": "<unk>",
         "bos_token": "<s>",
         "eos_token": "</s>",
         "add_bos_token": True,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    (folder / "tokenizer_config.json").write_text(json.dumps(reported))
     if not gemma:
         model = (folder / "tokenizer.model").read_bytes()
         tokenizer = LlamaTokenizer.from_pretrained(folder)

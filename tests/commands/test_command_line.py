@@ -75,13 +75,13 @@ def test_ctrl_c_keeps_what_is_done(smollm: Path, tmp_path: Path) -> None:
             assert process.poll() is None, "the merge ended before it could be interrupted"
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, messages = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
-    assert said.strip().splitlines()[-1] == "weightsmith: interrupted"
-    assert "Traceback" not in said
-    assert "resume it with the same command" in said
+    assert messages.strip().splitlines()[-1] == "weightsmith: interrupted"
+    assert "Traceback" not in messages
+    assert "resume it with the same command" in messages
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.partial", "recipe.yml"]
 
 
@@ -137,9 +137,11 @@ def test_dry_run_writes_nothing(models: Path, tmp_path: Path) -> None:
         r"model\.layers\.\*\.mlp\.down_proj\.weight +3 +\d+x\d+ +F32 +F32 +weight 1, 1; normalize yes\n", done.stdout
     )
     assert "\nlinear: 2 models, 30 tensors" in done.stdout
-    told = re.search(r"about \d+ s on \d+ threads, .*; (\d+) MB of memory; \d+ MB of disk, .* are free", done.stdout)
-    assert told, done.stdout
-    assert 50 < int(told[1]) < 1000
+    reported = re.search(
+        r"about \d+ s on \d+ threads, .*; (\d+) MB of memory; \d+ MB of disk, .* are free", done.stdout
+    )
+    assert reported, done.stdout
+    assert 50 < int(reported[1]) < 1000
     assert os.listdir(tmp_path) == ["recipe.yml"]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()

@@ -71,8 +71,8 @@ def test_the_folder_loads_with_no_warning(demo: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "torch.float32 1968-06-05"
-    said = [line for line in done.stderr.splitlines() if line.strip() and "Loading weights" not in line]
-    assert said == []
+    messages = [line for line in done.stderr.splitlines() if line.strip() and "Loading weights" not in line]
+    assert messages == []
 
 
 def test_what_is_in_the_folder(demo: Path) -> None:

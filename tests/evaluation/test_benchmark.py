@@ -97,9 +97,9 @@ def finished(chat_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_what_a_benchmark_leaves(finished: Path) -> None:
-    out, said = finished / "out", (finished / "stdout").read_text()
-    assert "36 questions of 360, the same for all models" in said
-    assert "| merged | quick (average) | " in said and "(best parent)" in said and "| against " in said
+    out, messages = finished / "out", (finished / "stdout").read_text()
+    assert "36 questions of 360, the same for all models" in messages
+    assert "| merged | quick (average) | " in messages and "(best parent)" in messages and "| against " in messages
     assert "quick_facts" in (out / "benchmark.md").read_text()
     rows = list(csv.DictReader((out / "benchmark.csv").open()))
     assert len(rows) == 6 * 4 and {row["model"] for row in rows} == {"base", "a", "b", "merged"}
@@ -145,9 +145,9 @@ def test_a_run_that_was_stopped_goes_on(how: signal.Signals, chat_models: Path, 
         assert process.poll() is None, "the run ended before it could be stopped"
         time.sleep(0.02)
     process.send_signal(how)
-    _, told = process.communicate()
+    _, reported = process.communicate()
     if how == signal.SIGINT:
-        assert process.returncode == 130 and b"the same command goes on from there" in told
+        assert process.returncode == 130 and b"the same command goes on from there" in reported
     kept = _answers(store)
     done = weightsmith_process(*command)
     assert done.returncode == 0, done.stderr
@@ -166,14 +166,14 @@ def _answers(store: Path) -> int:
 
 
 def test_a_budget_takes_the_same_share_of_each_task(chat_models: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     settings = BenchmarkSettings(budget=3.0, precision="float32")
     (found,) = run_benchmarks(
-        {"a": str(chat_models / "a")}, tmp_path, suites=["quick"], settings=settings, log=said.append
+        {"a": str(chat_models / "a")}, tmp_path, suites=["quick"], settings=settings, log=messages.append
     )
     counts = [asked for asked, _ in found.questions.values()]
     assert all(4 <= count <= 60 for count in counts) and len(set(counts)) == 1
-    assert any("budget" in line for line in said)
+    assert any("budget" in line for line in messages)
 
 
 _OWN_TASK = """
@@ -201,8 +201,8 @@ def test_a_perplexity_of_ones_own_does_not_enter_the_average(chat_models: Path, 
     text, perplexity = side_by_side(found), found.suite.parts[0]
     assert "| own_text " in text and "average" not in text  # of a single percentage
     lower = found.model("a").values[perplexity.tasks[0]].value < found.model("base").values[perplexity.tasks[0]].value
-    told = found.compare("a", "base", perplexity)
-    assert told.verdict in ("better" if lower else "worse", "no difference seen with 3 questions")
+    reported = found.compare("a", "base", perplexity)
+    assert reported.verdict in ("better" if lower else "worse", "no difference seen with 3 questions")
 
 
 def test_data_in_linked_folders(tmp_path: Path) -> None:

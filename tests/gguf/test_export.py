@@ -58,9 +58,9 @@ def test_a_folder_of_types_is_made_once(chat_models: Path, tmp_path: Path) -> No
     assert "32 tensors" not in first.stderr and "because their rows do not divide into blocks of q4_k" in first.stderr
     made = {"a-f16.gguf", "a-q8_0.gguf", "a-q4_k_m.gguf"}
     assert names(out) == {*made, "manifest.json", "Modelfile"}
-    told = json.loads((out / "manifest.json").read_text())["files"]
-    assert {entry["file"] for entry in told} == made
-    for entry in told:
+    reported = json.loads((out / "manifest.json").read_text())["files"]
+    assert {entry["file"] for entry in reported} == made
+    for entry in reported:
         content = (out / entry["file"]).read_bytes()
         assert (entry["bytes"], entry["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
         assert entry["source"] == (["a-f16.gguf"] if "q" in entry["file"] else [str(chat_models / "a")])
@@ -182,10 +182,10 @@ def test_vocabulary_and_embedding_of_unequal_size(rows: int, tokens: int, tmp_pa
     them."""
     folder = save_model("llama", FEW_HEADS | {"vocab_size": rows}, tmp_path / "m")
     save_tokenizer(folder, tokens)
-    said: list[str] = []
-    done = weightsmith.export(folder, tmp_path / "m.gguf", log=said.append)
+    messages: list[str] = []
+    done = weightsmith.export(folder, tmp_path / "m.gguf", log=messages.append)
     wanted = "16 rows of the embedding have no token" if rows > tokens else "16 tokens have no row in the embedding"
-    assert any(wanted in line for line in said), said
+    assert any(wanted in line for line in messages), messages
     backend = LlamaCppBackend(done.out, 2)
     assert backend.logits(np.arange(3, 20, dtype=np.int32)).shape == (17, rows)
 
@@ -199,9 +199,9 @@ def test_an_added_token_without_a_row(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(folder)
-    said: list[str] = []
-    done = weightsmith.export(folder, tmp_path / "m.gguf", log=said.append)
-    assert any("1 tokens have no row in the embedding and were left out: [PAD]" in line for line in said), said
+    messages: list[str] = []
+    done = weightsmith.export(folder, tmp_path / "m.gguf", log=messages.append)
+    assert any("1 tokens have no row in the embedding and were left out: [PAD]" in line for line in messages), messages
     assert LlamaCppBackend(done.out, 2).tokens.encode(["a"], special=False)
 
 
@@ -215,11 +215,11 @@ def test_without_tokenizer_model(family: str, tmp_path: Path) -> None:
     whole = weightsmith.export(folder, tmp_path / "whole.gguf", name="m")
     AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
     (folder / "tokenizer.model").unlink()
-    said: list[str] = []
-    done = weightsmith.export(folder, tmp_path / "m.gguf", name="m", log=said.append)
-    assert any("rebuilt from tokenizer.json" in line for line in said), said
+    messages: list[str] = []
+    done = weightsmith.export(folder, tmp_path / "m.gguf", name="m", log=messages.append)
+    assert any("rebuilt from tokenizer.json" in line for line in messages), messages
     one, two = (LlamaCppBackend(path, 2).tokens for path in (whole.out, done.out))
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "LICENSE").read_text(encoding="utf-8")
     for special in (True, False):
         assert one.encode([text], special=special)[0].tolist() == two.encode([text], special=special)[0].tolist()
     weightsmith.export(done.out, tmp_path / "again.gguf")
@@ -228,9 +228,9 @@ def test_without_tokenizer_model(family: str, tmp_path: Path) -> None:
 def test_a_tokenizer_that_is_known_by_what_it_does(tmp_path: Path) -> None:
     folder = save_model("llama", FEW_HEADS, tmp_path / "m")
     save_tokenizer(folder, 384, digits=True)
-    said: list[str] = []
-    weightsmith.export(folder, tmp_path / "m.gguf", log=said.append)
-    assert any("cuts text as smollm does" in line for line in said), said
+    messages: list[str] = []
+    weightsmith.export(folder, tmp_path / "m.gguf", log=messages.append)
+    assert any("splits text as smollm does" in line for line in messages), messages
     content = json.loads((folder / "tokenizer.json").read_text())
     content["pre_tokenizer"] = {"type": "Whitespace"}
     (folder / "tokenizer.json").write_text(json.dumps(content))

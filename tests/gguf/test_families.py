@@ -115,9 +115,9 @@ def test_phi_2_with_its_tokenizer(tmp_path: Path) -> None:
     )
     save_codegen(new)
     weightsmith.unify(str(new), tmp_path / "old", to="phi/phi-msft")
-    said: list[str] = []
-    done = weightsmith.export(tmp_path / "old", tmp_path / "gguf", type=["f16", "q4_k_m"], log=said.append)
-    assert any("905 rows of the embedding have no token" in line for line in said), said
+    messages: list[str] = []
+    done = weightsmith.export(tmp_path / "old", tmp_path / "gguf", type=["f16", "q4_k_m"], log=messages.append)
+    assert any("905 rows of the embedding have no token" in line for line in messages), messages
     fidelity = done.files[0].fidelity
     assert not isinstance(fidelity, str) and fidelity and fidelity.divergence < 1e-5 and fidelity.same_top == 1
     metadata = GGUFFile(done.files[0].path).metadata

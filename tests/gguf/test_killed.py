@@ -68,9 +68,9 @@ def test_killed_in_each_stage(stage: str, how: signal.Signals, whole: Path, smol
         process.kill()  # what it started lives on for a while
     else:
         os.killpg(process.pid, how)
-    _, said = process.communicate()
+    _, messages = process.communicate()
     if how is signal.SIGINT:
-        assert process.returncode == 130 and "the same command goes on from there" in said
+        assert process.returncode == 130 and "the same command goes on from there" in messages
     made = {p.name for p in out.glob("*.gguf")}
     assert made <= set(before) | {stage} and set(before) <= made
     done = weightsmith_process(*arguments)

@@ -38,9 +38,9 @@ def test_json_and_recipe(models: Path, tmp_path: Path) -> None:
     content = {"merge_method": "task_arithmetic", "base_model": str(models / "base"), "models": entries}
     (tmp_path / "recipe.yml").write_text(yaml.safe_dump(content))
     done = weightsmith_process("inspect", "--recipe", tmp_path / "recipe.yml", "--json")
-    told = json.loads(done.stdout)
-    assert done.returncode == 0 and told["mergeable"]
-    assert [Path(m["reference"]).name for m in told["models"]] == ["base", "a", "b"]
+    reported = json.loads(done.stdout)
+    assert done.returncode == 0 and reported["mergeable"]
+    assert [Path(m["reference"]).name for m in reported["models"]] == ["base", "a", "b"]
 
 
 def changed(models: Path, folder: Path, change, **config) -> Path:
@@ -49,8 +49,8 @@ def changed(models: Path, folder: Path, change, **config) -> Path:
     weights = load_file(path)
     change(weights)
     save_file({k: v.contiguous() for k, v in weights.items()}, path, {"format": "pt"})
-    told = json.loads((folder / "changed" / "config.json").read_text())
-    (folder / "changed" / "config.json").write_text(json.dumps(told | config))
+    reported = json.loads((folder / "changed" / "config.json").read_text())
+    (folder / "changed" / "config.json").write_text(json.dumps(reported | config))
     return folder / "changed"
 
 
@@ -66,9 +66,9 @@ def test_another_vocabulary(models: Path, tmp_path: Path) -> None:
         for name in ("model.embed_tokens.weight", "lm_head.weight"):
             weights[name] = weights[name][:100]
 
-    said = blocked(models, changed(models, tmp_path, cut, vocab_size=100))
-    assert "the vocabularies differ: 128 rows" in said and "100 in" in said
-    assert "no tokenizer.json" in said
+    messages = blocked(models, changed(models, tmp_path, cut, vocab_size=100))
+    assert "the vocabularies differ: 128 rows" in messages and "100 in" in messages
+    assert "no tokenizer.json" in messages
 
 
 def test_other_shapes(models: Path, tmp_path: Path) -> None:
@@ -80,13 +80,16 @@ def test_other_shapes(models: Path, tmp_path: Path) -> None:
                 :, :80
             ]
 
-    said = blocked(models, changed(models, tmp_path, cut, intermediate_size=80))
-    assert "9 tensors have different shapes, such as model.layers.0.mlp.down_proj.weight: [64, 96] and [64, 80]" in said
+    messages = blocked(models, changed(models, tmp_path, cut, intermediate_size=80))
+    assert (
+        "9 tensors have different shapes, such as model.layers.0.mlp.down_proj.weight: [64, 96] and [64, 80]"
+        in messages
+    )
 
 
 def test_a_tensor_is_missing(models: Path, tmp_path: Path) -> None:
-    said = blocked(models, changed(models, tmp_path, lambda weights: weights.pop("model.norm.weight")))
-    assert "1 tensor is only in" in said and "model.norm.weight" in said
+    messages = blocked(models, changed(models, tmp_path, lambda weights: weights.pop("model.norm.weight")))
+    assert "1 tensor is only in" in messages and "model.norm.weight" in messages
 
 
 def test_another_family(models: Path, tmp_path: Path) -> None:
@@ -95,8 +98,8 @@ def test_another_family(models: Path, tmp_path: Path) -> None:
     GPT2LMHeadModel(GPT2Config(vocab_size=128, n_embd=64, n_layer=3, n_head=4, n_positions=64)).save_pretrained(
         tmp_path
     )
-    said = blocked(models, tmp_path)
-    assert "it is a gpt2 model" in said and "choose models of one family" in said
+    messages = blocked(models, tmp_path)
+    assert "it is a gpt2 model" in messages and "choose models of one family" in messages
 
 
 def test_another_name_for_the_same_tensors(models: Path, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ def weights_of(folder: Path, change: Callable[[dict], object]) -> None:
 
 
 def configure(folder: Path, **more: object) -> None:
-    told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(told | more))
+    reported = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(reported | more))
 
 
 def listed_twice(folder: Path) -> None:

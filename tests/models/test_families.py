@@ -33,7 +33,7 @@ class Case:
     settings: dict[str, Any]
     old: Callable[[Weights], Weights]
     config: dict[str, Any] | None = None  # None: today's
-    said: str | None = None
+    messages: str | None = None
     ignored: int = 0
     back: str | None = None
     drop: tuple[str, ...] = field(default=())

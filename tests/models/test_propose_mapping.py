@@ -168,10 +168,10 @@ def test_merge_asks_then_accepts(odd: Path, models: Path, tmp_path: Path) -> Non
 
 
 def test_a_mapping_file(odd: Path, models: Path, tmp_path: Path) -> None:
-    told = weightsmith_process("inspect", models / "base", odd / "stacked", "--save-mapping", tmp_path / "map.json")
-    assert told.returncode == 3, told.stderr
-    assert "model.layers.{n}.self_attn.q_proj.weight <- trunk.block.{n}.a.all.weight rows 32 to 96" in told.stdout
-    assert "--accept-mapping" in told.stdout
+    reported = weightsmith_process("inspect", models / "base", odd / "stacked", "--save-mapping", tmp_path / "map.json")
+    assert reported.returncode == 3, reported.stderr
+    assert "model.layers.{n}.self_attn.q_proj.weight <- trunk.block.{n}.a.all.weight rows 32 to 96" in reported.stdout
+    assert "--accept-mapping" in reported.stdout
     path = recipe(models, odd / "stacked", tmp_path)
     done = weightsmith_process(
         "merge", path, tmp_path / "out", "--mapping", f"{odd / 'stacked'}={tmp_path / 'map.json'}"

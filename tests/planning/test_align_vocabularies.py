@@ -122,8 +122,8 @@ def test_embeddings_equal_mergekit_s(name: str, vocabularies: Path, tmp_path: Pa
                 assert torch.allclose(a[-1], b[-1], atol=1e-5)
             a, b = a[rows[0]], b[rows[1]]
         assert torch.allclose(a, b, atol=1e-6), key
-    told = json.loads((tmp_path / "ours" / "config.json").read_text())
-    assert told["vocab_size"] == len(ours["lm_head.weight"])
+    reported = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert reported["vocab_size"] == len(ours["lm_head.weight"])
 
 
 def test_the_merged_model_speaks_the_union(vocabularies: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_rules_that_cannot_be_followed(more: dict, message: str, vocabularies: P
 def test_inspect_names_the_tokens(vocabularies: Path, tmp_path: Path) -> None:
     done = weightsmith_process("inspect", vocabularies / "base", vocabularies / "padded", vocabularies / "more")
     assert done.returncode == 3, done.stderr
-    said = " ".join(done.stdout.split())
+    messages = " ".join(done.stdout.split())
     for part in (
         "64 rows in",
         "80 in",
@@ -189,7 +189,7 @@ def test_inspect_names_the_tokens(vocabularies: Path, tmp_path: Path) -> None:
         "only in it: '<tool>'",
         "only in it: '<pad>'",
     ):
-        assert part in said, part
+        assert part in messages, part
     (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe(vocabularies, ("padded",), tokenizer_source="base")))
     done = weightsmith_process("inspect", "--recipe", tmp_path / "r.yml")
     assert done.returncode == 0 and "unified by the recipe's tokenizer_source: base" in done.stdout

@@ -29,10 +29,10 @@ GENOMES = {
 
 
 def text_of(case: str, models: Path) -> str:
-    told = GENOMES[case] | {"models": [str(models / "a"), str(models / "b")]}
-    if told.get("base_model"):
-        told["base_model"] = str(models / "base")
-    lines = ["genome:", *(f"  {key}: {str(value).replace('True', 'true')}" for key, value in told.items())]
+    reported = GENOMES[case] | {"models": [str(models / "a"), str(models / "b")]}
+    if reported.get("base_model"):
+        reported["base_model"] = str(models / "base")
+    lines = ["genome:", *(f"  {key}: {str(value).replace('True', 'true')}" for key, value in reported.items())]
     return "\n".join(
         [
             *lines,
@@ -73,10 +73,10 @@ def test_as_mergekit_reads_it(case: str, chat_models: Path) -> None:
         ("limit: 20", "limits: 20", "did you mean 'limit'"),
     ],
 )
-def test_bad_ones(old: str, new: str, said: str, chat_models: Path) -> None:
+def test_bad_ones(old: str, new: str, messages: str, chat_models: Path) -> None:
     text = text_of("ties", chat_models)
     assert old in text
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=messages):
         search_tree(parse_yaml(Path("evolve.yml"), text.replace(old, new)), lambda reference: 2)
 
 

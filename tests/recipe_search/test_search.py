@@ -171,9 +171,9 @@ def test_what_was_held_out_is_asked_once(done: Path, home: Path, tmp_path: Path)
     it."""
     out = Path(shutil.copytree(done, tmp_path / "out"))
     first, second, third, *_ = (out / "held-out.jsonl").read_text().splitlines()
-    told = json.loads(third)  # all right: no other model is, so it shows whether it is asked again
-    told["answers"][1] = {number: [1.0, 1.0] for number in told["answers"][1]}
-    (out / "held-out.jsonl").write_text("\n".join([first, second, json.dumps(told), third[:40]]))
+    reported = json.loads(third)  # all right: no other model is, so it shows whether it is asked again
+    reported["answers"][1] = {number: [1.0, 1.0] for number in reported["answers"][1]}
+    (out / "held-out.jsonl").write_text("\n".join([first, second, json.dumps(reported), third[:40]]))
     weightsmith.search(home / "whole.yml", out, precision="float32", resume=True)
     whole, ours = (json.loads((folder / "summary.json").read_text())["candidates"] for folder in (done, out))
     assert ours[1]["held_out"] == whole[1]["held_out"] | {"sums": 100.0} != whole[1]["held_out"]
@@ -382,9 +382,9 @@ def test_a_damaged_database(home: Path, chat_models: Path, tmp_path: Path) -> No
         ("uniform: [0.1, 1.2]", "uniform: [1.2, 0.1]", "inverted space"),
     ],
 )
-def test_bad_files(old: str, new: str, said: str, home: Path, chat_models: Path, tmp_path: Path) -> None:
+def test_bad_files(old: str, new: str, messages: str, home: Path, chat_models: Path, tmp_path: Path) -> None:
     path = search_file(home, chat_models, "bad")
     path.write_text(path.read_text().replace(old, new))
     result = weightsmith_process("search", path, tmp_path / "out")
-    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 2 and messages in result.stderr and "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 2  # it may say that models are opened

@@ -96,9 +96,9 @@ BAD = [
 
 
 @pytest.mark.parametrize("old,new,said", BAD)
-def test_bad_spaces(old: str, new: str, said: str) -> None:
+def test_bad_spaces(old: str, new: str, messages: str) -> None:
     assert old in TEXT
-    with pytest.raises(RecipeError, match=r"s\.yml:\d+: .*" + said):
+    with pytest.raises(RecipeError, match=r"s\.yml:\d+: .*" + messages):
         spaces_of(TEXT.replace(old, new))
 
 

@@ -46,12 +46,12 @@ def searched(folder: Path, sampler: str, trials: int, text: str = TEXT, stops: b
     is asked that is behind in it."""
     recipe = parse_yaml(Path("s.yml"), text)
     methods = ["task_arithmetic", "ties"] if "ties" in text else ["task_arithmetic"]
-    told = {"recipe": recipe.tree, "objective": [{"questions": "q.jsonl"}], "sampler": sampler, "seed": 3}
+    reported = {"recipe": recipe.tree, "objective": [{"questions": "q.jsonl"}], "sampler": sampler, "seed": 3}
     spaces = find_spaces(recipe)
     folder.mkdir(exist_ok=True)
     study = Study(
         folder,
-        SearchFile.model_validate(told),
+        SearchFile.model_validate(reported),
         recipe.tree,
         spaces,
         default_recipes(spaces, recipe.tree, methods),

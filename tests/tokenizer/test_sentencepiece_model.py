@@ -56,8 +56,8 @@ def test_added_tokens_are_told(both: tuple[SentencePieceProcessor, SentencePiece
     path = folder / "tokenizer_config.json"
     assert "added_tokens_decoder" not in json.loads(path.read_text())
     list_added_tokens(folder)
-    told = json.loads(path.read_text())["added_tokens_decoder"]
-    assert told["386"]["content"] == "<|end|>" and told["386"]["special"]
+    reported = json.loads(path.read_text())["added_tokens_decoder"]
+    assert reported["386"]["content"] == "<|end|>" and reported["386"]["special"]
     before = path.read_bytes()
     list_added_tokens(folder)
     assert path.read_bytes() == before

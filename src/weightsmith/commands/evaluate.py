@@ -28,7 +28,10 @@ def evaluate(
         ),
     ] = None,
     suite: Annotated[
-        list[str] | None, typer.Option(help="nous, openllm, openllm2, eq-bench or quick, or a YAML file; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="A suite such as nous or quick, or a YAML file; repeatable. Without a model, all are listed."
+        ),
     ] = None,
     tasks: Annotated[
         str | None, typer.Option(help="Tasks or groups of lm-evaluation-harness, separated by commas.")

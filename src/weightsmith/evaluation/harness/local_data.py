@@ -72,18 +72,18 @@ class LocalFiles:
 
     def _splits(self, dataset: str, config: str | None) -> dict[str, list[Path]]:
         name = dataset.rpartition("/")[2]
-        wanted_keys = [_key(name, config)] if config else []
+        required_keys = [_key(name, config)] if config else []
         if config in _PLAIN_CONFIGS:
-            wanted_keys.append(_key(name))
+            required_keys.append(_key(name))
         splits: dict[str, list[Path]] = {}
-        for wanted in wanted_keys:
+        for required in required_keys:
             for path, key in self._keys.items():
-                if key == wanted:
+                if key == required:
                     for split in _SPLITS:
                         if "train" not in split:
                             splits.setdefault(split, [path])
                 for split in _SPLITS:
-                    if re.fullmatch(rf"{re.escape(wanted)}_{split}(_.*)?", key):
+                    if re.fullmatch(rf"{re.escape(required)}_{split}(_.*)?", key):
                         splits.setdefault(split, [])
                         splits[split].append(path)
             if splits:
