@@ -110,7 +110,7 @@ def test_another_run_does_not_go_on(wide: Path, tmp_path: Path) -> None:
     assert "recipe changed since" in refused.stderr and "--restart" in refused.stderr
     assert scratch_of(tmp_path / "out").exists()
     done = weightsmith_process("merge", changed, tmp_path / "out", "--restart")
-    assert done.returncode == 0 and "done already" not in done.stdout
+    assert done.returncode == 0 and "finished before" not in done.stdout
 
 
 def test_changed_inputs_and_seeds_are_noticed(wide: Path, tmp_path: Path) -> None:

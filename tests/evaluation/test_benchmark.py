@@ -147,11 +147,11 @@ def test_a_run_that_was_stopped_goes_on(how: signal.Signals, chat_models: Path, 
     process.send_signal(how)
     _, reported = process.communicate()
     if how == signal.SIGINT:
-        assert process.returncode == 130 and b"the same command goes on from there" in reported
+        assert process.returncode == 130 and b"resume it with the same command" in reported
     kept = _answers(store)
     done = weightsmith_process(*command)
     assert done.returncode == 0, done.stderr
-    known = re.findall(r"requests answered, (\d+) known", done.stderr)
+    known = re.findall(r"requests answered, (\d+) reused", done.stderr)
     assert kept > 3 and len(known) == 4 and sum(map(int, known)) == kept
 
 

@@ -70,7 +70,7 @@ def test_killed_in_each_stage(stage: str, how: signal.Signals, whole: Path, smol
         os.killpg(process.pid, how)
     _, messages = process.communicate()
     if how is signal.SIGINT:
-        assert process.returncode == 130 and "the same command goes on from there" in messages
+        assert process.returncode == 130 and "resume it with the same command" in messages
     made = {p.name for p in out.glob("*.gguf")}
     assert made <= set(before) | {stage} and set(before) <= made
     done = weightsmith_process(*arguments)

@@ -147,7 +147,7 @@ def test_fine_tunes_that_work_against_each_other(models: Path, tmp_path: Path) -
 def test_tied_and_untied(models: Path, tmp_path: Path) -> None:
     tied = changed(models, tmp_path, lambda weights: weights.pop("lm_head.weight"), tie_word_embeddings=True)
     done = weightsmith_process("inspect", models / "base", tied)
-    assert done.returncode == 0 and "its embedding stands in for the output matrix" in done.stdout
+    assert done.returncode == 0 and "its embedding is used as the output matrix" in done.stdout
     assert "128 rows, output tied to them" in done.stdout
     done = weightsmith_process("inspect", tied, models / "base")
     assert done.returncode == 0 and "its output matrix is left out" in done.stdout

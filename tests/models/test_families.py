@@ -387,7 +387,7 @@ def test_same_weights_and_logits(name: str, tmp_path: Path) -> None:
     build(case, tmp_path)
     done = weightsmith.unify(str(tmp_path / "old"), tmp_path / "out")
     assert len(done.left_out) == case.ignored
-    assert case.said is None or (done.conversion or "").startswith(f"{case.said} naming")
+    assert case.messages is None or (done.conversion or "").startswith(f"{case.messages} naming")
     ours, theirs = (load_file(tmp_path / f / "model.safetensors") for f in ("out", "new"))
     assert ours.keys() == theirs.keys() - set(case.drop)
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)

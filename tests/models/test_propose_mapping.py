@@ -160,7 +160,7 @@ def test_merge_asks_then_accepts(odd: Path, models: Path, tmp_path: Path) -> Non
     assert refused.returncode == 2 and "--accept-mapping" in refused.stderr and not (tmp_path / "out").exists()
     done = weightsmith_process("merge", path, tmp_path / "out", "--accept-mapping")
     assert done.returncode == 0, done.stderr
-    assert "names of no known layout, mapped by its values" in done.stderr
+    assert "names of no known layout; mapped by its values" in done.stderr
     weightsmith.merge(recipe(models, models / "a", tmp_path), tmp_path / "plain")
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
         tmp_path / "plain" / "model.safetensors"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -73,27 +74,16 @@ def run_benchmarks(
     except OSError as error:
         raise EvaluationError(f"{out}: cannot be created: {error.strerror}") from error
     store, digests = AnswerStore(out / STORE), FileDigests(out / DIGESTS)
-    token_cache: dict[str, np.ndarray] | None = {} if len(models) > 1 else None
+    session = _Session(settings, store, {} if len(models) > 1 else None, on_progress)
     results: list[list[ModelResult]] = [[] for _ in suites_to_run]
     chosen: list[dict[str, list[int]] | None] = [None] * len(suites_to_run)
     for position, (label, reference) in enumerate(models.items()):
-        with _loaded(label, opened[label], settings, digests, log) as (backend, key):
+        with _loaded(label, reference, opened[label], settings, digests, log) as model:
             if settings.budget and position == 0:
                 budget = Budget(settings.budget, len(models))
-                chosen = choose_samples(loaded, backend, budget, settings, log)
+                chosen = choose_samples(loaded, model.backend, budget, settings, log)
             for number, suite_tasks in enumerate(loaded):
-                result = _ask(
-                    label,
-                    reference,
-                    backend,
-                    key,
-                    suite_tasks,
-                    chosen[number],
-                    settings,
-                    store,
-                    token_cache,
-                    on_progress,
-                )
+                result = _ask(session, model, suite_tasks, chosen[number])
                 average = result.average(suite_tasks.suite)
                 line = f"{label}: {suite_tasks.suite.name}" + ("" if average is None else f" {average:.2f}")
                 truncated = sum(result.truncated.values())
@@ -137,10 +127,30 @@ def _open(reference: str, settings: BenchmarkSettings) -> Model | Path:
     return model
 
 
+@dataclass(frozen=True)
+class _LoadedModel:
+    """`key`: names the content of the weights and what they are computed in."""
+
+    label: str
+    reference: str
+    backend: Backend
+    key: str
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What all models of a benchmark share."""
+
+    settings: BenchmarkSettings
+    store: AnswerStore
+    token_cache: dict[str, np.ndarray] | None
+    on_progress: Callable[[str, int, int], None]
+
+
 @contextmanager
 def _loaded(
-    label: str, model: Model | Path, settings: BenchmarkSettings, digests: FileDigests, log: Log
-) -> Iterator[tuple[Backend, str]]:
+    label: str, reference: str, model: Model | Path, settings: BenchmarkSettings, digests: FileDigests, log: Log
+) -> Iterator[_LoadedModel]:
     threads = settings.threads or available_cores()
     torch.set_num_threads(threads)
     precision = settings.precision if settings.precision != "auto" else fast_precision()
@@ -151,42 +161,35 @@ def _loaded(
             weights = compute_tensors(plan.tensors, plan.method, threads=threads)
             filled = fill_model(str(model), plan.config, weights, PRECISIONS[precision])
             backend = TransformersBackend(described_model, memory=settings.memory, log=log, live_model=filled)
-            yield backend, digest([run_digest(plan, 0, 0, "cpu"), precision])
+            yield _LoadedModel(label, reference, backend, digest([run_digest(plan, 0, 0, "cpu"), precision]))
         return
     key = content_key(model, "llama.cpp" if runs_in_llama_cpp(model) else precision, digests)
-    yield open_backend(model, precision=precision, memory=settings.memory, threads=threads, log=log), key
+    backend = open_backend(model, precision=precision, memory=settings.memory, threads=threads, log=log)
+    yield _LoadedModel(label, reference, backend, key)
 
 
 def _ask(
-    label: str,
-    reference: str,
-    backend: Backend,
-    key: str,
-    tasks: SuiteTasks,
-    samples: dict[str, list[int]] | None,
-    settings: BenchmarkSettings,
-    store: AnswerStore,
-    token_cache: dict[str, np.ndarray] | None,
-    on_progress: Callable[[str, int, int], None],
+    session: _Session, model: _LoadedModel, tasks: SuiteTasks, samples: dict[str, list[int]] | None
 ) -> ModelResult:
     from weightsmith.evaluation.harness.harness_model import HarnessModel
     from weightsmith.evaluation.harness.harness_run import run_harness
 
+    settings, backend = session.settings, model.backend
     if settings.chat and not backend.tokens.template:
-        raise EvaluationError(f"{reference}: has no chat template; evaluate without --chat")
+        raise EvaluationError(f"{model.reference}: has no chat template; evaluate without --chat")
     started = time.monotonic()
-    model = HarnessModel(
+    harness_model = HarnessModel(
         backend,
-        store=store,
-        key=key,
+        store=session.store,
+        key=model.key,
         versions=tasks.versions,
-        token_cache=token_cache,
+        token_cache=session.token_cache,
         max_length=settings.max_length,
         seed=settings.seed,
-        on_progress=lambda done, total: on_progress(label, done, total),
+        on_progress=lambda done, total: session.on_progress(model.label, done, total),
     )
     harness = run_harness(
-        model,
+        harness_model,
         tasks,
         samples=samples,
         limit=settings.limit,
@@ -197,14 +200,14 @@ def _ask(
     )
     values = {entry: read_value(entry, tasks, harness) for entry in tasks.suite.entries}
     return ModelResult(
-        label,
-        reference,
+        model.label,
+        model.reference,
         backend.name,
         backend.precision,
         values,
         harness,
-        dict(model.truncated),
-        model.computed,
-        model.reused,
+        dict(harness_model.truncated),
+        harness_model.computed,
+        harness_model.reused,
         time.monotonic() - started,
     )

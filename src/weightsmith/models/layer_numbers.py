@@ -34,7 +34,7 @@ def check_layers(path: Path, names: Iterable[str], config: dict[str, Any]) -> No
         if len(layers) != expected:
             raise CheckpointError(
                 f"{path}: config.json says {expected} layers, the weights have {len(layers)} ({prefix}*); one of them "
-                "is of another model, download both again"
+                "belongs to another model; download both again"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,41 +70,69 @@ def in_layout(model: Model, layout: str) -> Model:
 
 
 def _open_folder(folder: Path) -> Model:
-    raw_config, config_file = _read_config(folder)
-    files, aliases = _open_weights(folder, raw_config)
-    try:
-        file_names = unwrap(files.tensors)
-    except ValueError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
-    plain_names = {name: plain for plain, name in file_names.items()}
-    tied = tied_twins({plain_names[a]: plain_names[b] for a, b in aliases.items()}, raw_config)
-    infos = {plain: files.tensors[name] for plain, name in file_names.items() if plain not in tied}
-    scheme, config, kept_because = _detect(folder / config_file, raw_config, infos)
-    notes: list[str] = []
+    config, config_file = _read_config(folder)
+    files, aliases = _open_weights(folder, config)
+    names = _Names.of(folder, files, aliases, config)
+    scheme, canonical_config, kept_because = _detect(folder / config_file, config, names.infos)
     if scheme is None:
-        infos, file_names, config, notes = without_wrapper(infos, file_names, config, folder)
-        left_out = buffers_among(infos)
-        maps = {plain: RowMap((file_names[plain],)) for plain in infos if plain not in left_out}
+        maps, left_out, canonical_config, notes = _keep_names(folder, names, canonical_config)
     else:
-        maps, left_out = map_rows(scheme, folder, infos, config)
-        maps = {to: _in_file_names(row_map, file_names) for to, row_map in maps.items()}
-    check_layers(folder, maps, config)
+        maps, left_out = map_rows(scheme, folder, names.infos, canonical_config)
+        maps, notes = {name: names.in_files(row_map) for name, row_map in maps.items()}, []
+    left_out |= names.tied
+    check_layers(folder, maps, canonical_config)
     view = RowMappedCheckpoint(files, ordered(maps))
     if not kept_because:
-        check_shapes(folder / config_file, view.tensors, config)
-    untouched = scheme is None and all(row_map.sources == (name,) for name, row_map in maps.items())
+        check_shapes(folder / config_file, view.tensors, canonical_config)
+    untouched = scheme is None and not left_out and all(m.sources == (name,) for name, m in maps.items())
     return Model(
         reference=str(folder),
-        checkpoint=files if untouched and not left_out and not tied else view,
-        config=config,
+        checkpoint=files if untouched else view,
+        config=canonical_config,
         home=folder,
         files=(folder,),
         scheme=scheme,
-        left_out=left_out | tied,
-        renamed=not notes and any(plain != name for plain, name in file_names.items()),
+        left_out=left_out,
+        renamed=not notes and names.wrapped,
         notes=tuple(notes),
         kept_because=kept_because,
     )
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The names in a model's files without what frameworks put around them. `in_file`: name -> name in the files;
+    `infos`: of tensors that are weights of their own; `tied`: name -> reason of those that are another one again."""
+
+    in_file: dict[str, str]
+    infos: dict[str, TensorInfo]
+    tied: dict[str, str]
+
+    @classmethod
+    def of(cls, folder: Path, files: Checkpoint, aliases: dict[str, str], config: dict[str, Any]) -> _Names:
+        try:
+            in_file = unwrap(files.tensors)
+        except ValueError as error:
+            raise CheckpointError(f"{folder}: {error}") from error
+        plain = {name: short for short, name in in_file.items()}
+        tied = tied_twins({plain[a]: plain[b] for a, b in aliases.items()}, config)
+        return cls(in_file, {name: files.tensors[long] for name, long in in_file.items() if name not in tied}, tied)
+
+    @property
+    def wrapped(self) -> bool:
+        return any(name != long for name, long in self.in_file.items())
+
+    def in_files(self, row_map: RowMap) -> RowMap:
+        return replace(row_map, sources=tuple(self.in_file[source] for source in row_map.sources))
+
+
+def _keep_names(
+    folder: Path, names: _Names, config: dict[str, Any]
+) -> tuple[dict[str, RowMap], dict[str, str], dict[str, Any], list[str]]:
+    """(where each tensor lies, what is left out, the configuration, notes) of names that no scheme translates."""
+    infos, in_file, config, notes = without_wrapper(names.infos, names.in_file, config, folder)
+    left_out = buffers_among(infos)
+    return {name: RowMap((in_file[name],)) for name in infos if name not in left_out}, left_out, config, notes
 
 
 def _detect(
@@ -118,10 +146,6 @@ def _detect(
         return scheme, translate_config(scheme, path, raw_config, infos), None
     except NoTransformersClass as reason:  # still mergeable with models of the same names
         return None, raw_config, str(reason)
-
-
-def _in_file_names(row_map: RowMap, file_names: dict[str, str]) -> RowMap:
-    return replace(row_map, sources=tuple(file_names[source] for source in row_map.sources))
 
 
 def _open_weights(folder: Path, config: dict[str, Any]) -> tuple[Checkpoint, dict[str, str]]:

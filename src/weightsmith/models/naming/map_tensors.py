@@ -39,7 +39,7 @@ def map_rows(
             if matches:
                 raise CheckpointError(
                     f"{path}: tensor {source!r} lies outside the {layers} layers that config.json names; one of them "
-                    "is of another model, download both again"
+                    "belongs to another model; download both again"
                 )
             if reason := buffer_reason(source, info):
                 left_out[source] = reason
