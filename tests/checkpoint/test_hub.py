@@ -180,7 +180,7 @@ def test_unify_downloads_data_files(hub: Hub, models: Path, tmp_path: Path) -> N
     [
         ("someone/none", "no such model on the hub"),
         ("someone/model@no-such", "no such revision"),
-        ("someone/gguf", "GGUF files alone"),
+        ("someone/gguf", "only GGUF files"),
     ],
 )
 def test_what_the_hub_does_not_have(hub: Hub, reference: str, message: str, models: Path, tmp_path: Path) -> None:

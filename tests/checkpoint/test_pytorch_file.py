@@ -77,7 +77,7 @@ def test_code_is_refused_and_not_run(tmp_path: Path, protocol: int, monkeypatch:
     with zipfile.ZipFile("evil.bin", "w") as archive:
         archive.writestr("evil/data.pkl", pickle.dumps({"w": Attack()}, protocol))
     with pytest.raises(
-        CheckpointError, match=r"asks for (posix|nt|os)\.system, which no weights need and which is not run"
+        CheckpointError, match=r"asks for (posix|nt|os)\.system, which weights do not need and which is not run"
     ):
         PyTorchFile(Path("evil.bin"))
     assert not Path("was-run").exists()

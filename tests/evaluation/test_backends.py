@@ -95,7 +95,7 @@ def test_an_answer_is_right_only_as_a_whole(reference, chat_models: Path, gguf_f
 
 BAD = {
     "not JSON": ("{prompt\n", "near.jsonl:1: not valid JSON"),
-    "no target": ('{"prompt": "a", "target": "b"}\n{"prompt": "a"}\n', "near.jsonl:2: needs the texts"),
+    "no target": ('{"prompt": "a", "target": "b"}\n{"prompt": "a"}\n', "near.jsonl:2: needs the strings"),
     "empty": ("\n", "near.jsonl"),
 }
 

@@ -61,8 +61,8 @@ def test_the_demo_base(smollm: Path) -> None:
 
 
 def test_what_roles_do_not_tell() -> None:
-    with pytest.raises(WeightsmithError, match="changes what it said before"):
+    with pytest.raises(WeightsmithError, match="changes earlier messages"):
         go_template(LAST_ONLY)
     text, reason = modelfile("m.gguf", LAST_ONLY, ["</s>", "</s>"])
-    assert text == 'FROM ./m.gguf\nPARAMETER stop "</s>"\n' and reason and "changes what it said" in reason
+    assert text == 'FROM ./m.gguf\nPARAMETER stop "</s>"\n' and reason and "changes earlier messages" in reason
     assert modelfile("m.gguf", None, [])[1] == "the model has no chat template"

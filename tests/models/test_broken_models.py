@@ -100,15 +100,15 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "two layouts": (add_old_layout, ("has no place in the layout llama/meta", "remove the files of one")),
     "another hidden size": (
         lambda f: configure(f, hidden_size=128),
-        ("tells of 128 (hidden_size), tensor 'model.embed_tokens.weight' is [128, 64]", "download both"),
+        ("says 128 (hidden_size), tensor 'model.embed_tokens.weight' is [128, 64]", "download both"),
     ),
     "another intermediate size": (
         lambda f: configure(f, intermediate_size=100),
-        ("tells of 100 (intermediate_size)", "mlp."),
+        ("says 100 (intermediate_size)", "mlp."),
     ),
-    "another vocabulary": (lambda f: configure(f, vocab_size=100), ("tells of 100 (vocab_size)",)),
+    "another vocabulary": (lambda f: configure(f, vocab_size=100), ("says 100 (vocab_size)",)),
     "other heads": (lambda f: configure(f, num_key_value_heads=4), ("kv_heads*head_dim", "self_attn.k_proj.weight")),
-    "another depth": (lambda f: configure(f, num_hidden_layers=7), ("tells of 7 layers, the weights have 3",)),
+    "another depth": (lambda f: configure(f, num_hidden_layers=7), ("says 7 layers, the weights have 3",)),
     "no config": (lambda f: (f / "config.json").unlink(), ("config.json: not there",)),
     "config no JSON": (
         lambda f: (f / "config.json").write_text("{"),

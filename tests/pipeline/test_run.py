@@ -119,7 +119,7 @@ BAD = {
     "not made": ({"evaluate": {"models": {"x": "$q4_k_m"}, "questions": []}}, "nothing to evaluate"),
     "not made here": (
         {"evaluate": {"models": {"x": "$q4_k_m"}, "questions": ["QUESTIONS"]}},
-        "'$q4_k_m' is not made here",
+        "'$q4_k_m' is not an output of this run",
     ),
     "no such task": ({"evaluate": {"tasks": ["quick_factz"]}}, "did you mean 'quick_facts'"),
     "no such suite": ({"evaluate": {"suites": ["nouz"]}}, "did you mean 'nous'"),

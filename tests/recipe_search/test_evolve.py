@@ -66,17 +66,17 @@ def test_as_mergekit_reads_it(case: str, chat_models: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "old,new,said",
+    "old,new,message",
     [
-        ("layer_granularity: 1", "layer_granularity: 3", "no multiple of 3"),
+        ("layer_granularity: 1", "layer_granularity: 3", "not a multiple of 3"),
         ("merge_method: ties", "merge_method: tis", "merge_method"),
         ("limit: 20", "limits: 20", "did you mean 'limit'"),
     ],
 )
-def test_bad_ones(old: str, new: str, messages: str, chat_models: Path) -> None:
+def test_bad_ones(old: str, new: str, message: str, chat_models: Path) -> None:
     text = text_of("ties", chat_models)
     assert old in text
-    with pytest.raises(RecipeError, match=messages):
+    with pytest.raises(RecipeError, match=message):
         search_tree(parse_yaml(Path("evolve.yml"), text.replace(old, new)), lambda reference: 2)
 
 

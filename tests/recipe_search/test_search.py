@@ -89,7 +89,7 @@ def test_what_it_leaves_behind(done: Path) -> None:
     defaults = [float(row["score"]) for row in found if row["default"] and row["state"] == "complete"]
     assert summary["best"]["score"] == max(complete) >= max(defaults)
     page = (done / "report.html").read_text()
-    assert "<svg" in page and "held out" in page and "src=" not in page
+    assert "<svg" in page and "held-out" in page and "src=" not in page
 
 
 @needs_chromium
@@ -365,7 +365,7 @@ def test_a_damaged_database(home: Path, chat_models: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "old,new,said",
+    "old,new,message",
     [
         ("- {perplexity: text.txt}", "- {perplexity: nothing.txt}", "nothing.txt: no such file"),
         pytest.param("- {perplexity: text.txt}", "- {task: no_such_task}", "no_such_task", marks=MORE),
@@ -382,9 +382,9 @@ def test_a_damaged_database(home: Path, chat_models: Path, tmp_path: Path) -> No
         ("uniform: [0.1, 1.2]", "uniform: [1.2, 0.1]", "inverted space"),
     ],
 )
-def test_bad_files(old: str, new: str, messages: str, home: Path, chat_models: Path, tmp_path: Path) -> None:
+def test_bad_files(old: str, new: str, message: str, home: Path, chat_models: Path, tmp_path: Path) -> None:
     path = search_file(home, chat_models, "bad")
     path.write_text(path.read_text().replace(old, new))
     result = weightsmith_process("search", path, tmp_path / "out")
-    assert result.returncode == 2 and messages in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 2  # it may say that models are opened

@@ -95,10 +95,10 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("old,new,said", BAD)
-def test_bad_spaces(old: str, new: str, messages: str) -> None:
+@pytest.mark.parametrize("old,new,message", BAD)
+def test_bad_spaces(old: str, new: str, message: str) -> None:
     assert old in TEXT
-    with pytest.raises(RecipeError, match=r"s\.yml:\d+: .*" + messages):
+    with pytest.raises(RecipeError, match=r"s\.yml:\d+: .*" + message):
         spaces_of(TEXT.replace(old, new))
 
 

@@ -218,7 +218,7 @@ def test_smollm(smollm: Path) -> None:
     "key,value,message",
     [
         ("tokenizer.ggml.pre", "tekken", "pre-tokenizer is 'tekken'"),
-        ("tokenizer.ggml.model", "bert", "of the kind 'bert'"),
+        ("tokenizer.ggml.model", "bert", "has the type 'bert'"),
         ("tokenizer.ggml.tokens", None, "tokens is not a list"),
         ("tokenizer.ggml.token_type", [1], "have 1 types"),
         ("tokenizer.ggml.merges", ["xx yy"], "do not fit"),
