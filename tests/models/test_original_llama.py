@@ -142,7 +142,10 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
     part = torch.load(folder / "consolidated.01.pth", weights_only=True)
     for damage, message in (
         (part | {"layers.0.attention.wo.weight": torch.zeros(3, 3).bfloat16()}, "do not fit together"),
-        ({k: v for k, v in part.items() if k != "norm.weight"}, "'norm.weight' is in only one of this file and consolidated.00.pth"),
+        (
+            {k: v for k, v in part.items() if k != "norm.weight"},
+            "'norm.weight' is in only one of this file and consolidated.00.pth",
+        ),
     ):
         torch.save(damage, folder / "consolidated.01.pth")
         done = weightsmith_process("unify", folder, tmp_path / "out")

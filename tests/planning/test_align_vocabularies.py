@@ -198,7 +198,5 @@ def test_inspect_names_the_tokens(vocabularies: Path, tmp_path: Path) -> None:
 def test_inspect_tells_of_tokens_that_moved(vocabularies: Path) -> None:
     done = weightsmith_process("inspect", vocabularies / "base", vocabularies / "other", "--all")
     assert done.returncode == 0, done.stdout
-    assert (
-        "tokens have another row" in done.stdout and "rows are merged by number; to merge by token" in done.stdout
-    )
+    assert "tokens have another row" in done.stdout and "rows are merged by number; to merge by token" in done.stdout
     assert "in the base," in done.stdout
