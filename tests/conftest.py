@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,12 @@ def weightsmith_process(*arguments: object, **options) -> subprocess.CompletedPr
     """The command line as a person runs it."""
     command = [sys.executable, "-m", "weightsmith", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def stderr_lines(process: subprocess.CompletedProcess[str]) -> list[str]:
+    """What it printed to standard error, without the progress lines that a slow machine adds."""
+    lines = [line for line in process.stderr.splitlines() if line.strip()]
+    return [line for line in lines if not re.fullmatch(r"[^:]+: [\d.]+ ?\w* of [\d.]+ \w+", line)]
 
 
 def save_stranger(

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import weightsmith_process
+from tests.conftest import stderr_lines, weightsmith_process
 
 COMMIT = "c" * 40
 
@@ -190,7 +190,7 @@ def test_what_the_hub_does_not_have(hub: Hub, reference: str, message: str, mode
     hub.folders["someone/gguf"] = tmp_path / "g"
     done = weightsmith_process("inspect", reference, env=environment(hub, tmp_path))
     assert done.returncode == 2 and message in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr and len(stderr_lines(done)) == 1
 
 
 def test_no_hub(tmp_path: Path, hub: Hub) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import weightsmith_process
+from tests.conftest import stderr_lines, weightsmith_process
 
 TIES = """\
 merge_method: ties
@@ -45,7 +45,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], message: str, folde
     for part in (message, *more):
         assert part in result.stderr
     assert "Traceback" not in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert len(stderr_lines(result)) == 1
     assert not [p for p in folder.iterdir() if "out" in p.name]
 
 

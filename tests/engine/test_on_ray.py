@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import weightsmith
-from tests.conftest import save_stranger, weightsmith_process
+from tests.conftest import save_stranger, stderr_lines, weightsmith_process
 from weightsmith.engine.on_ray import RayJob, _make_shard
 from weightsmith.engine.output.resumable_folder import scratch_of
 from weightsmith.errors import MergeError
@@ -88,7 +88,7 @@ def test_a_killed_merge_goes_on_without_ray(recipe: Path, tmp_path: Path) -> Non
 
 def test_what_a_worker_refuses_is_one_message(recipe: Path, tmp_path: Path) -> None:
     done = weightsmith_process("merge", recipe, tmp_path / "out", *SHARDS, "--ray", "local", cwd=recipe.parent)
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.returncode == 2 and len(stderr_lines(done)) == 1, done.stderr
     assert "tensor 'net.39.w' holds 1 NaN" in done.stderr
     assert os.listdir(tmp_path) == []
 

@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import weightsmith
-from tests.conftest import save_stranger, weightsmith_process
+from tests.conftest import save_stranger, stderr_lines, weightsmith_process
 from weightsmith.engine.output.resumable_folder import scratch_of
 
 
@@ -106,7 +106,7 @@ def test_another_run_does_not_go_on(wide: Path, tmp_path: Path) -> None:
     killed(recipe(wide, tmp_path), tmp_path / "out", 5)
     changed = recipe(wide, tmp_path, parameters={"lambda": 0.5})
     refused = weightsmith_process("merge", changed, tmp_path / "out")
-    assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
+    assert refused.returncode == 2 and len(stderr_lines(refused)) == 1
     assert "recipe changed since" in refused.stderr and "--restart" in refused.stderr
     assert scratch_of(tmp_path / "out").exists()
     done = weightsmith_process("merge", changed, tmp_path / "out", "--restart")
@@ -155,7 +155,7 @@ def test_verify_names_what_is_damaged(wide: Path, tmp_path: Path) -> None:
     weights["new.w"] = weights.pop("net.9.w")
     save_file(weights, tmp_path / "out" / "model.safetensors")
     done = weightsmith_process("verify", tmp_path / "out")
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert done.returncode == 2 and len(stderr_lines(done)) == 1
     for part in ("1 tensors damaged: net.7.w", "1 tensors missing: net.9.w", "1 tensors not of the merge: new.w"):
         assert part in done.stderr
     (tmp_path / "out" / "checksums.json").unlink()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import weightsmith
-from tests.conftest import weightsmith_process
+from tests.conftest import stderr_lines, weightsmith_process
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.backend import question_tokens
 from weightsmith.evaluation.backends.llama_cpp.llama_cpp_backend import LlamaCppBackend
@@ -109,7 +109,7 @@ def test_bad_questions(case: str, chat_models: Path, tmp_path: Path) -> None:
         "evaluate", chat_models / "a", "--questions", tmp_path / "near.jsonl", "--output", output
     )
     assert result.returncode == 2
-    assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert message in result.stderr and len(stderr_lines(result)) == 1
     assert not output.exists()
 
 

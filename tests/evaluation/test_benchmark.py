@@ -17,7 +17,7 @@ import torch
 from ruamel.yaml import YAML
 
 import weightsmith
-from tests.conftest import weightsmith_process
+from tests.conftest import stderr_lines, weightsmith_process
 from weightsmith.evaluation.harness.suite_tasks import load_tasks
 from weightsmith.evaluation.harness.values import Value
 from weightsmith.evaluation.paired_tests import compare, compare_averages
@@ -238,7 +238,7 @@ def test_bad_input_is_one_message(case: str, chat_models: Path, tmp_path: Path) 
     (tmp_path / "agieval").mkdir()
     (tmp_path / "agieval" / "aqua-rat.jsonl").write_text('{"question": "x"}\n')
     done = weightsmith_process("evaluate", chat_models / "a", *options, "-o", tmp_path / "out", cwd=tmp_path)
-    lines = [line for line in done.stderr.splitlines() if line != "loading tasks"]
+    lines = [line for line in stderr_lines(done) if line != "loading tasks"]
     assert done.returncode == 2 and len(lines) == 1 and message in lines[0], done.stderr
 
 
@@ -248,7 +248,7 @@ def test_a_model_without_tokenizer_is_found_before_the_others_are_asked(
     done = weightsmith_process(
         "evaluate", chat_models / "a", f"bare={models / 'a'}", "--suite", "quick", "-o", tmp_path / "out"
     )
-    assert done.returncode == 2 and "tokenizer" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.returncode == 2 and "tokenizer" in done.stderr and len(stderr_lines(done)) == 1, done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -261,4 +261,4 @@ def test_chat_asks_for_a_template(chat_models: Path, tmp_path: Path) -> None:
     done = weightsmith_process(
         "evaluate", chat_models / "a", plain, "--suite", "quick", "--chat", "-o", tmp_path / "out"
     )
-    assert done.returncode == 2 and "plain: has no chat template" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2 and "plain: has no chat template" in done.stderr and len(stderr_lines(done)) == 1

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import weightsmith
-from tests.conftest import weightsmith_process
+from tests.conftest import stderr_lines, weightsmith_process
 from tests.gguf.test_families import FAMILIES, FEW_HEADS, save_model
 from tests.tiny_tokenizer import save_tokenizer
 from weightsmith.demo.run_demo import PACKAGE
@@ -308,7 +308,7 @@ def test_bad_input(case: str, chat_models: Path, tmp_path: Path) -> None:
     (model, out, *options), message = BAD[case]
     result = weightsmith_process("export", chat_models / model, tmp_path / out, *options)
     assert result.returncode == 2
-    assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert message in result.stderr and len(stderr_lines(result)) == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import weightsmith
-from tests.conftest import weightsmith_process
+from tests.conftest import stderr_lines, weightsmith_process
 from weightsmith.demo.run_demo import PACKAGE
 
 
@@ -163,5 +163,5 @@ def test_a_broken_model(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "a", tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"short")
     done = weightsmith_process("inspect", models / "base", tmp_path / "broken")
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert done.returncode == 2 and len(stderr_lines(done)) == 1
     assert weightsmith_process("inspect").returncode == 2

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import weightsmith_process
+from tests.conftest import stderr_lines, weightsmith_process
 
 
 def weights_of(folder: Path, change: Callable[[dict], object]) -> None:
@@ -134,7 +134,7 @@ def test_broken(case: str, models: Path, tmp_path: Path) -> None:
     ):
         done = weightsmith_process(*command)
         assert done.returncode == 2, (command, done.stdout, done.stderr)
-        assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
+        assert len(stderr_lines(done)) == 1 and "Traceback" not in done.stderr
         for part in (str(tmp_path / "bad"), *messages):
             assert part in done.stderr, done.stderr
     assert sorted(p.name for p in tmp_path.rglob("*")) == before

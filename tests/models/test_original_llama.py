@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import weightsmith
-from tests.conftest import weightsmith_process
+from tests.conftest import stderr_lines, weightsmith_process
 from tests.transformers_436 import converter
 from weightsmith.models.open_model import open_model
 
@@ -149,4 +149,4 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
     ):
         torch.save(damage, folder / "consolidated.01.pth")
         done = weightsmith_process("unify", folder, tmp_path / "out")
-        assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+        assert done.returncode == 2 and message in done.stderr and len(stderr_lines(done)) == 1

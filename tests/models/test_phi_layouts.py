@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import weightsmith
-from tests.conftest import weightsmith_process
+from tests.conftest import stderr_lines, weightsmith_process
 from tests.mergekit_oracle import run_mergekit
 from tests.transformers_436 import converter
 from weightsmith.checkpoint.checkpoint import read_tensor
@@ -291,7 +291,7 @@ def test_damaged_models(case: str, phis: Path, tmp_path: Path) -> None:
     (tmp_path / "bad" / "config.json").write_text(json.dumps(old_config(**reported)))
     done = weightsmith_process("unify", tmp_path / "bad", tmp_path / "out")
     assert done.returncode == 2, done.stderr
-    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert message in done.stderr and len(stderr_lines(done)) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["bad"]
 
 

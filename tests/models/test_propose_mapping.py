@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import weightsmith
-from tests.conftest import CONFIG, weightsmith_process
+from tests.conftest import CONFIG, stderr_lines, weightsmith_process
 from weightsmith.checkpoint.checkpoint import read_tensor
 from weightsmith.models.fit_to_base import fit_to
 from weightsmith.models.open_model import open_model
@@ -188,9 +188,7 @@ def test_a_mapping_file(odd: Path, models: Path, tmp_path: Path) -> None:
     done = weightsmith_process(
         "merge", path, tmp_path / "bad", "--mapping", f"{odd / 'stacked'}={tmp_path / 'map.json'}"
     )
-    assert (
-        done.returncode == 2 and "map.json: not a mapping" in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    )
+    assert done.returncode == 2 and "map.json: not a mapping" in done.stderr and len(stderr_lines(done)) == 1
 
 
 def test_a_stranger_is_not_accepted(odd: Path, models: Path, tmp_path: Path) -> None:

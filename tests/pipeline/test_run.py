@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import weightsmith
-from tests.conftest import weightsmith_process
+from tests.conftest import stderr_lines, weightsmith_process
 
 
 def pipeline(chat_models: Path, questions: Path, folder: Path, *, density: float = 0.5, **changes) -> Path:
@@ -142,7 +142,7 @@ def test_bad_pipelines(case: str, chat_models: Path, questions: Path, tmp_path: 
     result = weightsmith_process("run", path, tmp_path / "out")
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert len(stderr_lines(result)) == 1
     assert f"{path}:" in result.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["pipeline.yml"]
 

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 import weightsmith
-from tests.conftest import weightsmith_process
+from tests.conftest import stderr_lines, weightsmith_process
 from tests.mergekit_oracle import run_mergekit
 
 WORDS = [f"w{n}" for n in range(40)]
@@ -141,7 +141,7 @@ def test_the_merged_model_speaks_the_union(vocabularies: Path, tmp_path: Path) -
 def test_different_rows_without_a_choice(vocabularies: Path, tmp_path: Path) -> None:
     (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe(vocabularies, ("padded",))))
     done = weightsmith_process("merge", tmp_path / "r.yml", tmp_path / "out")
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert done.returncode == 2 and len(stderr_lines(done)) == 1
     for part in (
         "the vocabularies differ: 64 rows",
         "80 in",
@@ -171,7 +171,7 @@ def test_different_rows_without_a_choice(vocabularies: Path, tmp_path: Path) -> 
 def test_rules_that_cannot_be_followed(more: dict, message: str, vocabularies: Path, tmp_path: Path) -> None:
     (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe(vocabularies, ("more",), **more)))
     done = weightsmith_process("merge", tmp_path / "r.yml", tmp_path / "out")
-    assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.returncode == 2 and message in done.stderr and len(stderr_lines(done)) == 1, done.stderr
 
 
 def test_inspect_names_the_tokens(vocabularies: Path, tmp_path: Path) -> None:
