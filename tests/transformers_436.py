@@ -21,8 +21,8 @@ def converter_path(family: str, script: str, folder: Path) -> Path:
 
 def converter(family: str, script: str, folder: Path) -> ModuleType:
     """That script as a module, beside the transformers that is installed."""
-    found = importlib.util.spec_from_file_location(script, converter_path(family, script, folder))
-    assert found and found.loader
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    result = importlib.util.spec_from_file_location(script, converter_path(family, script, folder))
+    assert result and result.loader
+    module = importlib.util.module_from_spec(result)
+    result.loader.exec_module(module)
     return module

@@ -74,8 +74,8 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     return self.reply(404, b"{}", X_Error_Code="RevisionNotFound", X_Error_Message="Invalid rev id")
                 if rest.startswith("/paths-info/"):
                     wanted = asked.decode()
-                    found = [self.entry(f) for f in files if f.name in unquote(wanted)]
-                    return self.reply(200, json.dumps(found).encode(), Content_Type="application/json")
+                    result = [self.entry(f) for f in files if f.name in unquote(wanted)]
+                    return self.reply(200, json.dumps(result).encode(), Content_Type="application/json")
                 if rest.startswith("/tree/"):
                     return self.reply(
                         200, json.dumps([self.entry(f) for f in files]).encode(), Content_Type="application/json"
@@ -115,11 +115,11 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 @pytest.fixture
 def hub(models: Path, tmp_path: Path) -> Iterator[Hub]:
-    found = Hub("", {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(found))
-    found.url = f"http://127.0.0.1:{server.server_port}"
+    result = Hub("", {})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(result))
+    result.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield found
+    yield result
     server.shutdown()
 
 

@@ -28,11 +28,11 @@ def test_same_numbers_and_bytes(specialists: Path, smollm: Path, demo: Path, tmp
     made = recipe({name: str(specialists / name) for name in ("base", *SKILLS)})
     (tmp_path / "ties.yml").write_text(json.dumps(made))
     summary = weightsmith.merge(tmp_path / "ties.yml", tmp_path / "ours", threads=1)
-    theirs = run_mergekit(made, tmp_path / "theirs")
+    reference = run_mergekit(made, tmp_path / "theirs")
     apart, worst = 0, 0.0
     with safe_open(tmp_path / "ours" / "model.safetensors", "pt") as ours:
-        assert set(ours.keys()) == set(theirs)
-        for name, want in theirs.items():
+        assert set(ours.keys()) == set(reference)
+        for name, want in reference.items():
             got, size = ours.get_tensor(name), want.abs().max() * 0.1
             relative = (got - want).abs() / want.abs().clamp(min=size)
             far = relative > 1e-6
@@ -43,7 +43,7 @@ def test_same_numbers_and_bytes(specialists: Path, smollm: Path, demo: Path, tmp
             f"\nTIES on 135 M: {apart} elements apart, {summary.trim_ties} ties at thresholds, others within "
             f"{worst:.1e}"
         )
-    assert apart <= summary.trim_ties <= 1e-5 * sum(t.numel() for t in theirs.values())
+    assert apart <= summary.trim_ties <= 1e-5 * sum(t.numel() for t in reference.values())
     # The demo read GGUF and LoRA files, with two threads where there are two.
     assert (demo / "merged" / "model.safetensors").read_bytes() == (
         tmp_path / "ours" / "model.safetensors"
@@ -56,9 +56,9 @@ def test_gguf_is_read_as_transformers_reads_it(specialists: Path, smollm: Path, 
     # it looks for the metadata of the package `gguf`; ours came with the converter, which has none
     monkeypatch.setattr(modeling_gguf_pytorch_utils, "is_gguf_available", lambda *version: True)
 
-    theirs = AutoModelForCausalLM.from_pretrained(str(smollm.parent), gguf_file=smollm.name, dtype=torch.float32)
+    reference = AutoModelForCausalLM.from_pretrained(str(smollm.parent), gguf_file=smollm.name, dtype=torch.float32)
     with safe_open(specialists / "base" / "model.safetensors", "pt") as ours:
         names = set(ours.keys())
-        assert names == {n for n in theirs.state_dict() if n != "lm_head.weight"}
+        assert names == {n for n in reference.state_dict() if n != "lm_head.weight"}
         for name in names:
-            assert torch.equal(ours.get_tensor(name), theirs.state_dict()[name]), name
+            assert torch.equal(ours.get_tensor(name), reference.state_dict()[name]), name

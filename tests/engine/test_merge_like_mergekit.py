@@ -101,9 +101,9 @@ def both(made: dict, tmp_path: Path) -> tuple[dict[str, torch.Tensor], dict[str,
     return load_file(tmp_path / "ours" / "model.safetensors"), run_mergekit(made, tmp_path / "theirs")
 
 
-def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], relative: float) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, want in theirs.items():
+def assert_same(ours: dict[str, torch.Tensor], reference: dict[str, torch.Tensor], relative: float) -> None:
+    assert ours.keys() == reference.keys()
+    for name, want in reference.items():
         assert ours[name].dtype == want.dtype
         # relative to the tensor's own size: a sum that cancels has no digits of its own
         worst = (
@@ -138,8 +138,8 @@ def test_dtype_is_the_float32_result_rounded_once(
     made = recipe(models, RECIPES[name])
     (tmp_path / "recipe.yml").write_text(yaml.safe_dump(made | {"dtype": dtype}))
     weightsmith.merge(tmp_path / "recipe.yml", tmp_path / "ours")
-    theirs = {k: v.to(getattr(torch, dtype)) for k, v in run_mergekit(made, tmp_path / "theirs").items()}
-    assert_same(load_file(tmp_path / "ours" / "model.safetensors"), theirs, relative=epsilon)
+    reference = {k: v.to(getattr(torch, dtype)) for k, v in run_mergekit(made, tmp_path / "theirs").items()}
+    assert_same(load_file(tmp_path / "ours" / "model.safetensors"), reference, relative=epsilon)
 
 
 @pytest.mark.parametrize("dtype,epsilon", [("bfloat16", 2**-7), ("float16", 2**-10)])

@@ -57,10 +57,13 @@ def test_batched_answers_are_those_of_generate(reference, chat_models: Path) -> 
 def test_llama_cpp_asks_the_same_tokens_and_gives_the_same_answers(
     reference, chat_models: Path, gguf_file: Path
 ) -> None:
-    ours, theirs = LlamaCppBackend(gguf_file, 2), TransformersBackend(open_model(str(chat_models / "a")))
-    questions = [question_tokens(ours, p) for p in PROMPTS]
-    assert [q.tolist() for q in questions] == [question_tokens(theirs, p).tolist() for p in PROMPTS]
-    assert ours.generate(questions, LIMIT, always) == [expected(reference, p) for p in PROMPTS]
+    llama_cpp_backend, transformers_backend = (
+        LlamaCppBackend(gguf_file, 2),
+        TransformersBackend(open_model(str(chat_models / "a"))),
+    )
+    questions = [question_tokens(llama_cpp_backend, p) for p in PROMPTS]
+    assert [q.tolist() for q in questions] == [question_tokens(transformers_backend, p).tolist() for p in PROMPTS]
+    assert llama_cpp_backend.generate(questions, LIMIT, always) == [expected(reference, p) for p in PROMPTS]
 
 
 def test_perplexity(reference, chat_models: Path, gguf_file: Path, tmp_path: Path) -> None:
@@ -122,7 +125,10 @@ def test_table_and_json(chat_models: Path, questions: Path, tmp_path: Path) -> N
 
 
 def test_llama_cpp_scores_as_transformers_does(chat_models: Path, gguf_file: Path) -> None:
-    ours, theirs = LlamaCppBackend(gguf_file, 2), TransformersBackend(open_model(str(chat_models / "a")))
+    llama_cpp_backend, transformers_backend = (
+        LlamaCppBackend(gguf_file, 2),
+        TransformersBackend(open_model(str(chat_models / "a"))),
+    )
     random = np.random.default_rng(3)
     stem = random.integers(17, 9000, 700, dtype=np.int32)  # longer than one call to llama.cpp takes
     requests = [Request(stem, 5)]
@@ -131,12 +137,12 @@ def test_llama_cpp_scores_as_transformers_does(chat_models: Path, gguf_file: Pat
         for _ in range(40):
             answer = random.integers(17, 9000, random.integers(1, 8), dtype=np.int32)
             requests.append(Request(np.concatenate([question, answer]), len(answer)))
-    mine = [score.log_likelihood for score in ours.score(requests)]
-    assert mine == pytest.approx(
-        [s.log_likelihood for s in theirs.score(requests)], abs=0.15
+    log_likelihoods = [score.log_likelihood for score in llama_cpp_backend.score(requests)]
+    assert log_likelihoods == pytest.approx(
+        [s.log_likelihood for s in transformers_backend.score(requests)], abs=0.15
     )  # float16 keys and values
-    plain = [ours.score([request])[0].log_likelihood for request in requests[::12]]
-    assert mine[::12] == pytest.approx(plain, abs=0.05)
+    plain = [llama_cpp_backend.score([request])[0].log_likelihood for request in requests[::12]]
+    assert log_likelihoods[::12] == pytest.approx(plain, abs=0.05)
 
 
 _LITTLE_MEMORY = """

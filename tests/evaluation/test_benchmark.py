@@ -28,32 +28,46 @@ from weightsmith.report.benchmark_tables import side_by_side
 
 
 def value(answers: list[float], factor: float = 100.0) -> Value:
-    found = {("task", number): answer for number, answer in enumerate(answers)}
+    benchmark = {("task", number): answer for number, answer in enumerate(answers)}
     return Value(
-        SuiteEntry(task="task"), "acc", "none", factor * sum(answers) / len(answers), None, found, True, None, factor
+        SuiteEntry(task="task"),
+        "acc",
+        "none",
+        factor * sum(answers) / len(answers),
+        None,
+        benchmark,
+        True,
+        None,
+        factor,
     )
 
 
 def test_right_and_wrong_answers_are_compared_by_mcnemar() -> None:
-    ours, theirs = value([1.0] * 40 + [0.0] * 60), value([1.0] * 30 + [0.0] * 10 + [0.0] * 58 + [1.0] * 2)
-    found = compare(ours, theirs, "base")
-    assert found.test == "McNemar" and found.p == pytest.approx(2 * (1 + 12 + 66) / 2**12)  # 10 against 2, exact
-    assert found.difference == pytest.approx(8) and found.low < 8 < found.high and found.verdict == "better"
-    assert compare(theirs, ours, "ours").verdict == "worse"
+    ours, reference = value([1.0] * 40 + [0.0] * 60), value([1.0] * 30 + [0.0] * 10 + [0.0] * 58 + [1.0] * 2)
+    benchmark = compare(ours, reference, "base")
+    assert benchmark.test == "McNemar" and benchmark.p == pytest.approx(
+        2 * (1 + 12 + 66) / 2**12
+    )  # 10 against 2, exact
+    assert (
+        benchmark.difference == pytest.approx(8)
+        and benchmark.low < 8 < benchmark.high
+        and benchmark.verdict == "better"
+    )
+    assert compare(reference, ours, "ours").verdict == "worse"
     assert compare(ours, ours, "self").verdict == "no difference seen with 100 questions"
 
 
 def test_other_values_are_compared_by_bootstrap() -> None:
     generator = torch.Generator().manual_seed(0)
     low = torch.rand(200, generator=generator).double()
-    ours, theirs = value((low + 0.05).tolist()), value(low.tolist())
-    found = compare(ours, theirs, "base")
-    assert found.test == "paired bootstrap" and found.verdict == "better"
-    assert found.low == pytest.approx(5) and found.high == pytest.approx(5)  # each question differs by as much
+    ours, reference = value((low + 0.05).tolist()), value(low.tolist())
+    benchmark = compare(ours, reference, "base")
+    assert benchmark.test == "paired bootstrap" and benchmark.verdict == "better"
+    assert benchmark.low == pytest.approx(5) and benchmark.high == pytest.approx(5)  # each question differs by as much
     noise = value((low + 0.2 * torch.randn(200, generator=generator).double()).tolist())
-    assert compare(noise, theirs, "base").p > 0.05
-    both = compare_averages([ours, noise], [theirs, theirs], [0.5, 0.5], "base")
-    assert both.difference == pytest.approx((5 + noise.value - theirs.value) / 2) and both.questions == 400
+    assert compare(noise, reference, "base").p > 0.05
+    both = compare_averages([ours, noise], [reference, reference], [0.5, 0.5], "base")
+    assert both.difference == pytest.approx((5 + noise.value - reference.value) / 2) and both.questions == 400
 
 
 def test_suites_name_tasks_that_lm_eval_has() -> None:
@@ -115,18 +129,20 @@ def test_a_merge_in_memory_scores_as_the_written_one(finished: Path) -> None:
     weightsmith.merge(finished / "recipe.yml", finished / "merged")
     models = {"memory": str(finished / "recipe.yml"), "disk": str(finished / "merged")}
     settings = BenchmarkSettings(limit=4, precision="float32")
-    (found,) = run_benchmarks(models, finished / "both", suites=["quick"], settings=settings)
-    samples = [model.harness["samples"] for model in found.models]
+    (benchmark,) = run_benchmarks(models, finished / "both", suites=["quick"], settings=settings)
+    samples = [model.harness["samples"] for model in benchmark.models]
     assert samples[0] == samples[1]
-    assert [model.computed for model in found.models] == [found.models[0].computed] * 2  # not by name: by content
+    assert [model.computed for model in benchmark.models] == [
+        benchmark.models[0].computed
+    ] * 2  # not by name: by content
 
 
 def test_nothing_is_asked_twice(finished: Path, chat_models: Path) -> None:
     settings = BenchmarkSettings(limit=7, precision="float32")
     models = {"again": str(chat_models / "a")}
-    (found,) = run_benchmarks(models, finished / "out", suites=["quick"], settings=settings)
-    six = [found.models[0].harness["samples"][task][:6] for task in found.questions]
-    assert 6 <= found.models[0].computed < found.models[0].reused / 3 and len(six) == 6
+    (benchmark,) = run_benchmarks(models, finished / "out", suites=["quick"], settings=settings)
+    six = [benchmark.models[0].harness["samples"][task][:6] for task in benchmark.questions]
+    assert 6 <= benchmark.models[0].computed < benchmark.models[0].reused / 3 and len(six) == 6
     other = Path(shutil.copytree(chat_models / "a", finished / "renamed"))
     (same,) = run_benchmarks({"copy": str(other)}, finished / "out", suites=["quick"], settings=settings)
     assert same.models[0].computed == 0
@@ -168,10 +184,10 @@ def _answers(store: Path) -> int:
 def test_a_budget_takes_the_same_share_of_each_task(chat_models: Path, tmp_path: Path) -> None:
     messages: list[str] = []
     settings = BenchmarkSettings(budget=3.0, precision="float32")
-    (found,) = run_benchmarks(
+    (benchmark,) = run_benchmarks(
         {"a": str(chat_models / "a")}, tmp_path, suites=["quick"], settings=settings, log=messages.append
     )
-    counts = [asked for asked, _ in found.questions.values()]
+    counts = [asked for asked, _ in benchmark.questions.values()]
     assert all(4 <= count <= 60 for count in counts) and len(set(counts)) == 1
     assert any("budget" in line for line in messages)
 
@@ -194,14 +210,17 @@ def test_a_perplexity_of_ones_own_does_not_enter_the_average(chat_models: Path, 
     (tmp_path / "own.yaml").write_text(_OWN_TASK.replace("TEXT", str(tmp_path / "text.jsonl")))
     named = {"base": str(chat_models / "base"), "a": str(chat_models / "a")}
     settings = BenchmarkSettings(limit=3, precision="float32", include=(tmp_path,))
-    (found,) = run_benchmarks(named, tmp_path / "out", tasks=["own_text", "quick_facts"], settings=settings)
-    of = {entry.task: found.model("a").values[entry] for entry in found.suite.entries}
+    (benchmark,) = run_benchmarks(named, tmp_path / "out", tasks=["own_text", "quick_facts"], settings=settings)
+    of = {entry.task: benchmark.model("a").values[entry] for entry in benchmark.suite.entries}
     assert of["own_text"].value > 100 and not of["own_text"].averages and of["own_text"].error is None
-    assert found.model("a").average(found.suite) == of["quick_facts"].value
-    text, perplexity = side_by_side(found), found.suite.parts[0]
+    assert benchmark.model("a").average(benchmark.suite) == of["quick_facts"].value
+    text, perplexity = side_by_side(benchmark), benchmark.suite.parts[0]
     assert "| own_text " in text and "average" not in text  # of a single percentage
-    lower = found.model("a").values[perplexity.tasks[0]].value < found.model("base").values[perplexity.tasks[0]].value
-    reported = found.compare("a", "base", perplexity)
+    lower = (
+        benchmark.model("a").values[perplexity.tasks[0]].value
+        < benchmark.model("base").values[perplexity.tasks[0]].value
+    )
+    reported = benchmark.compare("a", "base", perplexity)
     assert reported.verdict in ("better" if lower else "worse", "no difference seen with 3 questions")
 
 

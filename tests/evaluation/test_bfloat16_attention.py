@@ -44,11 +44,11 @@ def test_it_is_attention(rows: int, before: int, kept: int, group: int, size: in
         seen &= torch.rand(seen.shape, generator=generator) < 0.5
         seen[:, 0] = True
     mask = torch.zeros(1, 1, *seen.shape, dtype=torch.bfloat16).masked_fill_(~seen, torch.finfo(torch.bfloat16).min)
-    found, _ = _attention(MODULE, query, key, value, None if causal else mask, scaling=0.1)
+    result, _ = _attention(MODULE, query, key, value, None if causal else mask, scaling=0.1)
     expected = torch.nn.functional.scaled_dot_product_attention(
         query.float(), key.float(), value.float(), attn_mask=seen, scale=0.1, enable_gqa=True
     )
-    assert torch.allclose(found.float(), expected.transpose(1, 2), atol=0.05)
+    assert torch.allclose(result.float(), expected.transpose(1, 2), atol=0.05)
 
 
 def test_a_bfloat16_model_computes_by_it(chat_models: Path) -> None:
@@ -60,10 +60,10 @@ def test_a_bfloat16_model_computes_by_it(chat_models: Path) -> None:
     stem = random.integers(17, 9000, 300, dtype=np.int32)
     ends = [random.integers(17, 9000, length, dtype=np.int32) for length in (3, 5, 40)]
     requests = [Request(np.concatenate([stem, end]), len(end)) for end in ends]
-    found = [
+    result = [
         score.log_likelihood / request.scored for score, request in zip(half.score(requests), requests, strict=True)
     ]
     right = [
         score.log_likelihood / request.scored for score, request in zip(full.score(requests), requests, strict=True)
     ]
-    assert found == pytest.approx(right, abs=0.1)
+    assert result == pytest.approx(right, abs=0.1)

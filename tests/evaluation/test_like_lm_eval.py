@@ -74,30 +74,32 @@ def both(folder: Path, data: Path, task: str, ours: HarnessModel | None = None, 
     tasks = load_tasks(suite_of_tasks([task]), data=data, fewshot=options.pop("fewshot", None))
     length = options.pop("max_length", 512)
     ours = ours or HarnessModel(TransformersBackend(open_model(str(folder))), max_length=length)
-    theirs = HFLM(pretrained=str(folder), dtype="float32", batch_size=3, device="cpu", max_length=length)
-    found = []
-    for model in (ours, theirs):
+    lm_eval_results = HFLM(pretrained=str(folder), dtype="float32", batch_size=3, device="cpu", max_length=length)
+    results = []
+    for model in (ours, lm_eval_results):
         for one in tasks.tasks.values():
             one.set_fewshot_seed(1234)
         asked = {"tasks": tasks.tasks, "groups": tasks.groups, "group_map": {}}
-        found.append(evaluate(model, asked, bootstrap_iters=0, **options))  # type: ignore[arg-type]
-    return found[0], found[1]
+        results.append(evaluate(model, asked, bootstrap_iters=0, **options))  # type: ignore[arg-type]
+    return results[0], results[1]
 
 
-def differing(ours: dict, theirs: dict) -> list[str]:
+def differing(ours: dict, lm_eval_results: dict) -> list[str]:
     """What is not the same: metrics of samples, and log-likelihoods by more than 1e-3."""
-    found = []
-    for task, samples in theirs["samples"].items():
-        for mine, its in zip(ours["samples"][task], samples, strict=True):
-            assert (mine["doc_id"], mine["filter"]) == (its["doc_id"], its["filter"])
-            for metric in its["metrics"]:
-                if mine[metric] != pytest.approx(its[metric], rel=1e-4, abs=1e-6):
-                    found.append(f"{task} {its['doc_id']} {metric}: {mine[metric]} {its[metric]}")
-            for a, b in zip(np.ravel(mine["resps"]), np.ravel(its["resps"]), strict=True):
+    results = []
+    for task, samples in lm_eval_results["samples"].items():
+        for our_sample, lm_eval_sample in zip(ours["samples"][task], samples, strict=True):
+            assert (our_sample["doc_id"], our_sample["filter"]) == (lm_eval_sample["doc_id"], lm_eval_sample["filter"])
+            for metric in lm_eval_sample["metrics"]:
+                if our_sample[metric] != pytest.approx(lm_eval_sample[metric], rel=1e-4, abs=1e-6):
+                    results.append(
+                        f"{task} {lm_eval_sample['doc_id']} {metric}: {our_sample[metric]} {lm_eval_sample[metric]}"
+                    )
+            for a, b in zip(np.ravel(our_sample["resps"]), np.ravel(lm_eval_sample["resps"]), strict=True):
                 same = a == b if isinstance(b, str) else float(a) == pytest.approx(float(b), abs=1e-3, rel=1e-5)
                 if not same:
-                    found.append(f"{task} {its['doc_id']}: {a} {b}")
-    return found
+                    results.append(f"{task} {lm_eval_sample['doc_id']}: {a} {b}")
+    return results
 
 
 CASES = {
@@ -121,8 +123,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_scores_are_those_of_lm_eval(case: str, chat_models: Path, data: Path) -> None:
     task, options = CASES[case]
-    ours, theirs = both(chat_models / "a", data, task, **options)
-    assert differing(ours, theirs) == []
+    ours, lm_eval_results = both(chat_models / "a", data, task, **options)
+    assert differing(ours, lm_eval_results) == []
 
 
 @pytest.mark.parametrize("family", ["phi", "gpt2"])
@@ -143,8 +145,8 @@ def test_other_architectures(family: str, chat_models: Path, data: Path, tmp_pat
     model.save_pretrained(tmp_path)
     write_tokenizer_files(open_model(str(chat_models / "a")), tmp_path)
     for task in ("agieval_aqua_rat", "bbh_fewshot_boolean_expressions"):
-        ours, theirs = both(tmp_path, data, task)
-        assert differing(ours, theirs) == []
+        ours, lm_eval_results = both(tmp_path, data, task)
+        assert differing(ours, lm_eval_results) == []
 
 
 class _Shifted(TransformersBackend):
@@ -158,8 +160,8 @@ class _Shifted(TransformersBackend):
 
 def test_a_backend_that_shifts_a_token_is_caught(chat_models: Path, data: Path) -> None:
     planted = HarnessModel(_Shifted(open_model(str(chat_models / "a"))), max_length=512)
-    ours, theirs = both(chat_models / "a", data, "agieval_aqua_rat", planted)
-    assert len(differing(ours, theirs)) > 4
+    ours, lm_eval_results = both(chat_models / "a", data, "agieval_aqua_rat", planted)
+    assert len(differing(ours, lm_eval_results)) > 4
 
 
 def test_tokens_that_merge_across_the_boundary_are_cut_as_lm_eval_cuts_them(chat_models: Path) -> None:
@@ -178,10 +180,10 @@ def test_tokens_that_merge_across_the_boundary_are_cut_as_lm_eval_cuts_them(chat
     ours = HarnessModel(TransformersBackend(open_model(folder)))
     alone = ours.tok_encode(pairs[0][0]), ours.tok_encode("".join(pairs[0]))
     assert alone[1][: len(alone[0])] != alone[0]  # the last token of the context is another one with the continuation
-    theirs = HFLM(pretrained=folder, dtype="float32", batch_size=2, device="cpu")
-    expected = theirs.loglikelihood(requests, disable_tqdm=True)
-    for (mine, greedy), (its, its_greedy) in zip(ours.loglikelihood(requests), expected, strict=True):
-        assert mine == pytest.approx(its, abs=1e-3) and greedy == its_greedy
+    lm_eval_results = HFLM(pretrained=folder, dtype="float32", batch_size=2, device="cpu")
+    expected = lm_eval_results.loglikelihood(requests, disable_tqdm=True)
+    for (our_sample, greedy), (lm_eval_sample, its_greedy) in zip(ours.loglikelihood(requests), expected, strict=True):
+        assert our_sample == pytest.approx(lm_eval_sample, abs=1e-3) and greedy == its_greedy
 
 
 def test_lm_eval_knows_the_backend_by_name(chat_models: Path) -> None:
@@ -189,7 +191,7 @@ def test_lm_eval_knows_the_backend_by_name(chat_models: Path) -> None:
 
     from weightsmith.evaluation.harness.suite_tasks import _manager
 
-    found: Any = simple_evaluate(
+    results: Any = simple_evaluate(
         model="weightsmith",
         model_args=f"pretrained={chat_models / 'a'}",
         tasks=["quick_facts"],
@@ -197,4 +199,4 @@ def test_lm_eval_knows_the_backend_by_name(chat_models: Path) -> None:
         bootstrap_iters=0,
         task_manager=_manager(()),
     )
-    assert len(found["samples"]["quick_facts"]) == 3
+    assert len(results["samples"]["quick_facts"]) == 3

@@ -90,8 +90,8 @@ def tiny(family: str):
 def plain(model, request: Request) -> Score:
     ids = torch.from_numpy(request.tokens.astype(np.int64))[None]
     logits = model(ids[:, :-1]).logits[0, -request.scored :].log_softmax(-1)
-    wanted = ids[0, -request.scored :]
-    return Score(float(logits.gather(1, wanted[:, None]).sum()), bool((logits.argmax(-1) == wanted).all()))
+    expected = ids[0, -request.scored :]
+    return Score(float(logits.gather(1, expected[:, None]).sum()), bool((logits.argmax(-1) == expected).all()))
 
 
 def mixed_requests() -> list[Request]:
@@ -112,17 +112,17 @@ def mixed_requests() -> list[Request]:
 @pytest.mark.parametrize("budget", [1, 40, 4000])
 def test_scores_are_those_of_plain_passes(family: str, budget: int) -> None:
     model, requests = tiny(family), mixed_requests()
-    for request, found in zip(requests, score_tree(requests, TransformersTree(model), budget=budget), strict=True):
+    for request, scores in zip(requests, score_tree(requests, TransformersTree(model), budget=budget), strict=True):
         expected = plain(model, request)
-        assert found.log_likelihood == pytest.approx(expected.log_likelihood, abs=1e-3)
-        assert found.greedy == expected.greedy
+        assert scores.log_likelihood == pytest.approx(expected.log_likelihood, abs=1e-3)
+        assert scores.greedy == expected.greedy
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "falcon", "mamba"])
 @pytest.mark.parametrize("budget", [1, 300])
 def test_scores_of_padded_batches_are_those_of_plain_passes(family: str, budget: int) -> None:
     model, requests = tiny(family), mixed_requests()
-    for request, found in zip(requests, score_plainly(model, requests, budget=budget), strict=True):
+    for request, scores in zip(requests, score_plainly(model, requests, budget=budget), strict=True):
         expected = plain(model, request)
-        assert found.log_likelihood == pytest.approx(expected.log_likelihood, abs=1e-3)
-        assert found.greedy == expected.greedy
+        assert scores.log_likelihood == pytest.approx(expected.log_likelihood, abs=1e-3)
+        assert scores.greedy == expected.greedy

@@ -72,10 +72,10 @@ def test_llama_cpp_adds_it_as_peft_does(family: str, tmp_path: Path) -> None:
     assert "rank" in done.stdout
     file = weightsmith.export(base, tmp_path / "base.gguf", type="f32").files[0].path
     tokens = np.random.default_rng(0).integers(3, 384, 40).astype(np.int32)
-    theirs = TransformersBackend(open_model(f"{base}+{tmp_path / 'adapter'}")).logits(tokens)
+    peft_logits = TransformersBackend(open_model(f"{base}+{tmp_path / 'adapter'}")).logits(tokens)
     plain = TransformersBackend(open_model(str(base))).logits(tokens)
     ours = WithAdapter(file, tmp_path / "adapter.gguf").logits(tokens)
-    apart, moved = float(np.abs(ours - theirs).max()), float(np.abs(plain - theirs).max())
+    apart, moved = float(np.abs(ours - peft_logits).max()), float(np.abs(plain - peft_logits).max())
     assert apart < 0.02 * moved, (apart, moved)
     # And read again, on the folder and on the GGUF file.
     for reference in (base, file):

@@ -137,13 +137,13 @@ def test_a_checkout_of_llama_cpp(chat_models: Path, tmp_path: Path) -> None:
         for way, options in (("ours", {}), ("theirs", {"llama_cpp": checkout})):
             weightsmith.export(model, tmp_path / f"{way}{number}", type=["f16", "q8_0"], name="m", **options)
         for kind in ("f16", "q8_0"):
-            ours, theirs = (
+            ours, checkout_file = (
                 gguf.GGUFReader(tmp_path / f"{way}{number}" / f"m-{kind}.gguf") for way in ("ours", "theirs")
             )
             assert {t.name: t.data.tobytes() for t in ours.tensors} == {
-                t.name: t.data.tobytes() for t in theirs.tensors
+                t.name: t.data.tobytes() for t in checkout_file.tensors
             }
-            assert ours.fields.keys() == theirs.fields.keys()
+            assert ours.fields.keys() == checkout_file.fields.keys()
         assert not list((tmp_path).glob("**/.weightsmith-*"))
     result = weightsmith_process("export", chat_models / "a", tmp_path / "out", "--llama-cpp", tmp_path)
     assert result.returncode == 2 and "has no convert_hf_to_gguf.py" in result.stderr
@@ -164,8 +164,8 @@ def test_any_model_that_opens(chat_models: Path, smollm: Path, tmp_path: Path) -
         one, two = ((tmp_path / f"{way}{number}" / "x-f16.gguf").read_bytes() for way in ("one", "two"))
         assert one == two
     weightsmith.export(f"{smollm}+{adapter}", tmp_path / "direct", type="f16", name="x")
-    ours, theirs = (gguf.GGUFReader(tmp_path / f / "x-f16.gguf") for f in ("direct", "one1"))
-    assert {t.name: t.data.tobytes() for t in ours.tensors} == {t.name: t.data.tobytes() for t in theirs.tensors}
+    ours, checkout_file = (gguf.GGUFReader(tmp_path / f / "x-f16.gguf") for f in ("direct", "one1"))
+    assert {t.name: t.data.tobytes() for t in ours.tensors} == {t.name: t.data.tobytes() for t in checkout_file.tensors}
 
 
 @pytest.mark.more
@@ -184,8 +184,8 @@ def test_vocabulary_and_embedding_of_unequal_size(rows: int, tokens: int, tmp_pa
     save_tokenizer(folder, tokens)
     messages: list[str] = []
     done = weightsmith.export(folder, tmp_path / "m.gguf", log=messages.append)
-    wanted = "16 rows of the embedding have no token" if rows > tokens else "16 tokens have no row in the embedding"
-    assert any(wanted in line for line in messages), messages
+    expected = "16 rows of the embedding have no token" if rows > tokens else "16 tokens have no row in the embedding"
+    assert any(expected in line for line in messages), messages
     backend = LlamaCppBackend(done.out, 2)
     assert backend.logits(np.arange(3, 20, dtype=np.int32)).shape == (17, rows)
 

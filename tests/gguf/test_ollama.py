@@ -37,8 +37,8 @@ def ours(template: str, messages: list[dict[str, str]], **ends: Any) -> str:
 )
 def test_the_same_prompts(template: str) -> None:
     for messages in (*CONVERSATIONS, [{"role": "user", "content": '{{ .System }} """ <|im_end|>'}]):
-        theirs = chat_text(template, messages, bos="<s>", eos="</s>")
-        assert ours(template, messages, bos="<s>", eos="</s>") == theirs.removeprefix("<s>")
+        reference = chat_text(template, messages, bos="<s>", eos="</s>")
+        assert ours(template, messages, bos="<s>", eos="</s>") == reference.removeprefix("<s>")
 
 
 @pytest.mark.parametrize("template", [GEMMA, MISTRAL], ids=["gemma", "mistral"])
@@ -48,8 +48,8 @@ def test_a_template_that_refuses_system_messages(template: str) -> None:
         {"role": "assistant", "content": "Two."},
         {"role": "user", "content": "Three?"},
     ]
-    theirs = chat_text(template, plain, bos="<s>", eos="</s>")
-    assert ours(template, plain, bos="<s>", eos="</s>") == theirs.removeprefix("<s>")
+    reference = chat_text(template, plain, bos="<s>", eos="</s>")
+    assert ours(template, plain, bos="<s>", eos="</s>") == reference.removeprefix("<s>")
 
 
 def test_the_demo_base(smollm: Path) -> None:

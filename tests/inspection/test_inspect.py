@@ -25,9 +25,9 @@ def test_models_that_fit(models: Path) -> None:
 
 
 def test_gguf_and_adapter(smollm: Path) -> None:
-    found = weightsmith.inspect([str(smollm), f"{smollm}+{PACKAGE / 'adapters' / 'dates'}"])
-    assert found.mergeable
-    base, tuned = found.models
+    findings = weightsmith.inspect([str(smollm), f"{smollm}+{PACKAGE / 'adapters' / 'dates'}"])
+    assert findings.mergeable
+    base, tuned = findings.models
     assert (base.parameters, base.layers, base.vocabulary, base.tied) == (134_515_008, 30, 49152, True)
     assert base.dtypes[0] == "Q4_1" and base.naming == "llama/gguf"
     assert (base.lora_rank, tuned.lora_rank) == (None, 4)
@@ -110,20 +110,20 @@ def test_another_name_for_the_same_tensors(models: Path, tmp_path: Path) -> None
 
 def test_movement(models: Path, tmp_path: Path) -> None:
     """Against the same numbers computed plainly; the terminal shows a row for each layer."""
-    found = weightsmith.inspect([str(models / n) for n in ("base", "a", "b")], stats=True, threads=2)
+    findings = weightsmith.inspect([str(models / n) for n in ("base", "a", "b")], stats=True, threads=2)
     one = weightsmith.inspect([str(models / n) for n in ("base", "a", "b")], stats=True, threads=1)
-    assert found.movement == one.movement and found.movement is not None
+    assert findings.movement == one.movement and findings.movement is not None
     base, a, b = (load_file(models / n / "model.safetensors") for n in ("base", "a", "b"))
     deltas = [torch.cat([(w[k] - base[k]).flatten() for k in base]).double() for w in (a, b)]
     length = torch.cat([v.flatten() for v in base.values()]).double().norm()
-    assert found.movement.whole == pytest.approx([float(d.norm() / length) for d in deltas], rel=1e-5)
-    (pair,) = found.movement.pairs
+    assert findings.movement.whole == pytest.approx([float(d.norm() / length) for d in deltas], rel=1e-5)
+    (pair,) = findings.movement.pairs
     assert pair.cosine == pytest.approx(float(deltas[0] @ deltas[1] / (deltas[0].norm() * deltas[1].norm())), abs=1e-5)
     both = (deltas[0] != 0) & (deltas[1] != 0)
     assert pair.sign_agreement == pytest.approx(float(((deltas[0] * deltas[1])[both] > 0).double().mean()), abs=1e-4)
     assert "nearly independent" in pair.verdict
     name = "model.layers.1.mlp.up_proj.weight"
-    (cell,) = [c for c in found.movement.cells if (c.layer, c.module) == (1, "mlp.up_proj")]
+    (cell,) = [c for c in findings.movement.cells if (c.layer, c.module) == (1, "mlp.up_proj")]
     assert cell.moved[0] == pytest.approx(float((a[name] - base[name]).norm() / base[name].norm()), rel=1e-4)
     done = weightsmith_process("inspect", "--stats", *(models / n for n in ("base", "a", "b")))
     assert done.returncode == 0, done.stderr
@@ -139,9 +139,9 @@ def test_fine_tunes_that_work_against_each_other(models: Path, tmp_path: Path) -
         weights.update({k: 2 * base[k] - v for k, v in weights.items()})
 
     other = changed(models, tmp_path, mirrored)
-    found = weightsmith.inspect([str(models / "base"), str(models / "a"), str(other)], stats=True)
-    assert found.movement and found.movement.pairs[0].cosine == pytest.approx(-1.0, abs=1e-3)
-    assert "work against each other" in found.movement.pairs[0].verdict
+    findings = weightsmith.inspect([str(models / "base"), str(models / "a"), str(other)], stats=True)
+    assert findings.movement and findings.movement.pairs[0].cosine == pytest.approx(-1.0, abs=1e-3)
+    assert "work against each other" in findings.movement.pairs[0].verdict
 
 
 def test_tied_and_untied(models: Path, tmp_path: Path) -> None:

@@ -388,9 +388,9 @@ def test_same_weights_and_logits(name: str, tmp_path: Path) -> None:
     done = weightsmith.unify(str(tmp_path / "old"), tmp_path / "out")
     assert len(done.left_out) == case.ignored
     assert case.messages is None or (done.conversion or "").startswith(f"{case.messages} naming")
-    ours, theirs = (load_file(tmp_path / f / "model.safetensors") for f in ("out", "new"))
-    assert ours.keys() == theirs.keys() - set(case.drop)
-    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    ours, reference = (load_file(tmp_path / f / "model.safetensors") for f in ("out", "new"))
+    assert ours.keys() == reference.keys() - set(case.drop)
+    assert all(torch.equal(ours[k], reference[k]) for k in ours)
     assert torch.equal(logits(tmp_path / "out"), logits(tmp_path / "new"))
 
 
@@ -400,9 +400,9 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     build(case, tmp_path)
     weightsmith.unify(str(tmp_path / "old"), tmp_path / "out")
     weightsmith.unify(str(tmp_path / "out"), tmp_path / "back", to=case.back)
-    ours, theirs = (load_file(tmp_path / f / "model.safetensors") for f in ("back", "old"))
-    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
-    assert len(ours) == len(theirs) - case.ignored
+    ours, reference = (load_file(tmp_path / f / "model.safetensors") for f in ("back", "old"))
+    assert all(torch.equal(ours[k], reference[k]) for k in ours)
+    assert len(ours) == len(reference) - case.ignored
     weightsmith.unify(str(tmp_path / "back"), tmp_path / "again")
     for file in ("model.safetensors", "config.json"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
@@ -415,8 +415,8 @@ def test_metaseq_as_transformers_436_reads_it(tmp_path: Path) -> None:
     weights["decoder.output_projection.weight"] = weights["decoder.embed_tokens.weight"]
     (tmp_path / "old" / "model.safetensors").unlink()
     torch.save({"model": weights}, tmp_path / "old" / "model.pt")
-    theirs = converter("opt", "convert_opt_original_pytorch_checkpoint_to_pytorch", tmp_path)
-    expected = {f"model.{k}": v for k, v in theirs.load_checkpoint(tmp_path / "old" / "model.pt").items()}
+    reference = converter("opt", "convert_opt_original_pytorch_checkpoint_to_pytorch", tmp_path)
+    expected = {f"model.{k}": v for k, v in reference.load_checkpoint(tmp_path / "old" / "model.pt").items()}
     weightsmith.unify(str(tmp_path / "old"), tmp_path / "out")
     ours = load_file(tmp_path / "out" / "model.safetensors")
     assert ours.keys() == expected.keys()
@@ -438,8 +438,8 @@ def test_falcon_configuration_as_transformers_436_translates_it(tmp_path: Path) 
             (folder / "old" / file).write_text("")
         script = converter_path("falcon", "convert_custom_code_checkpoint", folder)
         subprocess.run([sys.executable, script, "--checkpoint_dir", folder / "old"], check=True, capture_output=True)
-        ours, theirs = (json.loads((folder / f / "config.json").read_text()) for f in ("out", "old"))
-        assert {k: ours.get(k) for k in theirs} == theirs
+        ours, reference = (json.loads((folder / f / "config.json").read_text()) for f in ("out", "old"))
+        assert {k: ours.get(k) for k in reference} == reference
         assert torch.equal(logits(folder / "out"), logits(folder / "old"))
 
 

@@ -62,15 +62,15 @@ def test_equals_transformers_own_converter(files: int, tmp_path: Path, monkeypat
     weights = original(32000, kv=HEADS)  # that release knows no other vocabulary, and no grouped heads in one file
     params = {key: value for key, value in PARAMS.items() if key != "n_kv_heads"}
     folder = write(tmp_path / "meta", weights, files, params=params)
-    theirs = converter("llama", "convert_llama_weights_to_hf", tmp_path)
+    reference = converter("llama", "convert_llama_weights_to_hf", tmp_path)
     saved: dict[str, Weights] = {}
     monkeypatch.setattr(
-        theirs.LlamaForCausalLM,
+        reference.LlamaForCausalLM,
         "from_pretrained",
         lambda path, **_: saved.setdefault("bins", gather(Path(path))) and _Stop.now(),
     )
     with pytest.raises(_Stop):
-        theirs.write_model(str(tmp_path / "hf"), str(folder), {1: "7B", 2: "13B"}[files])
+        reference.write_model(str(tmp_path / "hf"), str(folder), {1: "7B", 2: "13B"}[files])
     weightsmith.unify(str(folder), tmp_path / "ours")
     ours = load_file(tmp_path / "ours" / "model.safetensors")
     expected = {k: v for k, v in saved["bins"].items() if "inv_freq" not in k}
@@ -85,10 +85,10 @@ class _Stop(Exception):
 
 
 def gather(folder: Path) -> Weights:
-    found: Weights = {}
+    result: Weights = {}
     for path in folder.glob("*.bin"):
-        found |= torch.load(path, weights_only=True)
-    return found
+        result |= torch.load(path, weights_only=True)
+    return result
 
 
 def test_embedding_split_by_rows_as_in_llama_3(tmp_path: Path) -> None:

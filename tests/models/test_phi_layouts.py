@@ -62,12 +62,12 @@ def to_msft(weights: Weights, block: Callable[[int], str] = "transformer.h.{}".f
         out[f"{norm}.{kind}"] = weights[f"model.final_layernorm.{kind}"]
         out[f"{head}.{kind}"] = weights[f"lm_head.{kind}"]
         for n in range(LAYERS):
-            mine, theirs = f"model.layers.{n}", block(n)
-            out[f"{theirs}.mixer.Wqkv.{kind}"] = torch.cat(qkv(weights, n, kind))
-            out[f"{theirs}.mixer.out_proj.{kind}"] = weights[f"{mine}.self_attn.dense.{kind}"]
-            out[f"{theirs}.ln.{kind}"] = weights[f"{mine}.input_layernorm.{kind}"]
+            mine, reference = f"model.layers.{n}", block(n)
+            out[f"{reference}.mixer.Wqkv.{kind}"] = torch.cat(qkv(weights, n, kind))
+            out[f"{reference}.mixer.out_proj.{kind}"] = weights[f"{mine}.self_attn.dense.{kind}"]
+            out[f"{reference}.ln.{kind}"] = weights[f"{mine}.input_layernorm.{kind}"]
             for part in ("fc1", "fc2"):
-                out[f"{theirs}.mlp.{part}.{kind}"] = weights[f"{mine}.mlp.{part}.{kind}"]
+                out[f"{reference}.mlp.{part}.{kind}"] = weights[f"{mine}.mlp.{part}.{kind}"]
     return out
 
 
@@ -144,9 +144,9 @@ def test_unified_weights_and_logits(layout: str, phis: Path, tmp_path: Path) -> 
     done = weightsmith_process("unify", phis / f"base-{layout}", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert f"phi/{layout} naming" in done.stdout
-    ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "out", phis / "base"))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours, reference = (load_file(f / "model.safetensors") for f in (tmp_path / "out", phis / "base"))
+    assert ours.keys() == reference.keys()
+    assert all(torch.equal(ours[name], reference[name]) for name in reference)
     assert torch.equal(logits(tmp_path / "out"), logits(phis / "base"))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert "auto_map" not in config and config["dtype"] == "float32"
@@ -157,9 +157,9 @@ def test_unified_weights_and_logits(layout: str, phis: Path, tmp_path: Path) -> 
 def test_there_and_back(layout: str, phis: Path, tmp_path: Path) -> None:
     weightsmith.unify(str(phis / "base"), tmp_path / "plain")
     weightsmith.unify(str(tmp_path / "plain"), tmp_path / "old", to=layout)
-    ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "old", phis / f"base-{layout}"))
-    assert ours.keys() == {name for name in theirs if "inv_freq" not in name}
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ours, reference = (load_file(f / "model.safetensors") for f in (tmp_path / "old", phis / f"base-{layout}"))
+    assert ours.keys() == {name for name in reference if "inv_freq" not in name}
+    assert all(torch.equal(ours[name], reference[name]) for name in ours)
     reported = json.loads((tmp_path / "old" / "config.json").read_text())
     assert layout == "query_key_value" or (reported["n_embd"], reported["n_inner"], reported["rotary_dim"]) == (
         HIDDEN,
@@ -172,11 +172,11 @@ def test_there_and_back(layout: str, phis: Path, tmp_path: Path) -> None:
 
 
 def test_fused_layout_as_transformers_436_made_it(phis: Path, tmp_path: Path) -> None:
-    theirs = converter("phi", "convert_phi_weights_to_hf", tmp_path)
+    reference = converter("phi", "convert_phi_weights_to_hf", tmp_path)
     old = load_file(phis / "one-sequential" / "model.safetensors")
-    mapping = {k.replace("layers.25", f"layers.{LAYERS + 1}"): v for k, v in theirs.PHI_MAPPING.items()}
+    mapping = {k.replace("layers.25", f"layers.{LAYERS + 1}"): v for k, v in reference.PHI_MAPPING.items()}
     config = SimpleNamespace(num_hidden_layers=LAYERS, num_attention_heads=HEADS, hidden_size=HIDDEN)
-    fused = theirs.convert_weights(dict(old), mapping, config)
+    fused = reference.convert_weights(dict(old), mapping, config)
     shutil.copytree(phis / "one-query_key_value", tmp_path / "fused")
     save_file({k: v.contiguous() for k, v in fused.items()}, tmp_path / "fused" / "model.safetensors", {"format": "pt"})
     ours, plain = (open_model(str(f)).checkpoint for f in (tmp_path / "fused", phis / "one"))
@@ -197,9 +197,9 @@ def test_layouts_that_cannot_be_written(phis: Path, models: Path, tmp_path: Path
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_range(layout: str, phis: Path) -> None:
-    ours, theirs = (open_model(str(phis / n)).checkpoint for n in (f"base-{layout}", "base"))
-    for name, info in theirs.tensors.items():
-        whole = read_tensor(theirs, name).flatten()
+    ours, reference = (open_model(str(phis / n)).checkpoint for n in (f"base-{layout}", "base"))
+    for name, info in reference.tensors.items():
+        whole = read_tensor(reference, name).flatten()
         for start, stop in ((0, 0), (0, 1), (1, info.numel), (info.numel // 3, info.numel // 3 + 5)):
             part = torch.empty(min(stop, info.numel) - start)
             ours.read(name, start, start + len(part), as_array(part))
@@ -250,10 +250,10 @@ def test_wrapped_names(wrapper: str, phis: Path, tmp_path: Path) -> None:
     weights = load_file(phis / "one-phi-msft" / "model.safetensors")
     save_file({wrapper + k: v for k, v in weights.items()}, tmp_path / "model.safetensors", {"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(old_config()))
-    ours, theirs = (open_model(str(f)).checkpoint for f in (tmp_path, phis / "one"))
-    assert set(ours.tensors) == set(theirs.tensors)
-    for name in theirs.tensors:
-        assert torch.equal(read_tensor(ours, name), read_tensor(theirs, name))
+    ours, reference = (open_model(str(f)).checkpoint for f in (tmp_path, phis / "one"))
+    assert set(ours.tensors) == set(reference.tensors)
+    for name in reference.tensors:
+        assert torch.equal(read_tensor(ours, name), read_tensor(reference, name))
 
 
 def test_buffers_are_listed_and_left_out(phis: Path) -> None:

@@ -131,9 +131,9 @@ def test_the_mapping_is_found(name: str, odd: Path, models: Path) -> None:
     base, other = open_model(str(models / "base")), open_model(str(odd / name))
     proposal = propose_mapping(base, other)
     assert proposal.sound, (proposal.missing, proposal.left_over, [m.text for m in proposal.doubtful])
-    ours, theirs = fit_to(base, other, accept=True).checkpoint, open_model(str(models / "a")).checkpoint
-    assert ours.tensors == theirs.tensors
-    assert all(torch.equal(read_tensor(ours, n), read_tensor(theirs, n)) for n in theirs.tensors)
+    ours, reference = fit_to(base, other, accept=True).checkpoint, open_model(str(models / "a")).checkpoint
+    assert ours.tensors == reference.tensors
+    assert all(torch.equal(read_tensor(ours, n), read_tensor(reference, n)) for n in reference.tensors)
 
 
 def test_parts_of_what_the_base_keeps_in_one(odd: Path, models: Path, tmp_path: Path) -> None:
@@ -142,9 +142,9 @@ def test_parts_of_what_the_base_keeps_in_one(odd: Path, models: Path, tmp_path: 
     save_file({k: v.contiguous() for k, v in CHANGES["gate and up"](weights).items()}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "odd"}))
     base, other = open_model(str(tmp_path)), open_model(str(models / "a"))
-    ours, theirs = fit_to(base, other, accept=True).checkpoint, open_model(str(odd / "gate and up")).checkpoint
-    assert {n: i.shape for n, i in ours.tensors.items()} == {n: i.shape for n, i in theirs.tensors.items()}
-    assert all(torch.equal(read_tensor(ours, n), read_tensor(theirs, n)) for n in theirs.tensors)
+    ours, reference = fit_to(base, other, accept=True).checkpoint, open_model(str(odd / "gate and up")).checkpoint
+    assert {n: i.shape for n, i in ours.tensors.items()} == {n: i.shape for n, i in reference.tensors.items()}
+    assert all(torch.equal(read_tensor(ours, n), read_tensor(reference, n)) for n in reference.tensors)
 
 
 def recipe(models: Path, other: Path, folder: Path) -> Path:
@@ -181,8 +181,8 @@ def test_a_mapping_file(odd: Path, models: Path, tmp_path: Path) -> None:
         "unify", odd / "stacked", tmp_path / "unified", "--like", models / "base", "--mapping", tmp_path / "map.json"
     )
     assert done.returncode == 0, done.stderr
-    ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "unified", models / "a"))
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    ours, reference = (load_file(f / "model.safetensors") for f in (tmp_path / "unified", models / "a"))
+    assert ours.keys() == reference.keys() and all(torch.equal(ours[k], reference[k]) for k in ours)
     assert json.loads((tmp_path / "unified" / "config.json").read_text())["model_type"] == "llama"
     (tmp_path / "map.json").write_text('{"tensors": [["a"]]}')
     done = weightsmith_process(

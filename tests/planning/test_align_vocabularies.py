@@ -108,17 +108,17 @@ def test_embeddings_equal_mergekit_s(name: str, vocabularies: Path, tmp_path: Pa
     made = recipe(vocabularies, models, **more)
     (tmp_path / "r.yml").write_text(yaml.safe_dump(made))
     weightsmith.merge(tmp_path / "r.yml", tmp_path / "ours")
-    theirs = run_mergekit(made, tmp_path / "theirs")
+    mergekit_weights = run_mergekit(made, tmp_path / "theirs")
     ours = load_file(tmp_path / "ours" / "model.safetensors")
-    mine, reference = vocabulary(tmp_path / "ours"), vocabulary(tmp_path / "theirs")
-    assert mine.keys() == reference.keys()
-    assert ours.keys() == theirs.keys()
-    rows = [torch.tensor([v[token] for token in sorted(v)]) for v in (mine, reference)]
-    for key in theirs:
-        a, b = ours[key], theirs[key]
+    vocabulary_of_ours, reference = vocabulary(tmp_path / "ours"), vocabulary(tmp_path / "theirs")
+    assert vocabulary_of_ours.keys() == reference.keys()
+    assert ours.keys() == mergekit_weights.keys()
+    rows = [torch.tensor([v[token] for token in sorted(v)]) for v in (vocabulary_of_ours, reference)]
+    for key in mergekit_weights:
+        a, b = ours[key], mergekit_weights[key]
         assert a.shape == b.shape, key
         if key in ("model.embed_tokens.weight", "lm_head.weight"):
-            if len(a) > len(mine):
+            if len(a) > len(vocabulary_of_ours):
                 assert torch.allclose(a[-1], b[-1], atol=1e-5)
             a, b = a[rows[0]], b[rows[1]]
         assert torch.allclose(a, b, atol=1e-6), key

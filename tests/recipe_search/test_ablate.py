@@ -57,27 +57,27 @@ def test_what_chance_does_is_told(chat_models: Path, tmp_path: Path) -> None:
     """A model whose weight is zero everywhere changes nothing; one that is most of the merge does."""
     (tmp_path / "text.txt").write_text(TEXT)
     path = recipe(chat_models, tmp_path, {"a": 2.0, "b": 0.0})
-    found = weightsmith.ablate(path, tmp_path / "out", texts=[str(tmp_path / "text.txt")], blocks=1)
-    assert {p for row in found.p["b"] for p in row} == {1.0}
-    assert min(p for row in found.p["a"] for p in row) < 0.05
+    result = weightsmith.ablate(path, tmp_path / "out", texts=[str(tmp_path / "text.txt")], blocks=1)
+    assert {p for row in result.p["b"] for p in row} == {1.0}
+    assert min(p for row in result.p["a"] for p in row) < 0.05
     table = list(csv.DictReader((tmp_path / "out" / "ablation.csv").open()))
-    assert [float(row["text: p"]) for row in table[1:]] == [p for name in "ab" for row in found.p[name] for p in row]
+    assert [float(row["text: p"]) for row in table[1:]] == [p for name in "ab" for row in result.p[name] for p in row]
 
 
 def test_one_that_was_interrupted_goes_on(chat_models: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "sums.jsonl").write_text('{"prompt": "1 + 1 =", "target": "2"}\n{"prompt": "1 + 2 =", "target": "3"}\n')
     path, out = recipe(chat_models, tmp_path, {"a": 0.7, "b": 0.4}), tmp_path / "out"
-    wish = {"texts": [str(tmp_path / "text.txt")], "questions": [str(tmp_path / "sums.jsonl")], "blocks": 2}
+    expected = {"texts": [str(tmp_path / "text.txt")], "questions": [str(tmp_path / "sums.jsonl")], "blocks": 2}
     with pytest.raises(KeyboardInterrupt):
-        weightsmith.ablate(path, out, **wish, metric="perplexity", log=stop_at("without a in layer 1"))  # type: ignore[arg-type]
+        weightsmith.ablate(path, out, **expected, metric="perplexity", log=stop_at("without a in layer 1"))  # type: ignore[arg-type]
     assert {file.name for file in out.iterdir()} == {"answers.jsonl"}
     reported = (out / "answers.jsonl").read_text()
     with pytest.raises(SearchError, match=r"answers.jsonl: was made with another metric; .* --force"):
-        weightsmith.ablate(path, out, **wish)  # type: ignore[arg-type]
-    weightsmith.ablate(path, out, **wish, metric="perplexity")  # type: ignore[arg-type]
+        weightsmith.ablate(path, out, **expected)  # type: ignore[arg-type]
+    weightsmith.ablate(path, out, **expected, metric="perplexity")  # type: ignore[arg-type]
     assert (out / "answers.jsonl").read_text().startswith(reported)
-    weightsmith.ablate(path, tmp_path / "whole", **wish, metric="perplexity")  # type: ignore[arg-type]
+    weightsmith.ablate(path, tmp_path / "whole", **expected, metric="perplexity")  # type: ignore[arg-type]
     assert (out / "ablation.csv").read_bytes() == (tmp_path / "whole" / "ablation.csv").read_bytes()
 
 

@@ -37,8 +37,8 @@ def test_equal_ones_go_on() -> None:
     """Of candidates that are as good as the best, few are stopped: that is what two standard errors are for."""
     random, stopped = np.random.default_rng(0), 0
     for _ in range(400):
-        mine, its = (answers(random.random(60) < 0.7) for _ in range(2))
-        stopped += behind([SHARE], [mine], [its])
+        ours, best = (answers(random.random(60) < 0.7) for _ in range(2))
+        stopped += behind([SHARE], [ours], [best])
     assert stopped < 400 * 0.06
 
 

@@ -66,8 +66,8 @@ def search_file(home: Path, models: Path, name: str, **settings: object) -> Path
 
 
 def rows(out: Path) -> list[dict[str, str]]:
-    found = list(csv.DictReader((out / "trials.csv").open()))
-    return [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in found]
+    search_result = list(csv.DictReader((out / "trials.csv").open()))
+    return [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in search_result]
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +81,12 @@ def done(home: Path, chat_models: Path) -> Path:
 
 
 def test_what_it_leaves_behind(done: Path) -> None:
-    found = rows(done)
-    assert len(found) == 8 and found[0]["default"] == "ties, weight 0.5, density 0.5"
+    search_result = rows(done)
+    assert len(search_result) == 8 and search_result[0]["default"] == "ties, weight 0.5, density 0.5"
     summary = json.loads((done / "summary.json").read_text())
     assert [one["label"] for one in summary["candidates"]][-3:] == ["base", "a", "b"]
-    complete = [float(row["score"]) for row in found if row["state"] == "complete"]
-    defaults = [float(row["score"]) for row in found if row["default"] and row["state"] == "complete"]
+    complete = [float(row["score"]) for row in search_result if row["state"] == "complete"]
+    defaults = [float(row["score"]) for row in search_result if row["default"] and row["state"] == "complete"]
     assert summary["best"]["score"] == max(complete) >= max(defaults)
     page = (done / "report.html").read_text()
     assert "<svg" in page and "held-out" in page and "src=" not in page
@@ -97,7 +97,7 @@ def test_the_report_in_a_browser(done: Path, tmp_path: Path) -> None:
     dom, colours = shown(done / "report.html", tmp_path, 4000)
     headings = re.findall("<h2>(.*?)</h2>", dom)
     assert [h.split()[0] for h in headings] == [
-        "Against",
+        "On",
         "The",
         "Best",
         "Which",
@@ -212,10 +212,10 @@ def test_until_the_time_is_up(home: Path, chat_models: Path, tmp_path: Path) -> 
     """No candidate begins after it; those that are there count, and more time finds more."""
     path = search_file(home, chat_models, "time", time="2s")
     path.write_text(path.read_text().replace("trials: 8\n", ""))
-    found = weightsmith.search(path, tmp_path / "out")
-    assert found.trials and found.best.score is not None
+    search_result = weightsmith.search(path, tmp_path / "out")
+    assert search_result.trials and search_result.best.score is not None
     more = weightsmith.search(path, tmp_path / "out", resume=True)
-    assert len(more.trials) > len(found.trials)
+    assert len(more.trials) > len(search_result.trials)
 
 
 @MORE
@@ -231,8 +231,8 @@ def test_layers_of_either_model(home: Path, chat_models: Path, tmp_path: Path) -
     recipe = {"merge_method": "passthrough", "slices": slices, "dtype": "float32"}
     path = home / "slices.yml"
     path.write_text(json.dumps({"recipe": recipe, "objective": own, "sampler": "grid"}))
-    found = weightsmith.search(path, tmp_path / "out")
-    assert len(found.trials) == 4 and len({trial.score for trial in found.trials}) == 4
+    search_result = weightsmith.search(path, tmp_path / "out")
+    assert len(search_result.trials) == 4 and len({trial.score for trial in search_result.trials}) == 4
     weightsmith.merge(tmp_path / "out" / "best.yml", tmp_path / "merged")
 
 
@@ -240,20 +240,22 @@ def test_nsga2_searches_for_a_front(home: Path, chat_models: Path, tmp_path: Pat
     """Nothing is stopped for being behind in the sum; the front is the one that Optuna finds."""
     path = search_file(home, chat_models, "front", sampler="nsga2", trials=20)
     path.write_text(path.read_text().replace("sums.jsonl, weight", "sums.jsonl, metric: perplexity, weight"))
-    found = weightsmith.search(path, tmp_path / "out")
-    assert {trial.state for trial in found.trials} == {"complete"}
+    search_result = weightsmith.search(path, tmp_path / "out")
+    assert {trial.state for trial in search_result.trials} == {"complete"}
     theirs = optuna.load_study(
         study_name="weightsmith", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}"
     ).best_trials
-    front = pareto_front(found.trials, found.objectives)
-    assert {trial.number for trial in front} == {trial.number for trial in theirs} and found.best in front
+    front = pareto_front(search_result.trials, search_result.objectives)
+    assert {trial.number for trial in front} == {trial.number for trial in theirs} and search_result.best in front
 
 
 @MORE
 @pytest.mark.parametrize("sampler", ["grid", "random", "cmaes"])
 def test_samplers(sampler: str, home: Path, chat_models: Path, tmp_path: Path) -> None:
-    found = weightsmith.search(search_file(home, chat_models, sampler, sampler=sampler, trials=9), tmp_path / "out")
-    assert len(found.trials) == 9 and found.best.score is not None
+    search_result = weightsmith.search(
+        search_file(home, chat_models, sampler, sampler=sampler, trials=9), tmp_path / "out"
+    )
+    assert len(search_result.trials) == 9 and search_result.best.score is not None
 
 
 @MORE
@@ -262,16 +264,16 @@ def test_workers_that_are_killed_cost_their_candidates(home: Path, chat_models: 
 
     def log(line: str) -> None:
         if line.startswith("2:") and not killed:  # at least one of the two is at work
-            found = subprocess.run(
+            search_result = subprocess.run(
                 ["pgrep", "-P", str(os.getpid()), "-f", "spawn_main"], capture_output=True, text=True
             )
-            killed.extend(map(int, found.stdout.split()))
+            killed.extend(map(int, search_result.stdout.split()))
             for process in killed:
                 os.kill(process, signal.SIGKILL)
 
-    found = weightsmith.search(path, tmp_path / "out", workers=2, threads=1, log=log)
-    lost = [trial.error for trial in found.trials if trial.state == "failed"]
-    assert len(killed) == 2 and len(found.trials) == 10
+    search_result = weightsmith.search(path, tmp_path / "out", workers=2, threads=1, log=log)
+    lost = [trial.error for trial in search_result.trials if trial.state == "failed"]
+    assert len(killed) == 2 and len(search_result.trials) == 10
     assert lost and set(lost) == {"its worker died"} and len(lost) <= 2
 
 
@@ -282,17 +284,17 @@ def test_on_ray(home: Path, chat_models: Path, tmp_path: Path) -> None:
 
     def kill() -> None:
         while not killed:
-            found = subprocess.run(["pgrep", "-f", "ray::run_trial"], capture_output=True, text=True)
-            killed.extend(map(int, found.stdout.split()[:1]))
+            search_result = subprocess.run(["pgrep", "-f", "ray::run_trial"], capture_output=True, text=True)
+            killed.extend(map(int, search_result.stdout.split()[:1]))
         os.kill(killed[0], signal.SIGKILL)
 
     def log(line: str) -> None:
         if line.startswith("2:"):
             threading.Thread(target=kill, daemon=True).start()
 
-    found = weightsmith.search(path, tmp_path / "out", workers=2, ray="local", threads=1, log=log)
-    lost = [trial.error for trial in found.trials if trial.state == "failed"]
-    assert killed and len(found.trials) == 8
+    search_result = weightsmith.search(path, tmp_path / "out", workers=2, ray="local", threads=1, log=log)
+    lost = [trial.error for trial in search_result.trials if trial.state == "failed"]
+    assert killed and len(search_result.trials) == 8
     assert len(lost) == 1 and lost[0].startswith("its worker died")
 
 
@@ -321,11 +323,11 @@ def test_a_candidate_that_fails_is_passed_over(home: Path, chat_models: Path, tm
         f"model: {chat_models / 'b'},", f"model: {{choice: [{chat_models / 'b'}, {tmp_path / 'broken'}]}},"
     )
     path.write_text(text)
-    found = weightsmith.search(path, tmp_path / "out")
-    assert {trial.state for trial in found.trials} == {"complete", "failed"}
-    assert all("holds 1 NaN" in trial.error for trial in found.trials if trial.state == "failed")
-    assert found.best.tree["models"][1]["model"] == str(chat_models / "b")
-    assert [one.label for one in found.final.candidates][-3:] == ["base", "a", "b"]
+    search_result = weightsmith.search(path, tmp_path / "out")
+    assert {trial.state for trial in search_result.trials} == {"complete", "failed"}
+    assert all("holds 1 NaN" in trial.error for trial in search_result.trials if trial.state == "failed")
+    assert search_result.best.tree["models"][1]["model"] == str(chat_models / "b")
+    assert [one.label for one in search_result.final.candidates][-3:] == ["base", "a", "b"]
 
 
 def test_scores_that_are_not_numbers() -> None:
@@ -354,8 +356,8 @@ def test_another_program_holds_the_database(
     with pytest.raises(SearchError, match=r"study\.db: cannot be used \(database is locked\); .*--resume"):
         weightsmith.search(path, out, log=log)
     held[0].close()
-    found = weightsmith.search(path, out, resume=True)
-    assert [trial.number for trial in found.trials] == [0, 1, 2, 3]
+    search_result = weightsmith.search(path, out, resume=True)
+    assert [trial.number for trial in search_result.trials] == [0, 1, 2, 3]
 
 
 def test_a_damaged_database(home: Path, chat_models: Path, tmp_path: Path) -> None:

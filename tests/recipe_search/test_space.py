@@ -38,8 +38,8 @@ def spaces_of(text: str) -> list[Space]:
 
 
 def test_names_and_places() -> None:
-    found = {space.name: space for space in spaces_of(TEXT)}
-    assert list(found) == [
+    candidates = {space.name: space for space in spaces_of(TEXT)}
+    assert list(candidates) == [
         "merge_method",
         "ft1.weight",
         "ft1.density",
@@ -48,10 +48,10 @@ def test_names_and_places() -> None:
         "ft2.density[mlp]",
         "normalize",
     ]
-    assert found["ft1.density"].step == 0.001
-    assert found["ft2.density[mlp]"].grid() == [0.1, 0.3, 0.5, 0.7, 0.9]
-    assert found["normalize"].grid() == ["true", "false"]
-    assert found["ft2.weight[2]"].grid() == pytest.approx([0.01, 0.0316, 0.1, 0.316, 1], rel=1e-2)
+    assert candidates["ft1.density"].step == 0.001
+    assert candidates["ft2.density[mlp]"].grid() == [0.1, 0.3, 0.5, 0.7, 0.9]
+    assert candidates["normalize"].grid() == ["true", "false"]
+    assert candidates["ft2.weight[2]"].grid() == pytest.approx([0.01, 0.0316, 0.1, 0.316, 1], rel=1e-2)
 
 
 @pytest.mark.parametrize("method", ["ties", "task_arithmetic", "linear"])
@@ -71,10 +71,13 @@ def test_a_candidate_is_a_recipe(method: str) -> None:
 def test_defaults_lie_in_the_spaces() -> None:
     file = parse_yaml(Path("s.yml"), TEXT)
     spaces = find_spaces(file)
-    found = default_recipes(spaces, file.tree, ["ties", "task_arithmetic"])
-    assert [default.name for default in found][:2] == ["ties, weight 0.5, density 0.5", "ties, weight 1, density 0.5"]
-    assert found[0].values["ft1.weight"] == 0.5 and found[0].values["ft1.density"] == 0.5
-    assert found[0].values["normalize"] == "true" and "ft1.density" not in found[-1].values
+    candidates = default_recipes(spaces, file.tree, ["ties", "task_arithmetic"])
+    assert [default.name for default in candidates][:2] == [
+        "ties, weight 0.5, density 0.5",
+        "ties, weight 1, density 0.5",
+    ]
+    assert candidates[0].values["ft1.weight"] == 0.5 and candidates[0].values["ft1.density"] == 0.5
+    assert candidates[0].values["normalize"] == "true" and "ft1.density" not in candidates[-1].values
     narrow = spaces_of(TEXT.replace("[0.2, 1.0]", "[0.7, 0.9]"))
     assert default_recipes(narrow, file.tree, ["ties"])[0].values["ft1.density"] == 0.7
 
@@ -108,10 +111,10 @@ def test_bad_spaces(old: str, new: str, message: str) -> None:
 )
 def test_the_nearest_value_is_in_the_space(low: float, width: float, wanted: float, step: float | None) -> None:
     space = Space(("x",), "x", "uniform", low, low + width, step)
-    found = space.stored(wanted)
-    assert low - 1e-8 <= found <= low + width + 1e-8
+    candidates = space.stored(wanted)
+    assert low - 1e-8 <= candidates <= low + width + 1e-8
     if low <= wanted <= low + width:
-        assert math.isclose(found, wanted, abs_tol=(step or 0) * 1.01 + 1e-8)
+        assert math.isclose(candidates, wanted, abs_tol=(step or 0) * 1.01 + 1e-8)
 
 
 def test_any_value_of_a_space_comes_back(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def searched(folder: Path, sampler: str, trials: int, text: str = TEXT, stops: b
 
 
 def test_cmaes_begins_at_the_best_default(tmp_path: Path) -> None:
-    found = searched(tmp_path / "a", "cmaes", 9)
-    first = [[*trial.params.values()] for trial in found if not trial.default]
+    asked = searched(tmp_path / "a", "cmaes", 9)
+    first = [[*trial.params.values()] for trial in asked if not trial.default]
     assert np.abs(np.mean(first, axis=0) - 1).max() < 1.7  # at (1, 1), not at (5, 5)
 
 
@@ -84,18 +84,18 @@ def test_it_finds_what_chance_does_not(tmp_path: Path, sampler: str) -> None:
 
 
 def test_cmaes_learns_from_candidates_that_were_stopped(tmp_path: Path) -> None:
-    found = searched(tmp_path / "a", "cmaes", 50, stops=True)
-    assert sum(trial.state == "pruned" for trial in found) > 30
-    weights = [[model["parameters"]["weight"] for model in trial.tree["models"]] for trial in found[30:]]
+    asked = searched(tmp_path / "a", "cmaes", 50, stops=True)
+    assert sum(trial.state == "pruned" for trial in asked) > 30
+    weights = [[model["parameters"]["weight"] for model in trial.tree["models"]] for trial in asked[30:]]
     assert np.square(np.subtract(weights, [2, 1])).sum(1).mean() < 1  # it stays at 3.6 where they are left out
 
 
 def test_cmaes_moves_what_only_some_methods_have(tmp_path: Path) -> None:
     density = "density: {uniform: [0.1, 1.0]}, weight"
     text = TEXT.replace("task_arithmetic", "{choice: [task_arithmetic, ties]}").replace("weight", density)
-    found = searched(tmp_path / "a", "cmaes", 60, text)
-    assert {("one.density" in t.params) == (t.params["merge_method"] == "ties") for t in found} == {True}
-    late = [trial.params["one.density"] for trial in found[40:] if "one.density" in trial.params]
+    asked = searched(tmp_path / "a", "cmaes", 60, text)
+    assert {("one.density" in t.params) == (t.params["merge_method"] == "ties") for t in asked} == {True}
+    late = [trial.params["one.density"] for trial in asked[40:] if "one.density" in trial.params]
     assert len(late) > 4 and np.std(late) < 0.15  # drawn at random, it would be 0.26
 
 
@@ -105,12 +105,12 @@ def test_a_grid_tries_no_recipe_twice(tmp_path: Path) -> None:
     text = TEXT.replace("task_arithmetic", "{choice: [task_arithmetic, ties]}").replace(
         "weight: {uniform: [0, 10]}", spaces
     )
-    found = searched(tmp_path / "a", "grid", 100, text)
-    recipes = [str(trial.tree) for trial in found]
+    asked = searched(tmp_path / "a", "grid", 100, text)
+    recipes = [str(trial.tree) for trial in asked]
     assert len(recipes) == 9 + 9 * 4 == len(set(recipes))
-    assert [trial.number for trial in found] == list(range(len(found)))
+    assert [trial.number for trial in asked] == list(range(len(asked)))
     searched(tmp_path / "b", "grid", 20, text)
-    assert searched(tmp_path / "b", "grid", 100, text) == found
+    assert searched(tmp_path / "b", "grid", 100, text) == asked
 
 
 def test_the_number_of_a_lost_candidate_is_given_again(tmp_path: Path) -> None:

@@ -178,15 +178,15 @@ def byte_level(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 @ANY
 @given(TEXTS)
 def test_byte_level_like_llama_cpp(byte_level, text: str) -> None:
-    ours, theirs = byte_level
+    ours, reference = byte_level
     ids = ours.encode(text, add_special_tokens=False).ids
-    assert ids == theirs.encode(text)
+    assert ids == reference.encode(text)
     assert ours.decode(ids, skip_special_tokens=False) == text
 
 
 def test_the_begin_token_like_llama_cpp(byte_level) -> None:
-    ours, theirs = byte_level
-    assert ours.encode("word").ids == theirs.encode("word", add=True)
+    ours, reference = byte_level
+    assert ours.encode("word").ids == reference.encode("word", add=True)
 
 
 @pytest.fixture(scope="module", params=[True, False])
@@ -198,18 +198,18 @@ def sentencepiece(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 @ANY
 @given(st.text("the and or wording 12é日 \n", min_size=1, max_size=30))
 def test_sentencepiece_like_llama_cpp(sentencepiece, text: str) -> None:
-    ours, theirs = sentencepiece
+    ours, reference = sentencepiece
     ids = ours.encode(text, add_special_tokens=False).ids
-    assert ids == theirs.encode(text)
+    assert ids == reference.encode(text)
     assert ours.decode(ids) == text
-    assert ours.encode(text).ids == theirs.encode(text, add=True)
+    assert ours.encode(text).ids == reference.encode(text, add=True)
 
 
 def test_smollm(smollm: Path) -> None:
     tokenizer, config = tokenizer_from_gguf(GGUFFile(smollm))
-    theirs = LlamaCppVocabulary(smollm)
+    reference = LlamaCppVocabulary(smollm)
     for text in ("".join(PIECES), "<|im_start|>user\nWrite 2075-06-08 & don't stop<|im_end|>\n", "a" * 300):
-        assert tokenizer.encode(text).ids == theirs.encode(text)
+        assert tokenizer.encode(text).ids == reference.encode(text)
     assert (config["bos_token"], config["eos_token"]) == ("<|im_start|>", "<|im_end|>")
     assert isinstance(tokenizer.get_added_tokens_decoder()[1], AddedToken)
 
