@@ -28,7 +28,7 @@ def load_llama_cpp() -> Any:
 
 
 def on_log(listen: Callable[[int, str], None]) -> None:
-    """Have `listen` told of llama.cpp's log instead of whoever was before: a level, and a text that may be part of a
+    """Send llama.cpp's log to `listen` instead of its last listener: a level, and a text that may be part of a
     line."""
     from llama_cpp import llama_cpp
 

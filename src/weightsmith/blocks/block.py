@@ -45,7 +45,7 @@ class Block:
 
     @property
     def inputs(self) -> torch.Tensor:
-        """float32 [models, n], a copy on `device`, to be overwritten as one likes. Bytes go there before they are
+        """float32 [models, n], a copy on `device`, yours to overwrite. Bytes go there before they are
         converted."""
         import torch
 

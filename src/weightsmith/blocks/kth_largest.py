@@ -125,7 +125,7 @@ def _count_block(
 
 @kernel()
 def _count_tile(bits: np.ndarray, bottom: np.int32, shift: int, counts: np.ndarray, within: np.ndarray) -> int:
-    """`within`: uint8, a multiple of eight of them, as memory. Few elements lie within, so eight are passed over at a
+    """`within`: uint8, a multiple of eight of them, as memory. Few elements lie within, so eight are skipped at a
     time."""
     top, span, higher = np.int32(bottom + (counts.size << shift) - 1), np.uint32(counts.size << shift), 0
     for i in range(bits.size):

@@ -120,7 +120,7 @@ def _weight_files(repo: str, names: Sequence[str]) -> list[str]:
 
 
 class _HubErrors:
-    """What can go wrong with the hub, as one sentence about the model."""
+    """Errors of the hub, as one sentence about the model."""
 
     def __init__(self, repo: str, revision: str | None) -> None:
         self.name = f"{repo}@{revision}" if revision else repo

@@ -30,7 +30,7 @@ DEFAULT_SHARD_BYTES = 5_000_000_000
 
 @dataclass(frozen=True)
 class MergeSummary:
-    """What a finished merge can say of itself. `resumed`: tensors that an interrupted run had finished; `phases`:
+    """Summary of a finished merge. `resumed`: tensors that an interrupted run had finished; `phases`:
     seconds of all threads together by what they did; `seed`: None where nothing was drawn at random."""
 
     out: Path

@@ -88,7 +88,7 @@ def run_tensors(
     bounds: Bounds | None = None,
 ) -> Tally:
     """Compute and write every tensor. The bytes depend neither on `threads` nor on the size of blocks. `on_tensor` is
-    told of each that is written, on the thread that wrote it; `bounds` knows what need not be counted again. Raises
+    called for each that is written, on the thread that wrote it; `bounds` knows what need not be counted again. Raises
     MergeError for NaN and infinities in the inputs, unless `tolerant`, and for results that the output dtype cannot
     hold."""
     total, tally, lock = sum(tensor.info.nbytes for tensor in tensors), Tally(), threading.Lock()

@@ -1,4 +1,4 @@
-"""What models have answered before, in SQLite: a killed run resumes, and what is added later costs only itself."""
+"""Stored answers, in SQLite: a killed run resumes, and models or tasks added later cost only themselves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AnswerStore:
             ) from error
 
     def get(self, requests: Sequence[str]) -> dict[str, Any]:
-        """Those that are known."""
+        """The stored ones."""
         answers: dict[str, Any] = {}
         for start in range(0, len(requests), _AT_ONCE):
             names = requests[start : start + _AT_ONCE]
@@ -65,7 +65,7 @@ _OF_A_RUN = {"checksums.json"}
 
 
 def content_key(model: Model, precision: str, digests: FileDigests) -> str:
-    """Of all weights, the configuration, the tokenizer, and what it computes in."""
+    """Of all weights, the configuration, the tokenizer, and its compute precision."""
     contents = []
     for folder in dict.fromkeys([*model.files, model.home]):
         files = sorted(folder.iterdir()) if folder.is_dir() else [folder]

@@ -29,8 +29,8 @@ GREEDY = Sampling()
 
 
 class Backend(Protocol):
-    """One loaded model. `window`: positions it was made for, None where it does not say; `precision`: what it computes
-    in."""
+    """One loaded model. `window`: positions it was made for, None where it does not say; `precision`: its compute
+    precision."""
 
     name: str
     precision: str

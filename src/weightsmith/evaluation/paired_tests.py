@@ -1,5 +1,5 @@
-"""Is one model better than another, by more than chance? Both answered the same questions, so differences are tested in
-pairs."""
+"""Whether one model is better than another by more than chance. Both answered the same questions, so differences are
+tested in pairs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """In plain words."""
+        """The comparison in plain words."""
         if self.p >= LEVEL:
             return f"no difference seen with {self.questions} questions"
         return "better" if (self.difference > 0) == self.higher_is_better else "worse"

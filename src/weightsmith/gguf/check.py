@@ -1,4 +1,4 @@
-"""Is an exported file the model that it was made from? Tokens of texts in many scripts, and next-token
+"""Whether an exported file is the model that it was made from: tokens of texts in many scripts, and next-token
 distributions."""
 
 from __future__ import annotations

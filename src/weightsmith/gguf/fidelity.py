@@ -1,4 +1,4 @@
-"""How well an exported file keeps what the source weights say. Light to import: what measures it (`check.py`) needs
+"""How well an exported file keeps what the source weights say. Light to import; `check.py`, which measures it, needs
 torch."""
 
 from __future__ import annotations

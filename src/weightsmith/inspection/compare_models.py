@@ -29,7 +29,7 @@ class Finding:
 
 
 def about(model: Model) -> Iterator[Finding]:
-    """What is to be said of one model alone."""
+    """Findings about one model alone."""
     if model.conversion:
         details = tuple(f"{name} ({reason})" for name, reason in model.left_out.items())
         yield Finding("converted", model.reference, model.conversion, details)

@@ -96,7 +96,7 @@ class Method:
         return None
 
     def statistics(self, scan: Scan, settings: Settings) -> Statistics:
-        """What is to be known of whole tensors before the first block is combined."""
+        """What `combine` needs to know of whole tensors, gathered before the first block is combined."""
         return Statistics()
 
     def combine(self, block: Block, settings: Settings, statistics: Statistics) -> torch.Tensor:

@@ -38,9 +38,8 @@ def fit_text_parts(models: dict[str, Model]) -> dict[str, Model]:
 
 
 def fit_to(base: Model, other: Model, *, mapping: Path | None = None, accept: bool = False) -> Model:
-    """`other` under the base's names: as it is where they agree, by the file `mapping`, or, with `accept`, by the
-    mapping that the values of the weights propose. Raises CheckpointError where there is none, saying what was
-    found."""
+    """`other` under the base's names: unchanged where they agree, by the file `mapping`, or, with `accept`, by the
+    mapping that the values of the weights propose. Raises CheckpointError where there is none, with what was found."""
     if mapping is not None:
         return _mapped(base, other, read_mapping(mapping), f"mapped by {mapping.name}")
     missing, more = names_differ(base, other)

@@ -13,7 +13,7 @@ from weightsmith.recipe_search.space import Space
 
 @dataclass(frozen=True)
 class Default:
-    """`values`: what an optuna trial is told, by the names of spaces."""
+    """`values`: the values for an Optuna trial, by the names of spaces."""
 
     name: str
     values: dict[str, Any]

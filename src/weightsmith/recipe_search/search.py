@@ -1,4 +1,4 @@
-"""`weightsmith search`: candidates are asked for, tried and reported back until trials or time are used up; then the
+"""`weightsmith search`: candidates are drawn, tried and reported back until trials or time run out; then the
 best is compared with the others on held-out questions."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a report tells, as plain values."""
+"""The content of a report, as plain values."""
 
 from __future__ import annotations
 

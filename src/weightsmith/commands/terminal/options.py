@@ -38,7 +38,7 @@ class Precision(StrEnum):
 
 @contextmanager
 def resumable(command: str = "the same command") -> Iterator[None]:
-    """Around work that `command` resumes: Ctrl-C says so."""
+    """Around work that `command` can resume; Ctrl-C then prints that command."""
     try:
         yield
     except KeyboardInterrupt:

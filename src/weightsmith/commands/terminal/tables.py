@@ -1,4 +1,4 @@
-"""Tables on standard output: as wide as the terminal, wide enough for most where there is none."""
+"""Tables on standard output: as wide as the terminal; of a fixed width where there is none."""
 
 import sys
 

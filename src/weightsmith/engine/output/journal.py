@@ -1,4 +1,4 @@
-"""What of a merge is on the disk, so that a killed run resumes where it was.
+"""Which tensors of a merge are on the disk, so that a killed run resumes there.
 
 A journal is a file of JSON lines in the scratch folder: first what the run is (a digest of recipe, inputs and layout,
 part by part), then each finished tensor with its digest. A line is written when the bytes it speaks of are on the disk.
@@ -20,7 +20,7 @@ Record = dict[str, Any]
 
 
 def read_journal(folder: Path) -> tuple[dict[str, str], dict[str, Record]] | None:
-    """(what the run was, finished tensors); None: no run was begun here. A line that was cut short is passed over."""
+    """(what the run was, finished tensors); None: no run was begun here. A line that was cut short is skipped."""
     try:
         lines = (folder / JOURNAL).read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -74,7 +74,7 @@ def resumable_folder(
 
 @contextmanager
 def _only_process(out: Path, folder: Path) -> Iterator[None]:
-    """Hold `folder`; what goes wrong with that is said of `out`."""
+    """Hold `folder`; errors name `out`."""
     with ExitStack() as stack:
         try:
             stack.enter_context(folder_lock(folder))

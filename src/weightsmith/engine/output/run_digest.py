@@ -1,4 +1,4 @@
-"""What a run is, in a few digests: a run that was interrupted is only continued by the same one."""
+"""The identity of a run, in a few digests: only the same run may resume an interrupted one."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ _SHORTEST_STEM = 16  # tokens: what is shorter is cheaper to compute again than 
 @dataclass(frozen=True)
 class Step:
     """Some nodes in one pass. `tokens`, `positions` and `parents` run parallel: int64 [n]; a parent is a node before it
-    in this step, or -1 for the last one of the stems. `paths`: for each sequence that ends or goes on here (its number
-    in the sorted list), the nodes of its own, from position `depth` on. `stem`: keys and values are kept for the steps
-    that follow, up to the `crop` of one of them: how many positions are left when that one begins."""
+    in this step, or -1 for the last one of the stems. `paths`: for each sequence that ends or continues here (its
+    number in the sorted list), the nodes of its own, from position `depth` on. `stem`: keys and values are kept for the
+    steps that follow, up to the `crop` of one of them: how many positions are left when that one begins."""
 
     tokens: np.ndarray
     positions: np.ndarray
@@ -57,8 +57,8 @@ class _Tree:
 
 
 def in_order(sequences: Sequence[np.ndarray]) -> list[int]:
-    """The numbers of int32 sequences in the order that `steps` needs: by their tokens, a prefix before what goes on
-    from it."""
+    """The numbers of int32 sequences in the order that `steps` needs: by their tokens, a prefix before what continues
+    it."""
     return sorted(range(len(sequences)), key=lambda number: sequences[number].astype(">i4").tobytes())
 
 

@@ -34,7 +34,7 @@ def score_tree(
     most: int = 1 << 30,
     on_scores: OnScores | None = None,
 ) -> list[Score]:
-    """Scores in the order of `requests`. `budget`: nodes per pack; `most`: sequences per pack; `on_scores` is told
+    """Scores in the order of `requests`. `budget`: nodes per pack; `most`: sequences per pack; `on_scores` is called
     after each step."""
     order = in_order([request.inputs for request in requests])
     totals, misses = np.zeros(len(requests)), dict[int, tuple[int, int]]()

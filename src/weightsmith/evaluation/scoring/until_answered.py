@@ -22,7 +22,7 @@ def until_answered(
     on_answers: OnAnswers[Answer] | None,
 ) -> list[Answer]:
     """The answers of requests 0 to `count`. `ask` is given the numbers of those left and notes each answer by its place
-    among them; `on_answers` hears of answers as they come. What is known when memory runs out is not asked again."""
+    among them; `on_answers` gets answers as they come. What is known when memory runs out is not asked again."""
     answers: dict[int, Answer] = {}
     while len(answers) < count:
         left = [number for number in range(count) if number not in answers]

@@ -67,7 +67,7 @@ def suite_names() -> list[str]:
 
 
 def load_suite(name: str) -> Suite:
-    """A suite by its name, or from a YAML file of one's own. Raises EvaluationError, RecipeError."""
+    """A suite by its name, or from your own YAML file. Raises EvaluationError, RecipeError."""
     path = SUITES / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
         path = Path(name)

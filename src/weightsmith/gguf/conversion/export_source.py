@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportJob:
-    """A model's reference, or the path of a recipe and what a merge of it is told; it goes to another process as
-    JSON."""
+    """A model's reference, or the path of a recipe and the options of its merge; it goes to another process as JSON."""
 
     model: str | None = None
     recipe: str | None = None

@@ -11,8 +11,8 @@ from typing import Any
 
 
 def run_child(module: str, job: Mapping[str, Any], on_line: Callable[[dict[str, Any]], None]) -> tuple[int, str]:
-    """Run `python -m module ORDER`; `on_line` gets each line of JSON. Returns the exit code and the last other thing
-    that was said."""
+    """Run `python -m module JOB`; `on_line` gets each line of JSON. Returns the exit code and the last line that is
+    not JSON."""
     command, last_line = [sys.executable, "-P", "-m", module, json.dumps(job)], ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout

@@ -1,1 +1,1 @@
-"""One candidate after the other: asked for, merged in memory, scored, stored."""
+"""One candidate after the other: drawn, merged in memory, scored, stored."""

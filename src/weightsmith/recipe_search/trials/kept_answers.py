@@ -14,7 +14,7 @@ AllAnswers = tuple[dict[int, Answer], ...]  # one dict per objective
 
 
 class AnswerLog:
-    """In the file `path`. A line that was being written when it was killed is passed over."""
+    """In the file `path`. A line that was cut short by a kill is skipped."""
 
     def __init__(self, path: Path, depends_on: Mapping[str, str]) -> None:
         """`depends_on`: what answers depend on besides what each is kept under. Raises SearchError where the file's

@@ -1,7 +1,7 @@
-"""Is a candidate clearly behind the best one, on the questions that both have answered?
+"""Whether a candidate is clearly behind the best one, on the questions that both have answered.
 
 Successive halving over samples: a candidate is asked a quarter of the questions, then half of them, then all; after
-each it goes on only if it is not behind by more than chance explains (https://arxiv.org/abs/1502.07943; paired, as in
+each it continues only if it is not behind by more than chance explains (https://arxiv.org/abs/1502.07943; paired, as in
 racing, Maron and Moore 1997).
 """
 

@@ -76,7 +76,7 @@ _workers: dict[Setup, _Worker] = {}
 
 
 def run_trial(setup: Setup, job: TrialJob) -> TrialResult:
-    """What goes wrong with one candidate is in `error`."""
+    """An error of one candidate is in `error`."""
     worker = worker_of(setup)
     started = time.perf_counter()
     try:

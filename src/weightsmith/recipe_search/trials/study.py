@@ -1,4 +1,4 @@
-"""The study: Optuna's samplers and its storage, asked for candidates and given their results."""
+"""The study: Optuna's samplers and its storage, which propose candidates and receive their results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def search_lock(folder: Path) -> Iterator[None]:
 
 
 class Study:
-    """`spaces` of the recipe `tree`; `defaults` are asked for first."""
+    """`spaces` of the recipe `tree`; `defaults` come first."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Study:
             return self._tell(asked_trial, result, objectives)
 
     def _is_known(self, asked_trial: AskedTrial) -> bool:
-        """Was that recipe asked for before? Points of a grid that differ in what their method does not have are one
+        """Whether that recipe was drawn before. Points of a grid that differ in what their method does not have are one
         recipe, and a default may be one of them."""
         before = [
             t for t in self._study.get_trials(deepcopy=False) if _counts(t) and t.number != asked_trial.trial.number
@@ -191,7 +191,7 @@ class Study:
 
     @property
     def trials(self) -> list[Trial]:
-        """Those that came to an end, in the order they were asked for."""
+        """The finished ones, in the order they were drawn."""
         with self._stored():
             finished = _ended(self._study)
         for t in finished:
@@ -267,7 +267,7 @@ def _ended(study: Any) -> list[Any]:
 
 
 def _counts(trial: Any) -> bool:
-    """Was it asked for, and not lost?"""
+    """Whether it was drawn and not lost."""
     return "number" in trial.user_attrs and not trial.user_attrs.get("lost")
 
 

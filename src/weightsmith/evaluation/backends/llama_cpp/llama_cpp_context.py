@@ -1,6 +1,6 @@
 """A key-value cache of llama.cpp, shared by sequences.
 
-A token of a batch belongs to all sequences that go on from it, and the cache holds it once (`llama_batch.seq_id`,
+A token of a batch belongs to all sequences that continue from it, and the cache holds it once (`llama_batch.seq_id`,
 `llama_memory_seq_cp`; llama.cpp's include/llama.h).
 """
 

@@ -120,8 +120,8 @@ class TransformersBackend:
         return max(1, self._plan.pack >> self._halvings)
 
     def _agrees_with_itself(self) -> bool:
-        """Does the tree give what one plain pass per request gives? Not for recurrent layers, nor where positions count
-        by mask."""
+        """Whether the tree gives what one plain pass per request gives; not so for recurrent layers, or positions
+        counted by mask."""
         window = getattr(self._model.config.get_text_config(), "sliding_window", None) or 0
         length = min(window, 1024) + 40 if window < (self.window or 0) else 40
         random = np.random.default_rng(0)
