@@ -1,5 +1,5 @@
 """Work in a process of its own, so that Ctrl-C stops it and a crash in native code is one clear message: a module that
-is given an order as JSON and tells of its work in lines of JSON on standard output."""
+gets a job as JSON and reports in lines of JSON on standard output."""
 
 from __future__ import annotations
 
