@@ -51,14 +51,14 @@ def save_sentencepiece(folder: Path, size: int, *, gemma: bool = True) -> None:
         **order,
     )
     (folder / "tokenizer.vocab").unlink()
-    reported = {
+    content = {
         "tokenizer_class": "GemmaTokenizer" if gemma else "LlamaTokenizer",
         "unk_token": "<unk>",
         "bos_token": "<s>",
         "eos_token": "</s>",
         "add_bos_token": True,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(reported))
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
     if not gemma:
         model = (folder / "tokenizer.model").read_bytes()
         tokenizer = LlamaTokenizer.from_pretrained(folder)

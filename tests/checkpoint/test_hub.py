@@ -194,6 +194,6 @@ def test_what_the_hub_does_not_have(hub: Hub, reference: str, message: str, mode
 
 
 def test_no_hub(tmp_path: Path, hub: Hub) -> None:
-    reported = environment(hub, tmp_path) | {"HF_ENDPOINT": "http://127.0.0.1:9"}
-    done = weightsmith_process("inspect", "someone/model", env=reported)
+    offline = environment(hub, tmp_path) | {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = weightsmith_process("inspect", "someone/model", env=offline)
     assert done.returncode == 2 and "the hub cannot be reached" in done.stderr and "Traceback" not in done.stderr

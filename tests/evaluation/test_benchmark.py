@@ -161,9 +161,9 @@ def test_a_run_that_was_stopped_goes_on(how: signal.Signals, chat_models: Path, 
         assert process.poll() is None, "the run ended before it could be stopped"
         time.sleep(0.02)
     process.send_signal(how)
-    _, reported = process.communicate()
+    _, log = process.communicate()
     if how == signal.SIGINT:
-        assert process.returncode == 130 and b"resume it with the same command" in reported
+        assert process.returncode == 130 and b"resume it with the same command" in log
     kept = _answers(store)
     done = weightsmith_process(*command)
     assert done.returncode == 0, done.stderr
@@ -220,8 +220,8 @@ def test_a_perplexity_of_ones_own_does_not_enter_the_average(chat_models: Path, 
         benchmark.model("a").values[perplexity.tasks[0]].value
         < benchmark.model("base").values[perplexity.tasks[0]].value
     )
-    reported = benchmark.compare("a", "base", perplexity)
-    assert reported.verdict in ("better" if lower else "worse", "no difference seen with 3 questions")
+    comparison = benchmark.compare("a", "base", perplexity)
+    assert comparison.verdict in ("better" if lower else "worse", "no difference seen with 3 questions")
 
 
 def test_data_in_linked_folders(tmp_path: Path) -> None:

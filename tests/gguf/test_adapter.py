@@ -91,8 +91,8 @@ def test_bad_adapters(tmp_path: Path, smollm: Path) -> None:
     base = save_model("llama", FEW_HEADS, tmp_path / "base")
     save_adapter(base, ["q_proj"], tmp_path / "adapter")
     config = tmp_path / "adapter" / "adapter_config.json"
-    reported = json.loads(config.read_text())
-    config.write_text(json.dumps(reported | {"base_model_name_or_path": None}))
+    adapter_config = json.loads(config.read_text())
+    config.write_text(json.dumps(adapter_config | {"base_model_name_or_path": None}))
     cases = [
         ((), "does not name the base model; name it with --base"),
         (("--base", tmp_path / "nowhere"), "nowhere: no such folder or file"),

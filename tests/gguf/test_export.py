@@ -58,9 +58,9 @@ def test_a_folder_of_types_is_made_once(chat_models: Path, tmp_path: Path) -> No
     assert "32 tensors" not in first.stderr and "because their rows do not divide into blocks of q4_k" in first.stderr
     made = {"a-f16.gguf", "a-q8_0.gguf", "a-q4_k_m.gguf"}
     assert names(out) == {*made, "manifest.json", "Modelfile"}
-    reported = json.loads((out / "manifest.json").read_text())["files"]
-    assert {entry["file"] for entry in reported} == made
-    for entry in reported:
+    manifest_files = json.loads((out / "manifest.json").read_text())["files"]
+    assert {entry["file"] for entry in manifest_files} == made
+    for entry in manifest_files:
         content = (out / entry["file"]).read_bytes()
         assert (entry["bytes"], entry["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
         assert entry["source"] == (["a-f16.gguf"] if "q" in entry["file"] else [str(chat_models / "a")])

@@ -42,10 +42,12 @@ def test_sums_are_those_of_transformers(model: Path, text: Path, tmp_path: Path)
 
     done = weightsmith_process("export", model, tmp_path / "out", "-t", "iq2_xxs", "--calibrate", text)
     assert done.returncode == 0, done.stderr
-    read = read_importance(tmp_path / "out" / "m-imatrix.gguf")
+    matrix = read_importance(tmp_path / "out" / "m-imatrix.gguf")
     live = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     ids = AutoTokenizer.from_pretrained(model)(text.read_text(), return_tensors="pt", verbose=False)["input_ids"][0]
-    assert read.chunks == len(ids) // CHUNK >= CHUNKS and read.dataset == "readme.txt" and read.chunk_size == CHUNK
+    assert (
+        matrix.chunks == len(ids) // CHUNK >= CHUNKS and matrix.dataset == "readme.txt" and matrix.chunk_size == CHUNK
+    )
     sums: dict[str, np.ndarray] = {}
 
     def hook(name: str):
@@ -63,11 +65,11 @@ def test_sums_are_those_of_transformers(model: Path, text: Path, tmp_path: Path)
     ):
         module.register_forward_hook(hook(f"blk.1.{name}.weight"))
     with torch.no_grad():
-        for chunk in range(read.chunks):
+        for chunk in range(matrix.chunks):
             live(ids[None, chunk * CHUNK : (chunk + 1) * CHUNK])
     for name, expected in sums.items():
-        assert read.counts[name].tolist() == [read.chunks * CHUNK]
-        np.testing.assert_allclose(read.sums[name][0], expected, rtol=0.03, atol=expected.max() * 1e-3)
+        assert matrix.counts[name].tolist() == [matrix.chunks * CHUNK]
+        np.testing.assert_allclose(matrix.sums[name][0], expected, rtol=0.03, atol=expected.max() * 1e-3)
 
 
 @pytest.mark.more
@@ -119,14 +121,14 @@ def test_written_and_read(entries: dict[str, tuple[int, int]], chunks: int) -> N
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "imatrix.gguf"
         Importance(sums, counts, "a text", chunks, 512).write(path)
-        read = read_importance(path)
-    assert read.sums.keys() == sums.keys() and (read.dataset, read.chunks, read.chunk_size) == (
+        matrix = read_importance(path)
+    assert matrix.sums.keys() == sums.keys() and (matrix.dataset, matrix.chunks, matrix.chunk_size) == (
         "a text",
         chunks,
         512,
     )
     for name in sums:
-        assert np.array_equal(read.sums[name], sums[name]) and np.array_equal(read.counts[name], counts[name])
+        assert np.array_equal(matrix.sums[name], sums[name]) and np.array_equal(matrix.counts[name], counts[name])
 
 
 def binary(sums: dict[str, np.ndarray]) -> bytes:
@@ -142,10 +144,10 @@ def test_the_older_files(tmp_path: Path) -> None:
     whole = binary({"blk.0.attn_q.weight": np.arange(8.0), "blk.0.ffn_up.weight": np.ones(4)})
     path = tmp_path / "imatrix.dat"
     path.write_bytes(whole)
-    read = read_importance(path)
-    assert (read.chunks, read.dataset) == (7, "text")
-    assert read.sums["blk.0.attn_q.weight"].tolist() == [list(range(8))]
-    entries = read.entries()
+    matrix = read_importance(path)
+    assert (matrix.chunks, matrix.dataset) == (7, "text")
+    assert matrix.sums["blk.0.attn_q.weight"].tolist() == [list(range(8))]
+    entries = matrix.entries()
     assert entries[0].name == b"blk.0.attn_q.weight" and entries[0].data[:3] == pytest.approx([0.0, 0.2, 0.4])
     assert entries[2].name is None
     for length in range(len(whole) - 12):

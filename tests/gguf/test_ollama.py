@@ -28,8 +28,8 @@ LAST_ONLY = "{{ messages[-1]['content'] }}{% if add_generation_prompt %}>{% endi
 
 def ours(template: str, messages: list[dict[str, str]], **ends: Any) -> str:
     system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
-    reported = [{"Role": m["role"], "Content": m["content"]} for m in messages]
-    return gotpl.render(go_template(template, **ends, adds_bos=True), {"System": system, "Messages": reported})
+    go_messages = [{"Role": m["role"], "Content": m["content"]} for m in messages]
+    return gotpl.render(go_template(template, **ends, adds_bos=True), {"System": system, "Messages": go_messages})
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ def test_models_that_fit(models: Path) -> None:
 
 
 def test_gguf_and_adapter(smollm: Path) -> None:
-    findings = weightsmith.inspect([str(smollm), f"{smollm}+{PACKAGE / 'adapters' / 'dates'}"])
-    assert findings.mergeable
-    base, tuned = findings.models
+    inspection = weightsmith.inspect([str(smollm), f"{smollm}+{PACKAGE / 'adapters' / 'dates'}"])
+    assert inspection.mergeable
+    base, tuned = inspection.models
     assert (base.parameters, base.layers, base.vocabulary, base.tied) == (134_515_008, 30, 49152, True)
     assert base.dtypes[0] == "Q4_1" and base.naming == "llama/gguf"
     assert (base.lora_rank, tuned.lora_rank) == (None, 4)
@@ -38,9 +38,9 @@ def test_json_and_recipe(models: Path, tmp_path: Path) -> None:
     content = {"merge_method": "task_arithmetic", "base_model": str(models / "base"), "models": entries}
     (tmp_path / "recipe.yml").write_text(yaml.safe_dump(content))
     done = weightsmith_process("inspect", "--recipe", tmp_path / "recipe.yml", "--json")
-    reported = json.loads(done.stdout)
-    assert done.returncode == 0 and reported["mergeable"]
-    assert [Path(m["reference"]).name for m in reported["models"]] == ["base", "a", "b"]
+    content = json.loads(done.stdout)
+    assert done.returncode == 0 and output["mergeable"]
+    assert [Path(m["reference"]).name for m in output["models"]] == ["base", "a", "b"]
 
 
 def changed(models: Path, folder: Path, change, **config) -> Path:
@@ -49,8 +49,8 @@ def changed(models: Path, folder: Path, change, **config) -> Path:
     weights = load_file(path)
     change(weights)
     save_file({k: v.contiguous() for k, v in weights.items()}, path, {"format": "pt"})
-    reported = json.loads((folder / "changed" / "config.json").read_text())
-    (folder / "changed" / "config.json").write_text(json.dumps(reported | config))
+    content = json.loads((folder / "changed" / "config.json").read_text())
+    (folder / "changed" / "config.json").write_text(json.dumps(content | config))
     return folder / "changed"
 
 
@@ -110,20 +110,20 @@ def test_another_name_for_the_same_tensors(models: Path, tmp_path: Path) -> None
 
 def test_movement(models: Path, tmp_path: Path) -> None:
     """Against the same numbers computed plainly; the terminal shows a row for each layer."""
-    findings = weightsmith.inspect([str(models / n) for n in ("base", "a", "b")], stats=True, threads=2)
+    inspection = weightsmith.inspect([str(models / n) for n in ("base", "a", "b")], stats=True, threads=2)
     one = weightsmith.inspect([str(models / n) for n in ("base", "a", "b")], stats=True, threads=1)
-    assert findings.movement == one.movement and findings.movement is not None
+    assert inspection.movement == one.movement and inspection.movement is not None
     base, a, b = (load_file(models / n / "model.safetensors") for n in ("base", "a", "b"))
     deltas = [torch.cat([(w[k] - base[k]).flatten() for k in base]).double() for w in (a, b)]
     length = torch.cat([v.flatten() for v in base.values()]).double().norm()
-    assert findings.movement.whole == pytest.approx([float(d.norm() / length) for d in deltas], rel=1e-5)
-    (pair,) = findings.movement.pairs
+    assert inspection.movement.whole == pytest.approx([float(d.norm() / length) for d in deltas], rel=1e-5)
+    (pair,) = inspection.movement.pairs
     assert pair.cosine == pytest.approx(float(deltas[0] @ deltas[1] / (deltas[0].norm() * deltas[1].norm())), abs=1e-5)
     both = (deltas[0] != 0) & (deltas[1] != 0)
     assert pair.sign_agreement == pytest.approx(float(((deltas[0] * deltas[1])[both] > 0).double().mean()), abs=1e-4)
     assert "nearly independent" in pair.verdict
     name = "model.layers.1.mlp.up_proj.weight"
-    (cell,) = [c for c in findings.movement.cells if (c.layer, c.module) == (1, "mlp.up_proj")]
+    (cell,) = [c for c in inspection.movement.cells if (c.layer, c.module) == (1, "mlp.up_proj")]
     assert cell.moved[0] == pytest.approx(float((a[name] - base[name]).norm() / base[name].norm()), rel=1e-4)
     done = weightsmith_process("inspect", "--stats", *(models / n for n in ("base", "a", "b")))
     assert done.returncode == 0, done.stderr
@@ -139,9 +139,9 @@ def test_fine_tunes_that_work_against_each_other(models: Path, tmp_path: Path) -
         weights.update({k: 2 * base[k] - v for k, v in weights.items()})
 
     other = changed(models, tmp_path, mirrored)
-    findings = weightsmith.inspect([str(models / "base"), str(models / "a"), str(other)], stats=True)
-    assert findings.movement and findings.movement.pairs[0].cosine == pytest.approx(-1.0, abs=1e-3)
-    assert "work against each other" in findings.movement.pairs[0].verdict
+    inspection = weightsmith.inspect([str(models / "base"), str(models / "a"), str(other)], stats=True)
+    assert inspection.movement and inspection.movement.pairs[0].cosine == pytest.approx(-1.0, abs=1e-3)
+    assert "work against each other" in inspection.movement.pairs[0].verdict
 
 
 def test_tied_and_untied(models: Path, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ def weights_of(folder: Path, change: Callable[[dict], object]) -> None:
 
 
 def configure(folder: Path, **more: object) -> None:
-    reported = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(reported | more))
+    config_values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config_values | more))
 
 
 def listed_twice(folder: Path) -> None:

@@ -124,8 +124,8 @@ def phis(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 {k: v.contiguous() for k, v in convert(weights).items()}, folder / "model.safetensors", {"format": "pt"}
             )
             current = layout == "query_key_value"
-            reported = json.loads((root / name / "config.json").read_text()) if current else old_config()
-            (folder / "config.json").write_text(json.dumps(reported))
+            config_values = json.loads((root / name / "config.json").read_text()) if current else old_config()
+            (folder / "config.json").write_text(json.dumps(config_values))
             (folder / "modeling_phi.py").write_text("raise SystemExit('code of a model was run')\n")
     return root
 
@@ -160,8 +160,12 @@ def test_there_and_back(layout: str, phis: Path, tmp_path: Path) -> None:
     ours, reference = (load_file(f / "model.safetensors") for f in (tmp_path / "old", phis / f"base-{layout}"))
     assert ours.keys() == {name for name in reference if "inv_freq" not in name}
     assert all(torch.equal(ours[name], reference[name]) for name in ours)
-    reported = json.loads((tmp_path / "old" / "config.json").read_text())
-    assert layout == "query_key_value" or (reported["n_embd"], reported["n_inner"], reported["rotary_dim"]) == (
+    config_values = json.loads((tmp_path / "old" / "config.json").read_text())
+    assert layout == "query_key_value" or (
+        config_values["n_embd"],
+        config_values["n_inner"],
+        config_values["rotary_dim"],
+    ) == (
         HIDDEN,
         4 * HIDDEN,
         4,
@@ -234,10 +238,10 @@ def test_mergekit_stops_at_the_mixed_recipe(phis: Path, tmp_path: Path) -> None:
     ):
         run_mergekit(recipe([phis / "base", phis / "two-query_key_value"]), tmp_path / "2")
     shutil.copytree(phis / "one-phi-msft", tmp_path / "orange")
-    reported = json.loads(
+    config_values = json.loads(
         (phis / "base" / "config.json").read_text()
     )  # a fine-tune whose config.json alone was brought up to date
-    (tmp_path / "orange" / "config.json").write_text(json.dumps(reported))
+    (tmp_path / "orange" / "config.json").write_text(json.dumps(config_values))
     with pytest.raises(RuntimeError, match=r"Tensor model\.\S+ required but not present in model"):
         run_mergekit(recipe([phis / "base", tmp_path / "orange"]), tmp_path / "3")
     (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe([phis / "base", tmp_path / "orange"])))
@@ -283,12 +287,12 @@ DAMAGE: dict[str, tuple[Callable[[Weights], None], dict, str]] = {
 
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damaged_models(case: str, phis: Path, tmp_path: Path) -> None:
-    damage, reported, message = DAMAGE[case]
+    damage, config_values, message = DAMAGE[case]
     weights = load_file(phis / "one-phi-msft" / "model.safetensors")
     damage(weights)
     (tmp_path / "bad").mkdir()
     save_file(weights, tmp_path / "bad" / "model.safetensors", {"format": "pt"})
-    (tmp_path / "bad" / "config.json").write_text(json.dumps(old_config(**reported)))
+    (tmp_path / "bad" / "config.json").write_text(json.dumps(old_config(**config_values)))
     done = weightsmith_process("unify", tmp_path / "bad", tmp_path / "out")
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and len(stderr_lines(done)) == 1
@@ -307,8 +311,8 @@ def test_an_adapter_in_old_names(base: str, phis: Path, tmp_path: Path) -> None:
             factors |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
             delta[f"{module}.weight"] = 2.0 * (b @ a)
     save_file(factors, tmp_path / "adapter_model.safetensors")
-    reported = {"peft_type": "LORA", "lora_alpha": 4, "r": 2, "bias": "none"}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(reported))
+    config_values = {"peft_type": "LORA", "lora_alpha": 4, "r": 2, "bias": "none"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config_values))
     model = open_model(f"{phis / base}+{tmp_path}")
     assert "phi/phi-msft naming, added to the rows" in (model.conversion or "") and model.lora_ranks == (2,)
     plain = load_file(phis / "base" / "model.safetensors")

@@ -168,10 +168,10 @@ def test_merge_asks_then_accepts(odd: Path, models: Path, tmp_path: Path) -> Non
 
 
 def test_a_mapping_file(odd: Path, models: Path, tmp_path: Path) -> None:
-    reported = weightsmith_process("inspect", models / "base", odd / "stacked", "--save-mapping", tmp_path / "map.json")
-    assert reported.returncode == 3, reported.stderr
-    assert "model.layers.{n}.self_attn.q_proj.weight <- trunk.block.{n}.a.all.weight rows 32 to 96" in reported.stdout
-    assert "--accept-mapping" in reported.stdout
+    process = weightsmith_process("inspect", models / "base", odd / "stacked", "--save-mapping", tmp_path / "map.json")
+    assert process.returncode == 3, process.stderr
+    assert "model.layers.{n}.self_attn.q_proj.weight <- trunk.block.{n}.a.all.weight rows 32 to 96" in process.stdout
+    assert "--accept-mapping" in process.stdout
     path = recipe(models, odd / "stacked", tmp_path)
     done = weightsmith_process(
         "merge", path, tmp_path / "out", "--mapping", f"{odd / 'stacked'}={tmp_path / 'map.json'}"

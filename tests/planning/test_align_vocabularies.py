@@ -122,8 +122,8 @@ def test_embeddings_equal_mergekit_s(name: str, vocabularies: Path, tmp_path: Pa
                 assert torch.allclose(a[-1], b[-1], atol=1e-5)
             a, b = a[rows[0]], b[rows[1]]
         assert torch.allclose(a, b, atol=1e-6), key
-    reported = json.loads((tmp_path / "ours" / "config.json").read_text())
-    assert reported["vocab_size"] == len(ours["lm_head.weight"])
+    merged_config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert merged_config["vocab_size"] == len(ours["lm_head.weight"])
 
 
 def test_the_merged_model_speaks_the_union(vocabularies: Path, tmp_path: Path) -> None:

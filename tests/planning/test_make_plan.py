@@ -28,24 +28,24 @@ def entries(names: str, **parameters: Any) -> list[dict[str, Any]]:
 
 
 def test_every_tensor_has_its_sources_and_settings(models: Path) -> None:
-    problem = plan(models, merge_method="ties", base_model="base", models=entries("ab", weight=0.5, density=0.3))
-    assert [model.reference for model in problem.models.values()] == ["base", "a", "b"]
-    tensor = next(t for t in problem.tensors if t.name == "model.layers.1.mlp.up_proj.weight")
+    merge_plan = plan(models, merge_method="ties", base_model="base", models=entries("ab", weight=0.5, density=0.3))
+    assert [model.reference for model in merge_plan.models.values()] == ["base", "a", "b"]
+    tensor = next(t for t in merge_plan.tensors if t.name == "model.layers.1.mlp.up_proj.weight")
     assert [(s.model.reference, s.tensor) for s in tensor.sources] == [
         (name, tensor.name) for name in ("a", "b", "base")
     ]
     assert tensor.settings.base == 2 and tensor.settings.others == [0, 1]
     assert tensor.settings.per_input[0]["density"] == 0.3 and tensor.settings.per_input[2] == {}
     assert tensor.settings.shared["normalize"] is True and tensor.settings.shared["lambda"] == 1.0
-    assert problem.home.reference == "base"
-    assert problem.output_bytes == sum(t.info.nbytes for t in problem.tensors)
-    assert problem.read_bytes == 3 * problem.output_bytes
+    assert merge_plan.home.reference == "base"
+    assert merge_plan.output_bytes == sum(t.info.nbytes for t in merge_plan.tensors)
+    assert merge_plan.read_bytes == 3 * merge_plan.output_bytes
 
 
 def test_gradients_run_over_the_layers_and_filters_over_names(models: Path) -> None:
     weight = [{"filter": "mlp", "value": [0, 1]}, {"value": 0.25}]
-    problem = plan(models, merge_method="linear", models=entries("ab", weight=weight))
-    weights = {t.name: t.settings.per_input[0]["weight"] for t in problem.tensors}
+    merge_plan = plan(models, merge_method="linear", models=entries("ab", weight=weight))
+    weights = {t.name: t.settings.per_input[0]["weight"] for t in merge_plan.tensors}
     assert [weights[f"model.layers.{n}.mlp.up_proj.weight"] for n in range(3)] == [0.0, 0.5, 1.0]
     assert [weights[f"model.layers.{n}.self_attn.q_proj.weight"] for n in range(3)] == [0.25] * 3
     assert weights["model.embed_tokens.weight"] == 0.25
@@ -54,9 +54,9 @@ def test_gradients_run_over_the_layers_and_filters_over_names(models: Path) -> N
 def test_dtypes(models: Path) -> None:
     simple = {"merge_method": "linear", "models": entries("ab", weight=1)}
     assert {(t.round_to, t.info.dtype) for t in plan(models, **simple).tensors} == {("F32", "F32")}
-    problem = plan(models, **simple, dtype="bfloat16", out_dtype="float16")
-    assert {(t.round_to, t.info.dtype) for t in problem.tensors} == {("BF16", "F16")}
-    assert problem.config["dtype"] == "float16"
+    merge_plan = plan(models, **simple, dtype="bfloat16", out_dtype="float16")
+    assert {(t.round_to, t.info.dtype) for t in merge_plan.tensors} == {("BF16", "F16")}
+    assert merge_plan.config["dtype"] == "float16"
 
 
 def test_slices_stack_layers(models: Path) -> None:
@@ -64,15 +64,15 @@ def test_slices_stack_layers(models: Path) -> None:
         {"sources": [{"model": "a", "layer_range": [0, 2]}]},
         {"sources": [{"model": "b", "layer_range": [1, 3]}]},
     ]
-    problem = plan(models, merge_method="passthrough", slices=slices)
-    origins = {t.name: (t.sources[0].model.reference, t.sources[0].tensor) for t in problem.tensors}
+    merge_plan = plan(models, merge_method="passthrough", slices=slices)
+    origins = {t.name: (t.sources[0].model.reference, t.sources[0].tensor) for t in merge_plan.tensors}
     layers = [origins[f"model.layers.{n}.mlp.up_proj.weight"] for n in range(4)]
     assert layers == [
         (model, f"model.layers.{n}.mlp.up_proj.weight") for model, n in (("a", 0), ("a", 1), ("b", 1), ("b", 2))
     ]
     assert origins["model.embed_tokens.weight"][0] == "a"  # what lies before the layers, from the first slice
     assert origins["lm_head.weight"][0] == origins["model.norm.weight"][0] == "b"  # and behind them, from the last
-    assert problem.config["num_hidden_layers"] == 4
+    assert merge_plan.config["num_hidden_layers"] == 4
 
 
 def test_references_come_base_first(models: Path) -> None:
@@ -84,10 +84,10 @@ def test_weights_that_cancel_are_warned_about(models: Path) -> None:
     entries_ = [
         {"model": name, "parameters": {"weight": w}} for name, w in zip("abc", (0.65, -0.66, 0.03), strict=True)
     ]
-    problem = plan(
+    merge_plan = plan(
         models, merge_method="task_arithmetic", base_model="base", models=entries_, parameters={"normalize": True}
     )
-    (warning,) = problem.warnings
+    (warning,) = merge_plan.warnings
     assert "the weights 0.65, -0.66, 0.03 nearly cancel" in warning and "by 67" in warning  # 1.34 / 0.02
     assert plan(models, merge_method="task_arithmetic", base_model="base", models=entries_).warnings == ()
     assert plan(models, merge_method="linear", models=entries("ab", weight=0.5)).warnings == ()

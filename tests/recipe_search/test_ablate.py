@@ -15,14 +15,14 @@ from weightsmith.errors import SearchError
 
 
 def recipe(models: Path, folder: Path, weights: dict[str, object], method: str = "task_arithmetic") -> Path:
-    reported = {
+    content = {
         "merge_method": method,
         "base_model": str(models / "base"),
         "models": [{"model": str(models / n), "parameters": {"weight": w}} for n, w in weights.items()],
         "dtype": "float32",
     }
     path = folder / "recipe.yml"
-    path.write_text(json.dumps(reported))
+    path.write_text(json.dumps(content))
     return path
 
 
@@ -72,20 +72,20 @@ def test_one_that_was_interrupted_goes_on(chat_models: Path, tmp_path: Path) -> 
     with pytest.raises(KeyboardInterrupt):
         weightsmith.ablate(path, out, **expected, metric="perplexity", log=stop_at("without a in layer 1"))  # type: ignore[arg-type]
     assert {file.name for file in out.iterdir()} == {"answers.jsonl"}
-    reported = (out / "answers.jsonl").read_text()
+    content = (out / "answers.jsonl").read_text()
     with pytest.raises(SearchError, match=r"answers.jsonl: was made with another metric; .* --force"):
         weightsmith.ablate(path, out, **expected)  # type: ignore[arg-type]
     weightsmith.ablate(path, out, **expected, metric="perplexity")  # type: ignore[arg-type]
-    assert (out / "answers.jsonl").read_text().startswith(reported)
+    assert (out / "answers.jsonl").read_text().startswith(content)
     weightsmith.ablate(path, tmp_path / "whole", **expected, metric="perplexity")  # type: ignore[arg-type]
     assert (out / "ablation.csv").read_bytes() == (tmp_path / "whole" / "ablation.csv").read_bytes()
 
 
 def test_methods_without_weights(chat_models: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
-    reported = {"merge_method": "slerp", "base_model": str(chat_models / "base"), "parameters": {"t": 0.5}}
-    reported["models"] = [{"model": str(chat_models / n)} for n in ("base", "a")]  # type: ignore[assignment]
-    (tmp_path / "slerp.yml").write_text(json.dumps(reported))
+    content = {"merge_method": "slerp", "base_model": str(chat_models / "base"), "parameters": {"t": 0.5}}
+    content["models"] = [{"model": str(chat_models / n)} for n in ("base", "a")]  # type: ignore[assignment]
+    (tmp_path / "slerp.yml").write_text(json.dumps(content))
     with pytest.raises(SearchError, match="slerp has no weights"):
         weightsmith.ablate(tmp_path / "slerp.yml", tmp_path / "out", texts=[str(tmp_path / "text.txt")])
     with pytest.raises(SearchError, match="nothing to measure"):

@@ -29,10 +29,10 @@ GENOMES = {
 
 
 def text_of(case: str, models: Path) -> str:
-    reported = GENOMES[case] | {"models": [str(models / "a"), str(models / "b")]}
-    if reported.get("base_model"):
-        reported["base_model"] = str(models / "base")
-    lines = ["genome:", *(f"  {key}: {str(value).replace('True', 'true')}" for key, value in reported.items())]
+    genome = GENOMES[case] | {"models": [str(models / "a"), str(models / "b")]}
+    if genome.get("base_model"):
+        genome["base_model"] = str(models / "base")
+    lines = ["genome:", *(f"  {key}: {str(value).replace('True', 'true')}" for key, value in genome.items())]
     return "\n".join(
         [
             *lines,

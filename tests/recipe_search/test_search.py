@@ -171,9 +171,9 @@ def test_what_was_held_out_is_asked_once(done: Path, home: Path, tmp_path: Path)
     it."""
     out = Path(shutil.copytree(done, tmp_path / "out"))
     first, second, third, *_ = (out / "held-out.jsonl").read_text().splitlines()
-    reported = json.loads(third)  # all right: no other model is, so it shows whether it is asked again
-    reported["answers"][1] = {number: [1.0, 1.0] for number in reported["answers"][1]}
-    (out / "held-out.jsonl").write_text("\n".join([first, second, json.dumps(reported), third[:40]]))
+    stored_trial = json.loads(third)  # all right: no other model is, so it shows whether it is asked again
+    stored_trial["answers"][1] = {number: [1.0, 1.0] for number in stored_trial["answers"][1]}
+    (out / "held-out.jsonl").write_text("\n".join([first, second, json.dumps(stored_trial), third[:40]]))
     weightsmith.search(home / "whole.yml", out, precision="float32", resume=True)
     whole, ours = (json.loads((folder / "summary.json").read_text())["candidates"] for folder in (done, out))
     assert ours[1]["held_out"] == whole[1]["held_out"] | {"sums": 100.0} != whole[1]["held_out"]

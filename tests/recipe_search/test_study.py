@@ -46,12 +46,12 @@ def searched(folder: Path, sampler: str, trials: int, text: str = TEXT, stops: b
     is asked that is behind in it."""
     recipe = parse_yaml(Path("s.yml"), text)
     methods = ["task_arithmetic", "ties"] if "ties" in text else ["task_arithmetic"]
-    reported = {"recipe": recipe.tree, "objective": [{"questions": "q.jsonl"}], "sampler": sampler, "seed": 3}
+    search_tree = {"recipe": recipe.tree, "objective": [{"questions": "q.jsonl"}], "sampler": sampler, "seed": 3}
     spaces = find_spaces(recipe)
     folder.mkdir(exist_ok=True)
     study = Study(
         folder,
-        SearchFile.model_validate(reported),
+        SearchFile.model_validate(search_tree),
         recipe.tree,
         spaces,
         default_recipes(spaces, recipe.tree, methods),
@@ -59,21 +59,21 @@ def searched(folder: Path, sampler: str, trials: int, text: str = TEXT, stops: b
         depends_on={},
     )
     while len(study.trials) < trials:
-        asked = study.ask()
-        if asked is None:
+        asked_trial = study.ask()
+        if asked_trial is None:
             break
-        one, two = (model["parameters"]["weight"] for model in asked.tree["models"])
+        one, two = (model["parameters"]["weight"] for model in asked_trial.tree["models"])
         score = -((one - 2) ** 2) - (two - 1) ** 2
         answers = {0: (score, 1.0), 1: (score + 100, 1.0)}
         behind = stops and study.best is not None and score + 50 < (study.best.score or 0.0)
         answers = {1: answers[1]} if behind else answers
-        study.tell(asked, TrialResult(answers=(answers,), pruned=behind), [Known()])
+        study.tell(asked_trial, TrialResult(answers=(answers,), pruned=behind), [Known()])
     return study.trials
 
 
 def test_cmaes_begins_at_the_best_default(tmp_path: Path) -> None:
-    asked = searched(tmp_path / "a", "cmaes", 9)
-    first = [[*trial.params.values()] for trial in asked if not trial.default]
+    tried = searched(tmp_path / "a", "cmaes", 9)
+    first = [[*trial.params.values()] for trial in tried if not trial.default]
     assert np.abs(np.mean(first, axis=0) - 1).max() < 1.7  # at (1, 1), not at (5, 5)
 
 
@@ -84,18 +84,18 @@ def test_it_finds_what_chance_does_not(tmp_path: Path, sampler: str) -> None:
 
 
 def test_cmaes_learns_from_candidates_that_were_stopped(tmp_path: Path) -> None:
-    asked = searched(tmp_path / "a", "cmaes", 50, stops=True)
-    assert sum(trial.state == "pruned" for trial in asked) > 30
-    weights = [[model["parameters"]["weight"] for model in trial.tree["models"]] for trial in asked[30:]]
+    tried = searched(tmp_path / "a", "cmaes", 50, stops=True)
+    assert sum(trial.state == "pruned" for trial in tried) > 30
+    weights = [[model["parameters"]["weight"] for model in trial.tree["models"]] for trial in tried[30:]]
     assert np.square(np.subtract(weights, [2, 1])).sum(1).mean() < 1  # it stays at 3.6 where they are left out
 
 
 def test_cmaes_moves_what_only_some_methods_have(tmp_path: Path) -> None:
     density = "density: {uniform: [0.1, 1.0]}, weight"
     text = TEXT.replace("task_arithmetic", "{choice: [task_arithmetic, ties]}").replace("weight", density)
-    asked = searched(tmp_path / "a", "cmaes", 60, text)
-    assert {("one.density" in t.params) == (t.params["merge_method"] == "ties") for t in asked} == {True}
-    late = [trial.params["one.density"] for trial in asked[40:] if "one.density" in trial.params]
+    tried = searched(tmp_path / "a", "cmaes", 60, text)
+    assert {("one.density" in t.params) == (t.params["merge_method"] == "ties") for t in tried} == {True}
+    late = [trial.params["one.density"] for trial in tried[40:] if "one.density" in trial.params]
     assert len(late) > 4 and np.std(late) < 0.15  # drawn at random, it would be 0.26
 
 
@@ -105,12 +105,12 @@ def test_a_grid_tries_no_recipe_twice(tmp_path: Path) -> None:
     text = TEXT.replace("task_arithmetic", "{choice: [task_arithmetic, ties]}").replace(
         "weight: {uniform: [0, 10]}", spaces
     )
-    asked = searched(tmp_path / "a", "grid", 100, text)
-    recipes = [str(trial.tree) for trial in asked]
+    tried = searched(tmp_path / "a", "grid", 100, text)
+    recipes = [str(trial.tree) for trial in tried]
     assert len(recipes) == 9 + 9 * 4 == len(set(recipes))
-    assert [trial.number for trial in asked] == list(range(len(asked)))
+    assert [trial.number for trial in tried] == list(range(len(tried)))
     searched(tmp_path / "b", "grid", 20, text)
-    assert searched(tmp_path / "b", "grid", 100, text) == asked
+    assert searched(tmp_path / "b", "grid", 100, text) == tried
 
 
 def test_the_number_of_a_lost_candidate_is_given_again(tmp_path: Path) -> None:
@@ -128,9 +128,9 @@ def test_the_number_of_a_lost_candidate_is_given_again(tmp_path: Path) -> None:
     assert second
     killed.tell(second, TrialResult(answers=({0: (0.0, 1.0)},)), [Known()])
     study = opened()
-    asked = [study.ask() for _ in range(len(defaults))]
-    assert [one and one.number for one in asked] == [0, *range(2, len(defaults) + 1)]
-    assert {one.default for one in (second, *asked) if one} == {None, *(default.name for default in defaults)}
+    tried = [study.ask() for _ in range(len(defaults))]
+    assert [one and one.number for one in tried] == [0, *range(2, len(defaults) + 1)]
+    assert {one.default for one in (second, *tried) if one} == {None, *(default.name for default in defaults)}
 
 
 def test_a_study_is_continued_as_if_it_had_not_ended(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def test_added_tokens_are_told(both: tuple[SentencePieceProcessor, SentencePiece
     path = folder / "tokenizer_config.json"
     assert "added_tokens_decoder" not in json.loads(path.read_text())
     list_added_tokens(folder)
-    reported = json.loads(path.read_text())["added_tokens_decoder"]
-    assert reported["386"]["content"] == "<|end|>" and reported["386"]["special"]
+    added_tokens = json.loads(path.read_text())["added_tokens_decoder"]
+    assert added_tokens["386"]["content"] == "<|end|>" and added_tokens["386"]["special"]
     before = path.read_bytes()
     list_added_tokens(folder)
     assert path.read_bytes() == before

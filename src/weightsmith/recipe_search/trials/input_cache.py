@@ -35,10 +35,6 @@ class InputCache:
         """In memory."""
         return self._taken
 
-    @property
-    def on_disk(self) -> int:
-        return self._file.size if self._file else 0
-
     def cached(self, tensor: TensorPlan) -> TensorPlan:
         """The same tensor with inputs that are read once."""
         return replace(tensor, sources=tuple(self._source(source) for source in tensor.sources))
