@@ -38,7 +38,7 @@ def test_json_and_recipe(models: Path, tmp_path: Path) -> None:
     content = {"merge_method": "task_arithmetic", "base_model": str(models / "base"), "models": entries}
     (tmp_path / "recipe.yml").write_text(yaml.safe_dump(content))
     done = weightsmith_process("inspect", "--recipe", tmp_path / "recipe.yml", "--json")
-    content = json.loads(done.stdout)
+    output = json.loads(done.stdout)
     assert done.returncode == 0 and output["mergeable"]
     assert [Path(m["reference"]).name for m in output["models"]] == ["base", "a", "b"]
 
