@@ -169,3 +169,13 @@ def test_somebody_elses_folder_is_left_alone(chat_models: Path, questions: Path,
     result = weightsmith_process("run", pipeline(chat_models, questions, tmp_path), tmp_path / "out")
     assert result.returncode == 2
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_warnings_of_the_recipe_are_logged(chat_models: Path, questions: Path, tmp_path: Path) -> None:
+    weights = zip(("a", "b", "c"), (0.65, -0.66, 0.03), strict=True)
+    entries = [{"model": str(chat_models / name), "parameters": {"weight": weight}} for name, weight in weights]
+    recipe = {"merge_method": "linear", "models": entries}
+    file = pipeline(chat_models, questions, tmp_path, merge=recipe, export=[], evaluate="absent", report="absent")
+    lines: list[str] = []
+    weightsmith.run(file, tmp_path / "out", log=lines.append)
+    assert any("warning: " in line and "nearly cancel" in line for line in lines)

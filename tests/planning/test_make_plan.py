@@ -93,6 +93,12 @@ def test_weights_that_cancel_are_warned_about(models: Path) -> None:
     assert plan(models, merge_method="linear", models=entries("ab", weight=0.5)).warnings == ()
 
 
+def test_one_warning_for_a_gradient_of_weights_that_cancel(models: Path) -> None:
+    gradients = [{"model": "a", "parameters": {"weight": [1.0, 0.9]}}, {"model": "b", "parameters": {"weight": -0.95}}]
+    (warning,) = plan(models, merge_method="linear", models=gradients).warnings
+    assert "nearly cancel" in warning and "tensors with other values give the same warning" in warning
+
+
 REFUSED = {
     "no such model": (
         {"merge_method": "linear", "models": entries(["a", "nowhere"], weight=1)},

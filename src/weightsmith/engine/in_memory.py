@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from weightsmith.checkpoint.dtypes import torch_dtypes
-from weightsmith.engine.run_tensors import Progress, run_tensors
-from weightsmith.engine.tensor_scan import Bounds
+from weightsmith.engine.run_tensors import DEFAULT_RUN, Progress, RunSettings, run_tensors
 from weightsmith.methods.method import Method
 from weightsmith.planning.plan import TensorPlan
 
@@ -23,13 +22,11 @@ def compute_tensors(
     *,
     into: Mapping[str, torch.Tensor] | None = None,
     threads: int = 1,
-    seed: int = 0,
-    tolerant: bool = False,
+    settings: RunSettings = DEFAULT_RUN,
     on_progress: Progress | None = None,
-    bounds: Bounds | None = None,
 ) -> dict[str, torch.Tensor]:
     """Every tensor in its output dtype, bit for bit what `merge` would write. Those of `into` that have the name, shape
-    and dtype are written in place; `tolerant` and `bounds` as in `run_tensors`. Raises MergeError."""
+    and dtype are written in place. Raises MergeError."""
     import torch
 
     memory = {}
@@ -44,7 +41,7 @@ def compute_tensors(
         memory[tensor.name] = (
             target.detach() if fits and target is not None else torch.empty(tensor.info.shape, dtype=dtype)
         )
-    run_tensors(tensors, method, _Memory(memory), threads, on_progress, seed=seed, tolerant=tolerant, bounds=bounds)
+    run_tensors(tensors, method, _Memory(memory), threads, on_progress, settings=settings)
     return memory
 
 

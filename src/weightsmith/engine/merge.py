@@ -15,7 +15,7 @@ from weightsmith.engine.output.checksums import write_checksums
 from weightsmith.engine.output.journaled_run import run_journaled
 from weightsmith.engine.output.resumable_folder import resumable_folder
 from weightsmith.engine.output.run_digest import run_digest
-from weightsmith.engine.run_tensors import NotFinite, Progress, Tally, run_tensors
+from weightsmith.engine.run_tensors import NotFinite, Progress, RunSettings, Tally, run_tensors
 from weightsmith.files.output_folder import FREE_FOR_SMALL_FILES, check_output
 from weightsmith.files.yaml_file import YamlFile
 from weightsmith.machine import available_cores, check_device
@@ -103,10 +103,8 @@ def merge(
                     writer,
                     thread_count,
                     on_shard_progress,
-                    seed=seed,
-                    tolerant=on_nan == "warn",
+                    settings=RunSettings(seed, tolerant=on_nan == "warn", device=device),
                     on_tensor=on_tensor,
-                    device=device,
                 )
             job = RayJob(
                 loaded.file.path.absolute(),

@@ -17,7 +17,7 @@ from typing import Any
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.output.run_digest import run_digest
 from weightsmith.engine.ray_cluster import ray_cluster
-from weightsmith.engine.run_tensors import Progress, Tally, run_tensors
+from weightsmith.engine.run_tensors import Progress, RunSettings, Tally, run_tensors
 from weightsmith.errors import MergeError, WeightsmithError
 from weightsmith.files.yaml_file import parse_yaml
 from weightsmith.planning.make_plan import make_plan
@@ -100,9 +100,7 @@ def _make_shard(job: RayJob, names: list[str]) -> list[tuple[str, Tally]]:
             plan.method,
             writer,
             job.threads,
-            seed=job.seed,
-            tolerant=job.tolerant,
-            device=job.device,
+            settings=RunSettings(job.seed, job.tolerant, job.device),
             on_tensor=lambda name, tensor_tally: tallies.append((name, tensor_tally)),
         )
         writer.sync()

@@ -61,6 +61,20 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class RunSettings:
+    """How tensors are computed. `seed`: of methods that draw random numbers; `tolerant`: NaN and infinities in the
+    inputs are counted and let through; `bounds` knows what need not be counted again."""
+
+    seed: int = 0
+    tolerant: bool = False
+    device: str = "cpu"
+    bounds: Bounds | None = None
+
+
+DEFAULT_RUN = RunSettings()
+
+
+@dataclass(frozen=True)
 class _Run:
     """What all tensors of a run share."""
 
@@ -68,10 +82,7 @@ class _Run:
     writer: Writer
     buffers: Buffers
     written: Callable[[int], None]
-    seed: int
-    tolerant: bool
-    device: str
-    bounds: Bounds | None
+    settings: RunSettings
 
 
 def run_tensors(
@@ -81,16 +92,12 @@ def run_tensors(
     threads: int,
     on_progress: Progress | None = None,
     *,
-    seed: int = 0,
-    tolerant: bool = False,
+    settings: RunSettings = DEFAULT_RUN,
     on_tensor: Callable[[str, Tally], None] | None = None,
-    device: str = "cpu",
-    bounds: Bounds | None = None,
 ) -> Tally:
     """Compute and write every tensor. The bytes depend neither on `threads` nor on the size of blocks. `on_tensor` is
-    called for each that is written, on the thread that wrote it; `bounds` knows what need not be counted again. Raises
-    MergeError for NaN and infinities in the inputs, unless `tolerant`, and for results that the output dtype cannot
-    hold."""
+    called for each that is written, on the thread that wrote it. Raises MergeError for NaN and infinities in the
+    inputs, unless `settings.tolerant`, and for results that the output dtype cannot hold."""
     total, tally, lock = sum(tensor.info.nbytes for tensor in tensors), Tally(), threading.Lock()
     done = 0
 
@@ -99,8 +106,8 @@ def run_tensors(
         with lock:
             done += count
 
-    run = _Run(method, writer, Buffers(), written, seed, tolerant, device, bounds)
-    if method.needs_torch or device != "cpu":
+    run = _Run(method, writer, Buffers(), written, settings)
+    if method.needs_torch or settings.device != "cpu":
         import torch  # noqa: F401  # before the threads start, each of which then has it compute with one
 
     def work(tensor: TensorPlan, stop: threading.Event) -> Tally:
@@ -139,7 +146,13 @@ def _copy_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
 
 def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
     scan = TensorScan(
-        tensor, run.buffers, stop, row_wise=run.method.row_wise, seed=run.seed, device=run.device, bounds=run.bounds
+        tensor,
+        run.buffers,
+        stop,
+        row_wise=run.method.row_wise,
+        seed=run.settings.seed,
+        device=run.settings.device,
+        bounds=run.settings.bounds,
     )
     began, tally, digest = time.perf_counter(), Tally(), xxhash.xxh3_128()
     statistics = run.method.statistics(scan, tensor.settings)
@@ -190,7 +203,7 @@ def _count_not_finite(tensor: TensorPlan, block: Block, run: _Run, tally: Tally)
             f"tensor {tensor.name!r}: the result is too large for float32 although all inputs are finite; "
             "check the weights in the recipe"
         )
-    if not run.tolerant:
+    if not run.settings.tolerant:
         first = counts[0]
         raise MergeError(
             f"{first.model}: tensor {tensor.name!r} holds {first.nan} NaN and {first.infinite} infinite elements from "

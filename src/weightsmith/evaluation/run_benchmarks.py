@@ -157,6 +157,8 @@ def _loaded(
     if isinstance(model, Path):
         plan = make_plan(load_recipe(model))
         log(f"{label}: merging in memory ({plan.method.name} of {len(plan.models)} models)")
+        for warning in plan.warnings:
+            log(f"{label}: warning: {warning}")
         with UnwrittenModel(plan, str(model)) as described_model:
             weights = compute_tensors(plan.tensors, plan.method, threads=threads)
             filled = fill_model(str(model), plan.config, weights, PRECISIONS[precision])

@@ -79,6 +79,8 @@ def export(
     if llama_cpp:
         check_checkout(llama_cpp)
     source = open_source(job)
+    for warning in source.warnings:
+        log(f"warning: {warning}")
     name = check_name(name or source.name)
     if intermediate == "auto":
         intermediate = "bf16" if source.main_dtype == "BF16" else "f16"

@@ -78,6 +78,8 @@ def run(
     Raises WeightsmithError, and keeps the stages that were finished.
     """
     checked = _check(Path(pipeline))
+    for warning in checked.plan.warnings:
+        log(f"warning: {warning}")
     out = Path(out).absolute()
     if not (out / RECORDS).is_dir():
         inputs = tuple(path for model in checked.plan.models.values() for path in model.files)

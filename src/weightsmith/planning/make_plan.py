@@ -54,7 +54,7 @@ def make_plan(
     config = _output_config(home, slices, ordered)
     if vocabulary and vocabulary.home.reference != home.reference:  # the ids of special tokens go with the tokenizer
         config |= {key: vocabulary.home.config[key] for key in _SPECIAL if key in vocabulary.home.config}
-    return Plan(loaded, loaded.method, models, home, config, ordered, vocabulary, tuple(planner.warnings))
+    return Plan(loaded, loaded.method, models, home, config, ordered, vocabulary, planner.warnings)
 
 
 def model_references(loaded: LoadedRecipe) -> Iterator[str]:

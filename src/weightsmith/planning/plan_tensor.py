@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +20,22 @@ from weightsmith.recipe.recipe import LoadedRecipe, Slice
 
 @dataclass
 class TensorPlanner:
-    """Plans tensors of one recipe; `models`: reference -> opened. `warnings`: of parameters, each once, in order."""
+    """Plans tensors of one recipe; `models`: reference -> opened."""
 
     loaded: LoadedRecipe
     models: Mapping[str, Model]
-    warnings: dict[str, None] = field(default_factory=dict)
+    _warned: Counter[str] = field(default_factory=Counter)  # warning -> number of tensors, in order
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """About parameters, of all tensors planned so far: the first one, and how many tensors have another (a gradient
+        gives each layer its own)."""
+        if not self._warned:
+            return ()
+        (first, _), *others = self._warned.items()
+        more = sum(count for _, count in others)
+        ending = f" ({more} tensors with other values give the same warning)" if more else ""
+        return (f"{self.loaded.file.path}: {self.loaded.method.name}: {first}{ending}",)
 
     def plan(self, part: Slice, name: str, inputs: Sequence[str], t: float) -> TensorPlan:
         """The output tensor `name` of a slice, made from the tensors `inputs` of its sources; `t`: its depth, 0 for the
@@ -104,5 +116,5 @@ class TensorPlanner:
         if objection := method.objection(settings):
             raise loaded.file.error(["parameters"], f"{method.name}: {objection} (tensor {name})")
         if warning := method.warning(settings):
-            self.warnings[f"{loaded.file.path}: {method.name}: {warning}"] = None
+            self._warned[warning] += 1
         return settings

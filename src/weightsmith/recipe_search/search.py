@@ -105,6 +105,8 @@ def search(
         best = study.best
         if best is None:
             raise SearchError(f"{folder}: no candidate was scored; {_why(study.trials)}")
+        for warning in worker_of(setup).live.plan(best.tree).warnings:
+            log(f"warning: the winner: {warning}")
         log("scoring the held-out part")
         final = final_scores(setup, objectives, study.trials, best, recipe.tree, log)
         files = write_results(folder, file, study, spaces, objectives, best, final, len(study.trials))

@@ -65,8 +65,7 @@ class CheckoutConversion:
                 writer,
                 self._threads,
                 on_progress,
-                seed=self._source.seed,
-                tolerant=self._source.tolerant,
+                settings=self._source.run_settings,
             )
             writer.close(sync=False)
         command = [

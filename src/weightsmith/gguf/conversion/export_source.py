@@ -29,6 +29,8 @@ from weightsmith.tokenizer.sentencepiece_model import restore_sentencepiece
 if TYPE_CHECKING:
     import torch
 
+    from weightsmith.engine.run_tensors import RunSettings
+
 
 @dataclass(frozen=True)
 class ExportJob:
@@ -57,6 +59,13 @@ class ExportSource:
     tolerant: bool
     home: Model
     vocabulary: Alignment | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def run_settings(self) -> RunSettings:
+        from weightsmith.engine.run_tensors import RunSettings
+
+        return RunSettings(self.seed, self.tolerant)
 
     @property
     def nbytes(self) -> int:
@@ -76,7 +85,7 @@ class ExportSource:
             return read_tensor(tensor.sources[0].model.checkpoint, tensor.sources[0].tensor)
         from weightsmith.engine.in_memory import compute_tensors
 
-        return compute_tensors([tensor], self.method, seed=self.seed, tolerant=self.tolerant)[tensor.name]
+        return compute_tensors([tensor], self.method, settings=self.run_settings)[tensor.name]
 
     def stage(self, folder: Path) -> list[str]:
         """Write what a Hugging Face folder has beside its weights: config.json and tokenizer, fitted to the embedding;
@@ -117,6 +126,7 @@ def source_of_plan(plan: Plan, seed: int, *, tolerant: bool = False) -> ExportSo
         tolerant,
         plan.home,
         plan.vocabulary,
+        plan.warnings,
     )
 
 

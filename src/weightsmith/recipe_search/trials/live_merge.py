@@ -14,6 +14,7 @@ import torch
 
 from weightsmith.checkpoint.dtypes import torch_dtypes
 from weightsmith.engine.in_memory import compute_tensors
+from weightsmith.engine.run_tensors import RunSettings
 from weightsmith.evaluation.backends.transformers.live_model import fill_model
 from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
 from weightsmith.evaluation.backends.transformers.unwritten_model import UnwrittenModel
@@ -115,7 +116,9 @@ class LiveMerge:
         dtype, weights = PRECISIONS[self._precision], dict[str, torch.Tensor]()
         try:
             for group in _groups(tensors, dtype):
-                computed = compute_tensors(group, plan.method, into=into, threads=self._threads, bounds=self._bounds)
+                computed = compute_tensors(
+                    group, plan.method, into=into, threads=self._threads, settings=RunSettings(bounds=self._bounds)
+                )
                 for name, weight in computed.items():
                     if name not in into:
                         weights[name] = weight.to(dtype) if weight.is_floating_point() else weight
