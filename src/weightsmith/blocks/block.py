@@ -33,7 +33,7 @@ class Block:
 
     @classmethod
     def of(cls, start: int, values: np.ndarray) -> Block:
-        """From float32 [models, n]."""
+        """A block from float32 [models, n]."""
         return cls(start, values.view(np.uint8), np.full(len(values), F32), np.empty(values.shape[1], np.float32))
 
     def floats(self) -> np.ndarray:

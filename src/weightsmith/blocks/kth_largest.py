@@ -31,7 +31,7 @@ _TOP = 1 << 31
 
 
 def kth_largest(scan: Scan, base: int, queries: Sequence[tuple[int, int]]) -> list[Threshold]:
-    """For each (input, k), the bound that keeps the k largest magnitudes of input minus base; 1 <= k <=
+    """The bound, for each (input, k), that keeps the k largest magnitudes of input minus base; 1 <= k <=
     `scan.numel`."""
     known = [bound for i, k in queries if (bound := scan.known_bound(base, i, k))]
     if len(known) == len(queries):
@@ -59,7 +59,7 @@ def kth_largest(scan: Scan, base: int, queries: Sequence[tuple[int, int]]) -> li
 
 
 def _exact(delta: np.ndarray, k: int) -> Threshold:
-    """Of a tensor that is at hand as a whole."""
+    """The threshold of a tensor that is at hand as a whole."""
     bits = np.abs(delta).view(np.int32)
     bound = int(np.partition(bits, len(bits) - k)[len(bits) - k])
     return Threshold(bound, int(np.count_nonzero(bits >= bound)), k)
@@ -83,8 +83,8 @@ def _bracket(delta: np.ndarray, share: float) -> tuple[int, int, int]:
 def _count(
     scan: Scan, base: int, inputs: Sequence[int], ranges: Sequence[tuple[int, int, int]]
 ) -> list[tuple[int, np.ndarray]]:
-    """For each input: how many magnitudes lie above its range, and how many on each step within it. Ranges of one input
-    follow each other."""
+    """Count, for each input, how many magnitudes lie above its range, and how many on each step within it. Ranges of
+    one input follow each other."""
     sizes = np.array([count for _, _, count in ranges])
     ends = np.cumsum(sizes)
     counts, above = np.zeros(ends[-1], np.int64), np.zeros(len(ranges), np.int64)

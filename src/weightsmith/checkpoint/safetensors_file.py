@@ -80,7 +80,7 @@ class SafetensorsFile:
 
 
 def refuse_duplicates(what: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """For json.loads: a key that comes twice raises ValueError instead of hiding its first value."""
+    """A hook for json.loads: a key that comes twice raises ValueError instead of hiding its first value."""
 
     def make(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         mapping = dict(pairs)

@@ -41,7 +41,7 @@ class Estimate:
 
 
 def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Estimate:
-    """For the merge of `plan` into `out`. Reads some elements of each kind of tensor, and writes a file of 64 MB
+    """Estimate the merge of `plan` into `out`. Reads some elements of each kind of tensor, and writes a file of 64 MB
     without a name beside `out`. Raises CheckpointError for weights that cannot be read."""
     groups: dict[str, list[TensorPlan]] = defaultdict(list)
     for tensor in plan.tensors:
@@ -67,7 +67,7 @@ def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Est
 
 
 def _seconds_of_group(plan: Plan, tensors: list[TensorPlan], buffers: Buffers, device: str) -> float:
-    """For all tensors of a kind on one thread: each takes some time, and each of its elements some."""
+    """Seconds for all tensors of a kind on one thread: each takes some time, and each of its elements some."""
     numel = tensors[0].info.numel
     short = _seconds(plan, tensors[0], _SHORT, buffers, device)
     if numel <= _SHORT:
@@ -78,7 +78,7 @@ def _seconds_of_group(plan: Plan, tensors: list[TensorPlan], buffers: Buffers, d
 
 
 def _seconds(plan: Plan, tensor: TensorPlan, count: int, buffers: Buffers, device: str) -> float:
-    """To read, survey, combine and round about `count` elements of a tensor."""
+    """Seconds to read, survey, combine and round about `count` elements of a tensor."""
     times = []
     for to_end in (False, True):  # the first time kernels may have to be compiled
         scan = TensorScan(tensor, buffers, threading.Event(), row_wise=plan.method.row_wise, seed=0, device=device)

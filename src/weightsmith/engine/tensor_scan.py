@@ -48,7 +48,7 @@ class Buffers(threading.local):
 
     @property
     def nbytes(self) -> int:
-        """Of the calling thread's memory."""
+        """Bytes of the calling thread's buffers."""
         return self._rows.nbytes + self._out.nbytes + self._stored.nbytes
 
     def out(self, count: int) -> np.ndarray:
@@ -86,7 +86,7 @@ class TensorScan:
         self._dtype_codes = np.array([DTYPE_CODES[dtype] for dtype in stored_dtypes])
 
     def shorten(self, count: int, *, to_end: bool) -> None:
-        """To about `count` elements, whole rows, the first ones or the last ones."""
+        """Shorten the scan to about `count` elements, whole rows, the first ones or the last ones."""
         count = min(self.numel, max(1, count // max(1, self.width)) * self.width)
         self._first, self.numel = self.numel - count if to_end else 0, count
 

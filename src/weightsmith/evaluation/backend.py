@@ -44,7 +44,7 @@ class Backend(Protocol):
         ...
 
     def score(self, requests: Sequence[Request], *, on_scores: OnScores | None = None) -> list[Score]:
-        """In the order of `requests`; `on_scores` gets scores as they become known."""
+        """Scores in the order of `requests`; `on_scores` gets scores as they become known."""
         ...
 
     def generate(

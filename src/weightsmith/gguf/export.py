@@ -109,7 +109,7 @@ def export(
 
 
 def check_types(types: Sequence[str]) -> list[str]:
-    """In lower case. Raises ExportError where one is not known or given twice."""
+    """The types in lower case. Raises ExportError where one is not known or given twice."""
     gguf_types, known = [gguf_type.lower() for gguf_type in types], [*PLAIN_TYPES, *quantization_types()]
     for gguf_type in gguf_types:
         if gguf_type not in known:
@@ -120,7 +120,7 @@ def check_types(types: Sequence[str]) -> list[str]:
 
 
 def _write_modelfile(files: list[ExportedFile], settings: ExportSettings, folder: Path) -> Path:
-    """For Ollama: of the first quantized file, or the first one."""
+    """The Modelfile for Ollama, of the first quantized file, or the first one."""
     from weightsmith.evaluation.backends.llama_cpp.llama_cpp_model import LlamaCppModel
     from weightsmith.evaluation.backends.llama_cpp.llama_cpp_tokens import LlamaCppTokens
 

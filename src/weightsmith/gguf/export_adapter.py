@@ -97,7 +97,7 @@ def _gguf_scheme(model: Model) -> Scheme:
 
 
 def _in_gguf(pairs: Mapping[str, LowRank], model: Model, scheme: Scheme, adapter: Path) -> dict[str, LowRank]:
-    """By llama.cpp's names; scale is 1."""
+    """The factors by llama.cpp's names; scale is 1."""
     trained_tensors, row_maps = _as_trained(set(pairs), model, adapter)
     stacked = _StackedRanks(trained_tensors, pairs, adapter)
     canonical: Checkpoint = RowMappedCheckpoint(stacked, row_maps) if row_maps else stacked

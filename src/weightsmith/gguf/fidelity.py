@@ -10,7 +10,7 @@ CHECKS = ("fast", "full", "none")
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Of a file against the weights it was made from, over `tokens` tokens of a text: the mean Kullback-Leibler
+    """How close a file is to the weights it was made from, over `tokens` tokens of a text: the mean Kullback-Leibler
     divergence of the next-token distributions, in nats, and the share of places where the most likely token is the
     same."""
 

@@ -87,7 +87,7 @@ class Manifest:
         (self._folder / file).unlink(missing_ok=True)
 
     def save(self) -> None:
-        """In one step."""
+        """Write the manifest in one step."""
         content = {"weightsmith": __version__, "files": [asdict(entry) for entry in self.entries.values()]}
         write_whole(self._folder / NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 

@@ -153,7 +153,7 @@ def _go(text: str) -> str:
 
 
 def _render_go(template: str, messages: list[Message]) -> str:
-    """As Ollama renders it (template/template.go): the messages, and what the system messages say together."""
+    """What Ollama renders (template/template.go): the messages, and what the system messages say together."""
     import gotpl
 
     system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")

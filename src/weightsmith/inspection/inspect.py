@@ -71,7 +71,7 @@ def inspect(
 
 
 def _proposal(base: Model, other: Model) -> Proposal | None:
-    """Where both have names that the other has not, and no layout is known, which of them are the same."""
+    """Which names mean the same, where both models have names that the other lacks and no layout is known."""
     missing, more = names_differ(base, other)
     if not (missing and more) or base.headers_only or other.headers_only or other.scheme:
         return None

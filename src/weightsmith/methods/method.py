@@ -60,7 +60,7 @@ class Statistics:
 
 
 def cancellation_warning(weights: Sequence[float]) -> str | None:
-    """Of weights that a method divides by their sum: where they nearly cancel, the division multiplies noise."""
+    """A warning where weights that a method divides by their sum nearly cancel: the division multiplies noise."""
     total, size = abs(math.fsum(weights)), math.fsum(map(abs, weights))
     if not _NEARLY_ZERO <= total < size / _AMPLIFICATION:
         return None

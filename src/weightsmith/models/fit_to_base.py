@@ -30,7 +30,7 @@ def names_differ(base: Model, other: Model) -> tuple[list[str], list[str]]:
 
 
 def fit_text_parts(models: dict[str, Model]) -> dict[str, Model]:
-    """Where language models and multimodal ones meet, of the latter the language models alone."""
+    """Where language models and multimodal ones are merged, the latter's language models alone."""
     wrapped = {reference: bool(text_names(model.checkpoint.tensors)) for reference, model in models.items()}
     if all(wrapped.values()) or not any(wrapped.values()):
         return models

@@ -70,7 +70,7 @@ def text_config(home: Path, config: dict[str, Any]) -> dict[str, Any]:
 def without_wrapper(
     infos: dict[str, TensorInfo], plain: dict[str, str], config: dict[str, Any], home: Path
 ) -> tuple[dict[str, TensorInfo], dict[str, str], dict[str, Any], list[str]]:
-    """Where nothing but the language model is there, its tensors, their names in the files and its configuration,
+    """A folder that holds nothing but the language model: its tensors, their names in the files and its configuration,
     alone."""
     names = text_names(infos)
     if not names or len(names) < len(infos):

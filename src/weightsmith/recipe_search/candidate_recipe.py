@@ -65,7 +65,7 @@ def _drop_foreign(node: Any, method: Method) -> None:
 
 
 def recipe_text(tree: Mapping[str, Any]) -> str:
-    """As YAML."""
+    """The recipe as YAML."""
     text, writer = io.StringIO(), YAML()
     writer.width = 4096
     writer.default_flow_style = False

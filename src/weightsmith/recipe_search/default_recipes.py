@@ -30,8 +30,8 @@ _ALWAYS = {"lambda": 1.0, "t": 0.5, "gamma": 0.01, "epsilon": 0.1, "rescale": Tr
 
 
 def default_recipes(spaces: Sequence[Space], tree: Mapping[str, Any], methods: Sequence[str]) -> list[Default]:
-    """For each of `methods` those that differ within the spaces; a value outside of its space becomes the nearest one
-    inside."""
+    """The default recipes of each of `methods` that differ within the spaces; a value outside of its space becomes the
+    nearest one inside."""
     models = max(1, _count_models(tree))
     defaults: list[Default] = []
     if not any(space.parameter or space.keys == ("merge_method",) for space in spaces):

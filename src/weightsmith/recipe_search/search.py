@@ -136,7 +136,7 @@ def _try_all(
     log: Log,
     on_progress: Progress,
 ) -> None:
-    """Until trials or time are used up. Raises SearchError where nothing but failures comes."""
+    """Run trials until their number or the time is used up. Raises SearchError where nothing but failures comes."""
     began, limit = time.monotonic(), config.trials or (None if config.seconds else DEFAULT_TRIALS)
     running: dict[Future[TrialResult], AskedTrial] = {}
     exhausted = False
@@ -203,7 +203,7 @@ def _check_files(file: YamlFile, config: SearchFile) -> None:
 
 
 def _digests(file: YamlFile, config: SearchFile) -> dict[str, str]:
-    """Of the files of questions and texts."""
+    """The digests of the files of questions and texts."""
     paths = [path for entry in config.objective if (path := entry.questions or entry.perplexity)]
     return {path: file_digest(path_beside(path, file.path.parent)) for path in paths}
 
@@ -234,7 +234,7 @@ def _folder(out: Path, *, resume: bool, force: bool) -> Path:
 
 
 def _check_plans(setup: Setup, recipe: YamlFile, spaces: Sequence[Space], methods: Sequence[str]) -> None:
-    """With every method, the recipe and its models have to fit together."""
+    """Plan one candidate of every method: raises where the recipe and its models do not fit together."""
     live = worker_of(setup).live
     for method in methods:
         live.plan(candidate(recipe.tree, middle(spaces, method), spaces))

@@ -47,7 +47,7 @@ class Space:
 
     @property
     def distribution(self) -> Any:
-        """Of a number, as Optuna has it."""
+        """The distribution of a number, as Optuna has it."""
         from optuna.distributions import FloatDistribution, IntDistribution
 
         if self.space_type == "int":

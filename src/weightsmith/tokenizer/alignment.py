@@ -112,7 +112,7 @@ def aligned(
 
 
 def _names_in_sources(sources: Sequence[Checkpoint]) -> list[dict[str, str | None]]:
-    """For each source, the name that each tensor over the vocabulary has in it: its own, or the embedding it is tied
+    """The name, for each source, that each tensor over the vocabulary has in it: its own, or the embedding it is tied
     to."""
     every = dict.fromkeys(name for source in sources for name in source.tensors if is_over_vocabulary(name))
     names: list[dict[str, str | None]] = []

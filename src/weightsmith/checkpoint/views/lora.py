@@ -80,8 +80,8 @@ class LoraCheckpoint:
 
 
 def read_adapter(adapter: Path) -> dict[str, LowRank]:
-    """By the weight it adapts, in the names it was trained with: a folder in peft's format, or llama.cpp's GGUF. Raises
-    CheckpointError."""
+    """Adapters by the weight they adapt, in the names it was trained with: a folder in peft's format, or llama.cpp's
+    GGUF. Raises CheckpointError."""
     return _read_gguf(adapter) if adapter.is_file() else _read_peft(adapter)
 
 
@@ -118,7 +118,8 @@ def _read_peft(adapter: Path) -> dict[str, LowRank]:
 
 
 def _read_gguf(adapter: Path) -> dict[str, LowRank]:
-    """As llama.cpp reads it (src/llama-adapter.cpp): scale is adapter.lora.alpha / rank, 1 where alpha is 0."""
+    """An adapter as llama.cpp reads it (src/llama-adapter.cpp): scale is adapter.lora.alpha / rank, 1 where alpha is
+    0."""
     import torch
 
     file = _open_gguf(adapter)

@@ -92,7 +92,7 @@ class RowMappedCheckpoint:
 
 
 def ordered(maps: Mapping[str, RowMap]) -> dict[str, RowMap]:
-    """By name, layer 2 before layer 10."""
+    """The tensors by name, layer 2 before layer 10."""
     return dict(sorted(maps.items(), key=lambda item: natural_key(item[0])))
 
 

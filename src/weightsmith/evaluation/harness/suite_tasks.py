@@ -121,7 +121,7 @@ def _with_choices(task: Any, entry: SuiteEntry) -> Any:
 
 
 def _set_fewshot(task: Any, num_fewshot: int | None) -> None:
-    """As lm-eval does: what a task has fixed at zero stays."""
+    """Set the number of examples as lm-eval does: what a task has fixed at zero stays."""
     configured = task.get_config("num_fewshot")
     if num_fewshot is not None and configured != 0:
         task.set_config(key="num_fewshot", value=num_fewshot)

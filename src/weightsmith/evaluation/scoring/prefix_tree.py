@@ -52,7 +52,7 @@ class _Tree:
     most: int
 
     def nodes(self, low: int, high: int, depth: int) -> int:
-        """In the subtree of sequences `low` to `high`, beyond `depth`."""
+        """Nodes in the subtree of sequences `low` to `high`, beyond `depth`."""
         return sum(len(self.sequences[k]) - max(depth, self.shared[k] if k > low else depth) for k in range(low, high))
 
 

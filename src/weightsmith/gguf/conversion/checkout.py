@@ -23,7 +23,8 @@ _SHARD = 5_000_000_000
 
 
 class CheckoutConversion:
-    """In a `with` block, as `Conversion`; what the file will be is not known before it is written."""
+    """A `Conversion` by a checkout of llama.cpp (use it in a `with` block); what the file will be is not known before
+    it is written."""
 
     notes: tuple[str, ...]
     architecture = ""

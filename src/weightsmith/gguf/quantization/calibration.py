@@ -157,7 +157,7 @@ class _Collector:
 
 
 def _name(tensor: _Tensor) -> str:
-    """Of the weights; the scheduler may have put `#` and more around it."""
+    """The name of the weights; the scheduler may have put `#` and more around it."""
     name = tensor.src[0].contents.name.decode(errors="replace")
     return name.split("#")[1] if name.count("#") >= 2 else name
 

@@ -23,8 +23,8 @@ SUMS, COUNTS = ".in_sum2", ".counts"
 
 @dataclass
 class Importance:
-    """By the name of a weight: `sums` float32 [matrices, columns] and `counts` float32 [matrices], one matrix but for
-    experts. `chunks` of `chunk_size` tokens from `dataset`."""
+    """Importance by the name of a weight: `sums` float32 [matrices, columns] and `counts` float32 [matrices], one
+    matrix but for experts. `chunks` of `chunk_size` tokens from `dataset`."""
 
     sums: dict[str, np.ndarray]
     counts: dict[str, np.ndarray]
@@ -50,7 +50,7 @@ class Importance:
         return entries
 
     def write(self, path: Path) -> None:
-        """As GGUF."""
+        """Write it as GGUF."""
         from gguf import GGUFWriter
 
         writer = GGUFWriter(path, "")

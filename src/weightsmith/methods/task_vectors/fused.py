@@ -261,8 +261,8 @@ def _choose_by_rank(
     positions: np.ndarray,
     chosen: np.ndarray,
 ) -> int:
-    """At `positions`, where the number drawn lies between the bounds. Returns how many are left, moved to the front of
-    `positions`: those as large as the one whose rank decides."""
+    """Decide `positions` where the number drawn lies between the bounds. Returns how many are left, moved to the front
+    of `positions`: those as large as the one whose rank decides."""
     slope, equal = (bounds.size - 1) / max(1, np.int64(bounds[bounds.size - 1]) - np.int64(bounds[0])), 0
     for j in range(positions.size):
         i = positions[j]

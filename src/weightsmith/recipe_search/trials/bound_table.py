@@ -16,7 +16,7 @@ Key = tuple[str, str, str, str]
 
 
 class BoundTable:
-    """Of every tensor and fine-tune that was asked for: the k-th largest magnitude for k = density * n, and how many
+    """For every tensor and fine-tune that was asked for, the k-th largest magnitude for k = density * n, and how many
     are at least as large. 16 kB for each."""
 
     def __init__(self) -> None:

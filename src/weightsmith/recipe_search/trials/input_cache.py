@@ -32,7 +32,7 @@ class InputCache:
 
     @property
     def nbytes(self) -> int:
-        """In memory."""
+        """Bytes in memory."""
         return self._taken
 
     def cached(self, tensor: TensorPlan) -> TensorPlan:

@@ -112,7 +112,7 @@ class LiveMerge:
     def _compute(
         self, plan: Plan, tensors: list[TensorPlan], into: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """In the live model's precision, into `into` where it has the name."""
+        """Compute the tensors in the live model's precision, into `into` where it has the name."""
         dtype, weights = PRECISIONS[self._precision], dict[str, torch.Tensor]()
         try:
             for group in _groups(tensors, dtype):

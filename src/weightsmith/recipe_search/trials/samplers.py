@@ -15,8 +15,8 @@ from weightsmith.recipe_search.trials.trial import Trial, by_score
 def sampler_of(
     search: SearchFile, spaces: Sequence[Space], number: int, trials: Sequence[Trial], *, parallel: bool, first: bool
 ) -> Any:
-    """For candidate `number`, after `trials`; `first`: it is one of the default recipes; `parallel`: others are being
-    tried."""
+    """The sampler for candidate `number`, after `trials`; `first`: it is one of the default recipes; `parallel`: others
+    are being tried."""
     import optuna
 
     seed, samplers = search.seed * 1_000_003 + number, optuna.samplers

@@ -177,7 +177,7 @@ class Study:
         return self._finished.setdefault(frozen_trial.number, _read(frozen_trial))
 
     def _shown(self, score: float, objectives: Sequence[Objective], result: TrialResult) -> float:
-        """Of a candidate that was stopped, what its sampler is told. CMA-ES ranks it among the complete ones, so it
+        """What the sampler is told of a candidate that was stopped. CMA-ES ranks it among the complete ones, so it
         gets the best one's score and the difference on the questions that both have answered; TPE, among those that
         were stopped at the same place."""
         best = self.best if self._search.sampler == "cmaes" else None
@@ -258,7 +258,7 @@ class Study:
 
 
 def read_trials(study: Any) -> list[Trial]:
-    """Of an optuna study that a search made."""
+    """The trials of an optuna study that a search made."""
     return [_read(t) for t in _ended(study)]
 
 

@@ -124,8 +124,8 @@ class LlamaCppBackend:
         sampling: Sampling,
         generator: torch.Generator,
     ) -> Iterator[list[tuple[int, str]]]:
-        """Of sorted prompts, each a sequence of its own: their numbers with their answers, as soon as they are
-        finished."""
+        """Answer sorted prompts, each a sequence of its own: yields their numbers with their answers, as soon as they
+        are finished."""
         texts = [""] * len(prompts)
         answers: list[list[int]] = [[] for _ in prompts]
         with self.context(sum(map(len, prompts)) + limit * len(prompts), len(prompts)) as context:

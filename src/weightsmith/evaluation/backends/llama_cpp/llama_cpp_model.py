@@ -44,7 +44,7 @@ class LlamaCppModel:
 
     @property
     def bytes_per_position(self) -> int:
-        """Of keys and values."""
+        """Bytes of keys and values per position."""
         library, model = self.library, self.pointer
         head_size = library.llama_model_n_embd(model) // library.llama_model_n_head(model)
         heads = library.llama_model_n_layer(model) * library.llama_model_n_head_kv(model)

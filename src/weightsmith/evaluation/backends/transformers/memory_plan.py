@@ -25,8 +25,8 @@ class MemoryPlan:
 
 
 def plan_memory(config: Any, weights: int, itemsize: int, limit: int | None) -> MemoryPlan:
-    """For a model of `weights` bytes that computes in `itemsize` bytes per element, within `limit` bytes in all (by
-    default three quarters of what is free now, the weights being loaded already)."""
+    """The memory plan for a model of `weights` bytes that computes in `itemsize` bytes per element, within `limit`
+    bytes in all (by default three quarters of what is free now, the weights being loaded already)."""
     config = config.get_text_config()
     free = limit - weights if limit else available_memory() * 3 // 4
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
