@@ -12,8 +12,8 @@ from pathlib import Path
 
 import weightsmith
 from weightsmith.demo.run_demo import PACKAGE, base_model
+from weightsmith.evaluation.results.score_tables import show_value
 from weightsmith.machine import describe_machine
-from weightsmith.report.score_table import show_score
 
 SKILLS = ("dates", "records", "commands")
 RECIPES: list[tuple[str, dict[str, float], dict[str, bool]]] = [
@@ -58,7 +58,7 @@ def scores(scratch: Path, method: str, per_model: dict[str, float], shared: dict
     result = weightsmith.evaluate(
         [str(scratch / "merged")], questions=questions, texts=[PACKAGE / "data" / "general.txt"]
     )
-    return [show_score(score) for score in result.models[0].scores]
+    return [show_value(value) for value in result.suites[0].models[0].values.values()]
 
 
 if __name__ == "__main__":

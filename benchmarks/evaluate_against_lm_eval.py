@@ -32,8 +32,8 @@ import typer
 from measured import measure, processor
 from ruamel.yaml import YAML
 
+from weightsmith.evaluation.results.markdown_table import markdown_table
 from weightsmith.machine import describe_machine, fast_precision
-from weightsmith.report.markdown_table import markdown_table
 
 app = typer.Typer(add_completion=False, help=__doc__, rich_markup_mode=None)
 FOLDER, PAGE = Path("build/bench-evaluate"), Path("docs/evaluation-benchmarks.md")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from weightsmith.evaluation.harness.suite_tasks import SuiteTasks, load_tasks
-from weightsmith.evaluation.tasks.suite import suite_of_tasks
+from weightsmith.evaluation.tasks.suite import SuiteEntry, suite_of
 from weightsmith.models.open_model import open_model
 
 PROBED = 1  # questions of each task by which lm-eval's batch size is chosen
@@ -25,7 +25,7 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(order["threads"])
     tasks = load_tasks(
-        suite_of_tasks(order["tasks"]),
+        suite_of([SuiteEntry(task=name) for name in order["tasks"]]),
         data=Path(order["data"]) if order["data"] else None,
         fewshot=order["fewshot"],
         include=(Path(order["include"]),),

@@ -15,9 +15,9 @@ from ruamel.yaml import YAML
 
 import weightsmith
 from weightsmith.demo.run_demo import pipeline_text
+from weightsmith.evaluation.results.markdown_table import markdown_table
 from weightsmith.gguf.conversion.export_source import ExportJob
 from weightsmith.machine import describe_machine
-from weightsmith.report.markdown_table import markdown_table
 
 PLAIN = ["f16", "q2_k", "q3_k_m", "iq3_s", "iq4_xs", "iq4_nl", "q4_k_m"]  # iq3_xxs and smaller ones need a matrix
 WITH = [*PLAIN[1:], "iq3_xxs", "iq2_s"]

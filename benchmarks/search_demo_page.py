@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from weightsmith.evaluation.paired_tests import bootstrap_p
+from weightsmith.evaluation.results.markdown_table import markdown_table
+from weightsmith.evaluation.results.paired_tests import bootstrap_p
 from weightsmith.recipe_search.report.ablation_report import Ablation, draw_heat_map
-from weightsmith.report.markdown_table import markdown_table
 from weightsmith.report.svg_figure import svg_figure
 
 DOCS = Path("docs")
@@ -124,7 +124,7 @@ def _tested(records: dict[str, list[str]], skills: list[str]) -> list[str]:
     for name, some in answers.items():
         gaps = np.concatenate(some) - np.concatenate(answers[best])
         drawn = gaps[np.random.default_rng(0).integers(0, len(gaps), (10_000, len(gaps)))].mean(1)
-        against = [f"{gaps.mean():+.1%}", f"{bootstrap_p(drawn):.4f}"] if name != best else ["", ""]
+        against = [f"{gaps.mean():+.1%}", f"{bootstrap_p(drawn, len(gaps)):.4f}"] if name != best else ["", ""]
         rows.append(
             [name, *(f"{candidate.mean():.1%}" for candidate in some), f"{np.concatenate(some).mean():.1%}", *against]
         )

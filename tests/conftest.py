@@ -139,6 +139,13 @@ def chat_models(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def gguf_file(chat_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import weightsmith
+
+    return weightsmith.export(chat_models / "a", tmp_path_factory.mktemp("gguf") / "a-f32.gguf", type="f32").out
+
+
+@pytest.fixture(scope="session")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("questions") / "capitals.jsonl"
     rows = [("The capital of France?", "Paris"), ("And of Italy, in one word, please?", "Rome"), ("Of Peru?", "Lima")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
+from typing import Literal
 
 from weightsmith.errors import MergeError
 
@@ -20,14 +21,24 @@ def available_cores() -> int:
 
 def available_memory() -> int:
     """Bytes that processes can take now."""
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    import psutil
+
+    return psutil.virtual_memory().available
 
 
-def fast_precision() -> str:
+def peak_memory() -> int:
+    """Bytes of memory that this process has held at most. Not `ru_maxrss` on Linux: that begins with the parent's."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import psutil
+
+        usage = psutil.Process().memory_info()
+        return getattr(usage, "peak_wset", usage.rss)  # Windows has a peak, macOS what is held now
+
+
+def fast_precision() -> Literal["float32", "bfloat16"]:
     """bfloat16 where the processor multiplies it, float32 elsewhere (where it would be converted for each product)."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:

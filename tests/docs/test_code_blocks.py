@@ -1,6 +1,6 @@
 """Every code block of the documentation that can run is run, page by page, as a reader pastes it.
 
-`sh` blocks run in one folder per page, with the models and files that the pages speak of; a YAML block that begins with
+`sh` and `python` blocks run in one folder per page, with the models and files that the pages speak of; a YAML block that begins with
 `# name.yml` is that file. Blocks marked `console` show a session and are not run.
 """
 
@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"# ([\w-]+\.ya?ml)\n")
-SHELL_PAGES = [page for page in PAGES if "```sh\n" in page.read_text(encoding="utf-8")]
+RUN = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+RUNNING_PAGES = [page for page in PAGES if any(f"```{name}\n" in page.read_text(encoding="utf-8") for name in RUN)]
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -50,14 +51,14 @@ def save_recipes(page: Path, folder: Path) -> None:
             (folder / name[1]).write_text(text, encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", SHELL_PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", RUNNING_PAGES, ids=lambda page: page.stem)
 def test_a_page_runs_as_it_is_pasted(page: Path, folder: Path) -> None:
     save_recipes(page, folder)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for language, text in blocks(page):
-        if language == "sh":
+        if language in RUN:
             process = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", text],
+                [*RUN[language], text],
                 cwd=folder,
                 env=os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"},
                 capture_output=True,
@@ -70,7 +71,7 @@ def test_a_page_runs_as_it_is_pasted(page: Path, folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_recipes_and_data_follow_their_schema(page: Path, tmp_path: Path) -> None:
     for language, text in blocks(page):
-        assert language in ("sh", "console", "yaml", "json", "text"), (
+        assert language in (*RUN, "console", "yaml", "json", "text"), (
             f"{page.name}: a block in {language} is not tested"
         )
         if language == "json":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,11 +31,6 @@ def reference(chat_models: Path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     return AutoModelForCausalLM.from_pretrained(chat_models / "a"), AutoTokenizer.from_pretrained(chat_models / "a")
-
-
-@pytest.fixture(scope="module")
-def gguf_file(chat_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return weightsmith.export(chat_models / "a", tmp_path_factory.mktemp("gguf") / "a-f32.gguf", type="f32").out
 
 
 def expected(reference, prompt: str) -> str:
@@ -77,23 +74,24 @@ def test_perplexity(reference, chat_models: Path, gguf_file: Path, tmp_path: Pat
         count += window.shape[1] - 1
     assert len(ids) > 512
     result = weightsmith.evaluate({"hf": str(chat_models / "a"), "gguf": str(gguf_file)}, texts=[tmp_path / "fox.txt"])
-    hf, gguf = (m.scores[0] for m in result.models)
-    assert hf.count == gguf.count == count
+    (suite,) = result.suites
+    hf, gguf = (next(iter(model.values.values())) for model in suite.models)
+    for text_result in (hf, gguf):
+        assert sum(tokens for _, tokens in text_result.answers.values()) == count
+        assert text_result.count == -(-len(ids) // 512) and text_result.units == "windows"
     assert hf.value == pytest.approx(math.exp(total / count), rel=1e-4)
     assert gguf.value == pytest.approx(hf.value, rel=2e-2)  # llama.cpp keeps keys and values in float16
 
 
 def test_an_answer_is_right_only_as_a_whole(reference, chat_models: Path, gguf_file: Path, tmp_path: Path) -> None:
-    import json
-
     rows = []
     for prompt in PROMPTS[:3]:
         answer = expected(reference, prompt)
         rows += [{"prompt": prompt, "target": answer[:-2]}, {"prompt": prompt, "target": answer + "!"}]
     (tmp_path / "near.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     models = {"hf": str(chat_models / "a"), "gguf": str(gguf_file)}
-    for model in weightsmith.evaluate(models, questions=[tmp_path / "near.jsonl"]).models:
-        assert model.scores[0].value == 0
+    (suite,) = weightsmith.evaluate(models, questions=[tmp_path / "near.jsonl"]).suites
+    assert [value.value for model in suite.models for value in model.values.values()] == [0, 0]
 
 
 BAD = {
@@ -107,7 +105,7 @@ BAD = {
 def test_bad_questions(case: str, chat_models: Path, tmp_path: Path) -> None:
     text, message = BAD[case]
     (tmp_path / "near.jsonl").write_text(text)
-    output = tmp_path / "out.json"
+    output = tmp_path / "out"
     result = weightsmith_process(
         "evaluate", chat_models / "a", "--questions", tmp_path / "near.jsonl", "--output", output
     )
@@ -116,12 +114,15 @@ def test_bad_questions(case: str, chat_models: Path, tmp_path: Path) -> None:
     assert not output.exists()
 
 
-def test_table_and_json(chat_models: Path, questions: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out.json"
+def test_tables_and_files(chat_models: Path, questions: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
     result = weightsmith_process("evaluate", f"mine={chat_models / 'a'}", "--questions", questions, "--output", output)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[0] == "| model | capitals (exact match) |"
-    assert output.exists()
+    assert re.search(r"^\|\s+\|\s+mine \|\n.*\n\| capitals \|\s+\d+\.\d\d ± \d+\.\d\d \|$", result.stdout, re.MULTILINE)
+    assert (output / "evaluation.md").read_text().strip() == result.stdout.strip()
+    samples = [json.loads(line) for line in (output / "mine" / "samples_tasks_capitals.jsonl").read_text().splitlines()]
+    assert [sample["doc"]["prompt"] for sample in samples] == [json.loads(q)["prompt"] for q in questions.open()]
+    assert all(sample["exact_match"] == (sample["filtered_resps"][0].strip() == sample["target"]) for sample in samples)
 
 
 def test_llama_cpp_scores_as_transformers_does(chat_models: Path, gguf_file: Path) -> None:

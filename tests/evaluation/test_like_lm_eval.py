@@ -14,7 +14,7 @@ import torch
 from weightsmith.evaluation.backends.transformers.transformers_backend import TransformersBackend
 from weightsmith.evaluation.harness.harness_model import HarnessModel
 from weightsmith.evaluation.harness.suite_tasks import load_tasks
-from weightsmith.evaluation.tasks.suite import suite_of_tasks
+from weightsmith.evaluation.tasks.suite import SuiteEntry, suite_of
 from weightsmith.models.open_model import open_model
 
 CHOICES = [
@@ -71,7 +71,9 @@ def both(folder: Path, data: Path, task: str, ours: HarnessModel | None = None, 
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
-    tasks = load_tasks(suite_of_tasks([task]), data=data, fewshot=options.pop("fewshot", None))
+    tasks = load_tasks(
+        suite_of([SuiteEntry(task=name) for name in [task]]), data=data, fewshot=options.pop("fewshot", None)
+    )
     length = options.pop("max_length", 512)
     ours = ours or HarnessModel(TransformersBackend(open_model(str(folder))), max_length=length)
     lm_eval_results = HFLM(pretrained=str(folder), dtype="float32", batch_size=3, device="cpu", max_length=length)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import signal
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def done(summary) -> list[str]:
     return [stage.name for stage in summary.stages if not stage.reused]
 
 
-ALL = ["merge", "export f16", "export q8_0", "evaluate base", "evaluate merged", "evaluate small", "report"]
+ALL = ["merge", "export f16", "export q8_0", "evaluate", "report"]
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,9 @@ def finished(chat_models: Path, questions: Path, tmp_path_factory: pytest.TempPa
 
 def test_everything_is_there(finished: Path) -> None:
     names = {p.name for p in (finished / "out").iterdir()}
-    assert names == {"merged", "gguf", "evaluation", "evaluation.json", "report.md", "report.html", ".stages"}
-    labels = [m["label"] for m in json.loads((finished / "out" / "evaluation.json").read_text())["models"]]
-    assert labels == ["base", "merged", "small"]
+    assert names == {"merged", "gguf", "evaluation", "report.md", "report.html", ".stages"}
+    folders = {path.name for path in (finished / "out" / "evaluation").iterdir() if path.is_dir()}
+    assert folders == {"base", "merged", "small"}
 
 
 def test_only_what_depends_on_a_change_is_done_again(chat_models: Path, questions: Path, finished: Path) -> None:
@@ -75,8 +75,11 @@ def test_only_what_depends_on_a_change_is_done_again(chat_models: Path, question
     mine.write_text('{"prompt": "The capital of Spain?", "target": "Madrid"}\n')
     assert done(weightsmith.run(pipeline(chat_models, mine, finished), out)) == ALL[3:]
     # another recipe: all but the base's scores
-    changed = weightsmith.run(pipeline(chat_models, mine, finished, density=0.3), out)
-    assert done(changed) == [name for name in ALL if name != "evaluate base"]
+    lines: list[str] = []
+    changed = weightsmith.run(pipeline(chat_models, mine, finished, density=0.3), out, log=lines.append)
+    assert done(changed) == ALL
+    reused = {line.split(":")[0]: re.findall(r"(\d+) requests answered, (\d+) reused", line) for line in lines}
+    assert reused["base"][0][0] == "0" and reused["merged"][0][1] == "0"  # the base is not asked again
     # an output that was edited is made again, and nothing that was made from it before
     with (out / "gguf" / "merged-q8_0.gguf").open("ab") as file:
         file.write(b"x")
@@ -147,20 +150,24 @@ def test_bad_pipelines(case: str, chat_models: Path, questions: Path, tmp_path: 
     assert [p.name for p in tmp_path.iterdir()] == ["pipeline.yml"]
 
 
-def test_benchmarks_are_a_stage_of_a_run(chat_models: Path, questions: Path, finished: Path, tmp_path: Path) -> None:
+def test_suites_tasks_and_questions_are_one_stage(
+    chat_models: Path, questions: Path, finished: Path, tmp_path: Path
+) -> None:
     models = {"base": str(chat_models / "base"), "a": str(chat_models / "a"), "merged": "$merged"}
     stage = {"models": models, "suites": ["quick"], "tasks": ["quick_facts"], "limit": 3, "precision": "float32"}
+    stage["questions"] = [str(questions)]
     path = pipeline(chat_models, questions, tmp_path, export=[], evaluate=stage)
     first = weightsmith.run(path, tmp_path / "out")
-    assert done(first) == ["merge", "benchmarks", "report"] and first.evaluation is None
+    assert done(first) == ["merge", "evaluate", "report"] and first.evaluation
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "## Benchmarks: quick" in report and "18 questions of 360" in report and "a (best parent)" in report
+    assert "## Scores: quick" in report and "18 questions of 360" in report and "a (best parent)" in report
+    assert all(suite.to_markdown() in report for suite in first.evaluation.suites)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<svg") == 2 and "Benchmarks: tasks" in page
-    assert (tmp_path / "out" / "benchmarks" / "merged" / "model-index.yml").exists()
+    assert page.count("<svg") == 2 and "<h2>Scores</h2>" in page and "capitals" in page
+    assert (tmp_path / "out" / "evaluation" / "merged" / "model-index.yml").exists()
     assert done(weightsmith.run(path, tmp_path / "out")) == []
     more = pipeline(chat_models, questions, tmp_path, export=[], evaluate=stage | {"limit": 4})
-    assert done(weightsmith.run(more, tmp_path / "out")) == ["benchmarks", "report"]
+    assert done(weightsmith.run(more, tmp_path / "out")) == ["evaluate", "report"]
 
 
 def test_somebody_elses_folder_is_left_alone(chat_models: Path, questions: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def recipe(models: Path, folder: Path, weights: dict[str, object], method: str =
 
 
 def test_what_a_block_is_worth(chat_models: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "text.txt").write_text(TEXT * 2)
     path = recipe(chat_models, tmp_path, {"a": 0.7, "b": 0.4})
     command = ("ablate", path, tmp_path / "out", "--text", tmp_path / "text.txt", "--blocks", 2)
     done = weightsmith_process(*command)
@@ -55,7 +56,7 @@ def test_what_a_block_is_worth(chat_models: Path, tmp_path: Path) -> None:
 
 def test_what_chance_does_is_told(chat_models: Path, tmp_path: Path) -> None:
     """A model whose weight is zero everywhere changes nothing; one that is most of the merge does."""
-    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "text.txt").write_text(TEXT * 2)
     path = recipe(chat_models, tmp_path, {"a": 2.0, "b": 0.0})
     result = weightsmith.ablate(path, tmp_path / "out", texts=[str(tmp_path / "text.txt")], blocks=1)
     assert {p for row in result.p["b"] for p in row} == {1.0}
@@ -65,24 +66,30 @@ def test_what_chance_does_is_told(chat_models: Path, tmp_path: Path) -> None:
 
 
 def test_one_that_was_interrupted_goes_on(chat_models: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "text.txt").write_text(TEXT * 2)
     (tmp_path / "sums.jsonl").write_text('{"prompt": "1 + 1 =", "target": "2"}\n{"prompt": "1 + 2 =", "target": "3"}\n')
     path, out = recipe(chat_models, tmp_path, {"a": 0.7, "b": 0.4}), tmp_path / "out"
     expected = {"texts": [str(tmp_path / "text.txt")], "questions": [str(tmp_path / "sums.jsonl")], "blocks": 2}
     with pytest.raises(KeyboardInterrupt):
         weightsmith.ablate(path, out, **expected, metric="perplexity", log=stop_at("without a in layer 1"))  # type: ignore[arg-type]
-    assert {file.name for file in out.iterdir()} == {"answers.jsonl"}
-    content = (out / "answers.jsonl").read_text()
-    with pytest.raises(SearchError, match=r"answers.jsonl: was made with another metric; .* --force"):
-        weightsmith.ablate(path, out, **expected)  # type: ignore[arg-type]
+    assert {file.name for file in out.iterdir()} == {"answers.sqlite"}
+    kept = stored(out)
+    with pytest.raises(KeyboardInterrupt):  # another metric: answers of its own, none of those that are there
+        weightsmith.ablate(path, out, **expected, log=stop_at("whole"))  # type: ignore[arg-type]
+    assert kept.items() < stored(out).items()
     weightsmith.ablate(path, out, **expected, metric="perplexity")  # type: ignore[arg-type]
-    assert (out / "answers.jsonl").read_text().startswith(content)
+    assert len(stored(out)) == len(kept) + 1 + 7 - 3  # "whole" by the other metric, and what was missing of seven
     weightsmith.ablate(path, tmp_path / "whole", **expected, metric="perplexity")  # type: ignore[arg-type]
     assert (out / "ablation.csv").read_bytes() == (tmp_path / "whole" / "ablation.csv").read_bytes()
 
 
+def stored(folder: Path) -> dict[str, str]:
+    with sqlite3.connect(folder / "answers.sqlite") as store:
+        return dict(store.execute("SELECT request, answer FROM answers"))
+
+
 def test_methods_without_weights(chat_models: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "text.txt").write_text(TEXT * 2)
     content = {"merge_method": "slerp", "base_model": str(chat_models / "base"), "parameters": {"t": 0.5}}
     content["models"] = [{"model": str(chat_models / n)} for n in ("base", "a")]  # type: ignore[assignment]
     (tmp_path / "slerp.yml").write_text(json.dumps(content))

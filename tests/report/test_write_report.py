@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from tests.browser import needs_chromium, shown
-from weightsmith.evaluation.evaluate import Evaluation, ModelScores, TaskScore
+from weightsmith.evaluation.results.score_tables import EvaluationTables, SuiteTables
 from weightsmith.report.report_facts import ReportFacts
 from weightsmith.report.write_report import write_report
 
 
 def facts(title: str = "Two skills", evaluation: bool = True) -> ReportFacts:
-    models = tuple(
-        ModelScores(
-            label,
-            "x",
-            "transformers",
-            (TaskScore("dates", "exact_match", share, 60), TaskScore("text", "perplexity", 26.371, 900)),
-            1.0,
-        )
-        for label, share in (("base", 0.0), ("<b>merged</b> | Q4", 0.9834))
-    )
+    models = ["base", "<b>merged</b> | Q4"]
+    dates, text = [(0.0, 0.0), (98.34, 1.67)], [(26.371, 0.5), (26.5, None)]
+    scores = [["", *models], ["dates", "0.00", "98.34 ± 1.67"], ["text (perplexity)", "26.37", "26.50"]]
+    differences = [
+        ["model", "on", "against", "difference", "verdict"],
+        [models[1], "dates", "base", "+98.34", "better"],
+    ]
+    tables = SuiteTables("tasks", "60 questions", scores, differences, [("dates", dates)], [("text", text)])  # type: ignore[list-item]
     files = (("merged/", 538_000_000, "ties of 4 models"),)
     recipe = "merge_method: ties  # <script>alert(1)</script>\n"
-    return ReportFacts(title, recipe, files, (("merge", 17.71),), Evaluation(models) if evaluation else None)
+    return ReportFacts(
+        title, recipe, files, (("merge", 17.71),), EvaluationTables(models, [tables]) if evaluation else None
+    )
 
 
 def test_numbers_and_escapes(tmp_path: Path) -> None:
     markdown, page = (p.read_text() for p in write_report(facts("A & B"), tmp_path))
     assert (
-        "dates 60 questions, text 900 tokens" in markdown
-        and "| base " in markdown
-        and "98.3 %" in markdown
+        "60 questions" in markdown
+        and " base " in markdown
+        and "98.34 ± 1.67" in markdown
         and "26.37" in markdown
         and "538.0 MB" in markdown
     )
@@ -44,6 +45,11 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     page = write_report(facts(), tmp_path)[1].read_text()
     assert "<svg" in page and "<script" not in page and "<link" not in page
     assert not re.search(r'(src|href)="(?!#)', page)
+
+
+def test_tables_survive_json() -> None:
+    tables = facts().evaluation
+    assert tables and EvaluationTables.from_json(json.loads(json.dumps(tables.as_json()))) == tables
 
 
 def test_same_facts_same_bytes(tmp_path: Path) -> None:
@@ -59,6 +65,6 @@ def test_with_no_evaluation(tmp_path: Path) -> None:
 @needs_chromium
 def test_in_a_browser(tmp_path: Path) -> None:
     dom, colours = shown(write_report(facts(), tmp_path)[1], tmp_path)
-    assert dom.count("<tr>") == 3 + 2 + 2
-    assert "98.3 %" in dom and "<svg" in dom
+    assert dom.count("<tr>") == 3 + 2 + 2 + 2
+    assert "98.34 ± 1.67" in dom and "<svg" in dom
     assert colours > 20  # text, table lines and coloured bars

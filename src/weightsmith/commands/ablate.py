@@ -12,7 +12,7 @@ from weightsmith.commands.terminal.options import (
     Force,
     Questions,
     Quiet,
-    Text,
+    Texts,
     Threads,
     resumable,
     split_commas,
@@ -23,7 +23,7 @@ def ablate(
     recipe: Annotated[Path, typer.Argument(help="A merge recipe whose models have weights.")],
     out: Annotated[Path, typer.Argument(help="The folder for the heat map and the table.")],
     questions: Questions = None,
-    text: Text = None,
+    texts: Texts = None,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +50,7 @@ def ablate(
             recipe,
             out,
             questions=[str(path) for path in questions or ()],
-            texts=[str(path) for path in text or ()],
+            texts=[str(path) for path in texts or ()],
             metric=metric,
             tasks=split_commas(tasks),
             data=data,

@@ -33,12 +33,11 @@ def run(
 def run_and_show(work: Callable[..., RunSummary], *arguments: Path, quiet: bool, **options: Any) -> None:
     """Run a pipeline with progress, then print its scores and what was done."""
     from weightsmith.commands.terminal.progress import line_logger, progress_bar
-    from weightsmith.report.score_table import score_table
 
     with progress_bar("merging", quiet=quiet) as on_progress:
         summary = work(*arguments, log=line_logger(quiet=quiet), on_progress=on_progress, **options)
     if summary.evaluation:
-        typer.echo(score_table(summary.evaluation))
+        typer.echo(summary.evaluation.to_markdown())
     if not quiet:
         fresh = [stage for stage in summary.stages if not stage.reused]
         typer.echo(

@@ -70,10 +70,10 @@ def _show_search(summary: SearchSummary, top: int) -> None:
     from weightsmith.recipe_search.objectives import value
 
     table = Table(title="search / held out")
-    titles = ("", *(f"{o.name}, {o.metric}" for o in summary.objectives), "score", "the winner is")
+    titles = ("", *(f"{o.name}, {o.metric}" for o in summary.objectives), "score", "the winner is (p, Holm)")
     for title in titles:
         table.add_column(title, justify="left" if not title else "right")
-    verdicts = {gain.other: f"{gain.verdict} ({_p_value(gain.p)})" for gain in summary.final.gains}
+    verdicts = {gain.other: f"{gain.verdict} ({_p_value(gain.p_holm)})" for gain in summary.final.gains}
     for candidate in summary.final.candidates:
         cells = [
             f"{value(objective, seen):.2f} / {value(objective, held_out):.2f}"

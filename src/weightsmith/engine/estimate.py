@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +18,7 @@ import numpy as np
 from weightsmith.engine.run_tensors import make_block
 from weightsmith.engine.tensor_scan import BLOCK, Buffers, TensorScan
 from weightsmith.files.output_folder import FREE_FOR_SMALL_FILES
+from weightsmith.machine import peak_memory
 from weightsmith.planning.plan import Plan, TensorPlan
 
 _GROUPS_TRIED = 16  # kinds of tensors, such as all mlp.fc1, that are tried: those with most elements
@@ -56,10 +55,9 @@ def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Est
     work = spent * sum(elements.values()) / max(1, tried) / threads**_GAIN
     parent = next(folder for folder in out.absolute().parents if folder.is_dir())
     writing = plan.output_bytes / _write_rate(parent)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Estimate(
         seconds=max(work, writing) + _START_UP,
-        memory_bytes=peak + (threads - 1) * buffers.nbytes,
+        memory_bytes=peak_memory() + (threads - 1) * buffers.nbytes,
         disk_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES,
         disk_free_bytes=shutil.disk_usage(parent).free,
         disk_bound=writing > work,

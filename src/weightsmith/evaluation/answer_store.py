@@ -18,11 +18,11 @@ _AT_ONCE = 500  # variables in one statement
 class AnswerStore:
     """Results under the names of their requests; each `put` is on the disk when it returns."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises EvaluationError where `path` is no such store."""
+    def __init__(self, path: Path | None) -> None:
+        """None: answers are kept in memory. Raises EvaluationError where `path` is no such store."""
         self._path = path
         try:
-            self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
+            self._db = sqlite3.connect(path or ":memory:", timeout=60, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID")
             self._db.commit()
@@ -32,7 +32,7 @@ class AnswerStore:
             ) from error
 
     def get(self, requests: Sequence[str]) -> dict[str, Any]:
-        """The stored ones."""
+        """Those of `requests` that are stored."""
         answers: dict[str, Any] = {}
         for start in range(0, len(requests), _AT_ONCE):
             names = requests[start : start + _AT_ONCE]
@@ -54,6 +54,12 @@ class AnswerStore:
     def close(self) -> None:
         self._db.close()
 
+    def __enter__(self) -> AnswerStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 _WEIGHTS = {".safetensors", ".gguf", ".bin", ".pt", ".pth"}
 
@@ -65,7 +71,7 @@ _OF_A_RUN = {"checksums.json"}
 
 
 def content_key(model: Model, precision: str, digests: FileDigests) -> str:
-    """Of all weights, the configuration, the tokenizer, and its compute precision."""
+    """A digest of all weights, the configuration, the tokenizer, and the compute precision."""
     contents = []
     for folder in dict.fromkeys([*model.files, model.home]):
         files = sorted(folder.iterdir()) if folder.is_dir() else [folder]

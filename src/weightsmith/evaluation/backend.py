@@ -32,10 +32,12 @@ class Backend(Protocol):
     """One loaded model. `window`: positions it was made for, None where it does not say; `precision`: its compute
     precision."""
 
-    name: str
-    precision: str
-    window: int | None
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def window(self) -> int | None: ...
     @property
     def tokens(self) -> TextTokens: ...
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from weightsmith.errors import EvaluationError
-from weightsmith.evaluation.backend import Backend
-from weightsmith.evaluation.harness.suite_tasks import SuiteTasks
+from weightsmith.evaluation.backend import Backend, question_tokens
+from weightsmith.evaluation.open_suite import OpenSuite, OwnTask
 from weightsmith.evaluation.request import Request
-from weightsmith.evaluation.settings import BenchmarkSettings
+from weightsmith.evaluation.settings import EvaluationSettings
+from weightsmith.evaluation.tasks.text_task import Text
 
 _PROBE = 12  # questions of each task that are read to learn how long they are
 _PROBE_TOKENS = 3000  # that are timed
@@ -33,18 +34,20 @@ class Budget:
 
 
 def choose_samples(
-    suites: Sequence[SuiteTasks],
+    suites: Sequence[OpenSuite],
     backend: Backend,
     budget: Budget,
-    settings: BenchmarkSettings,
+    settings: EvaluationSettings,
     log: Callable[[str], None],
 ) -> list[dict[str, list[int]] | None]:
     """The numbers of the questions of each task, per suite. Raises EvaluationError where not even a few of each fit."""
     costs, sizes = {}, {}
-    for tasks in suites:
-        for name, task in tasks.tasks.items():
-            sizes[name] = len(task.eval_docs) if settings.limit is None else min(settings.limit, len(task.eval_docs))
-            costs[name] = _tokens_per_question(task, backend)
+    for suite in suites:
+        for name, task in suite.harness.tasks.items() if suite.harness else ():
+            sizes[name], costs[name] = len(task.eval_docs), _tokens_per_question(task, backend)
+        for entry, task in suite.own.items():
+            sizes[entry.name], costs[entry.name] = task.count(backend.tokens), _tokens_per_unit(task, backend)
+    sizes = {name: min(settings.limit or size, size) for name, size in sizes.items()}
     rate = _tokens_per_second(backend)
     affordable = budget.seconds * _RESERVE / budget.models * rate
     needed = sum(costs[name] * sizes[name] for name in costs)
@@ -68,7 +71,20 @@ def choose_samples(
         )
     random = np.random.default_rng(settings.seed)
     drawn = {name: sorted(random.permutation(sizes[name])[:count].tolist()) for name, count in counts.items()}
-    return [{name: drawn[name] for name in tasks.tasks} for tasks in suites]
+    return [{name: drawn[name] for name in _names(suite)} for suite in suites]
+
+
+def _names(suite: OpenSuite) -> list[str]:
+    return [*(suite.harness.tasks if suite.harness else ()), *(entry.name for entry in suite.own)]
+
+
+def _tokens_per_unit(task: OwnTask, backend: Backend) -> float:
+    """What has to be read for a question, or for a window of a text."""
+    if isinstance(task, Text):
+        return sum(map(len, task.windows(backend.tokens))) / task.count(backend.tokens)
+    prompts = [question_tokens(backend, prompt) for prompt in task.prompts[:_PROBE]]
+    targets = backend.tokens.encode(task.targets[:_PROBE], special=False)
+    return sum(map(len, [*prompts, *targets])) / len(prompts)
 
 
 def _tokens_per_question(task: Any, backend: Backend) -> float:

@@ -1,4 +1,4 @@
-"""How the models of a benchmark are asked."""
+"""How the models of an evaluation are asked."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
-class BenchmarkSettings:
+class EvaluationSettings:
     """How every model is asked. `limit`: the first so many questions of each task; `budget`: seconds for all models
-    together, from which the number of questions follows; `memory`: bytes; `chat`: questions go through the chat
-    template, with the `system` text and, with `multiturn`, examples as turns of their own."""
+    together, from which the number of questions follows; `memory`: bytes; `chat`: questions of lm-evaluation-harness
+    go through the chat template, with the `system` text and, with `multiturn`, examples as turns of their own."""
 
     limit: int | None = None
     budget: float | None = None

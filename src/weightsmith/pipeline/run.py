@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import Any
 
 from weightsmith.engine.merge import merge
 from weightsmith.engine.run_tensors import Progress
-from weightsmith.errors import CheckpointError, OutputError
-from weightsmith.evaluation.evaluate import Evaluation, ModelScores, evaluate
-from weightsmith.evaluation.tasks.question_files import load_questions, load_text
+from weightsmith.errors import OutputError
+from weightsmith.evaluation.results.score_tables import EvaluationTables
 from weightsmith.files.find_path import path_beside
 from weightsmith.files.output_folder import check_output
 from weightsmith.files.suggestions import nearest
-from weightsmith.files.write_whole import write_whole
 from weightsmith.files.yaml_file import YamlFile, read_yaml
 from weightsmith.gguf.conversion.conversion import PLAIN_TYPES
 from weightsmith.gguf.export import export
@@ -24,13 +21,12 @@ from weightsmith.gguf.fidelity import describe_fidelity
 from weightsmith.llama_cpp import quantization_types
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
-from weightsmith.pipeline.benchmark_stage import BenchmarkJob, check_benchmarks, run_benchmark_stage
+from weightsmith.pipeline.evaluate_stage import EvaluateJob, check_evaluation, run_evaluate_stage
 from weightsmith.pipeline.pipeline_file import MERGED, Pipeline
 from weightsmith.pipeline.stages import RECORDS, Stage, Stages
 from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan
 from weightsmith.recipe.recipe import LoadedRecipe, load_recipe
-from weightsmith.report.benchmark_tables import BenchmarkTables
 from weightsmith.report.report_facts import ReportFacts
 from weightsmith.report.write_report import write_report
 
@@ -43,7 +39,7 @@ class RunSummary:
 
     out: Path
     stages: tuple[Stage, ...]
-    evaluation: Evaluation | None
+    evaluation: EvaluationTables | None
     report: Path | None
 
 
@@ -55,10 +51,7 @@ class _Checked:
     pipeline: Pipeline
     recipe: LoadedRecipe
     plan: Plan
-    scored: dict[str, str]
-    questions: tuple[Path, ...]
-    texts: tuple[Path, ...]
-    benchmarks: BenchmarkJob | None
+    evaluation: EvaluateJob | None
 
 
 def run(
@@ -70,8 +63,7 @@ def run(
     log: Log = lambda text: None,
     on_progress: Progress | None = None,
 ) -> RunSummary:
-    """Run a pipeline file into the folder `out`: merged/, gguf/, evaluation/, evaluation.json, benchmarks/, report.md,
-    report.html.
+    """Run a pipeline file into the folder `out`: merged/, gguf/, evaluation/, report.md, report.html.
 
     A stage whose recipe, models, data and settings are what they were is not done again; `force` takes a folder that
     holds something else than an earlier run. Paths in the file are relative to the working directory or to the file.
@@ -90,13 +82,12 @@ def run(
         raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
     merged = _merge(checked, out, stages, threads, on_progress)
     exports = _export(checked, out, stages, merged, threads, log)
-    models = _scored_models(checked, out, stages, merged, exports)
-    scores = _evaluate(checked, models, out, stages, threads, log)
-    benchmarks: list[BenchmarkTables] = []
-    if checked.benchmarks:
-        benchmarks = run_benchmark_stage(checked.benchmarks, models, out, stages, threads, log)
-    page = _report(checked, out, stages, scores, benchmarks)
-    return RunSummary(out, tuple(stages.done), scores, page)
+    tables = None
+    if checked.evaluation:
+        models = _scored_models(checked, checked.evaluation.scored, out, stages, merged, exports)
+        tables = run_evaluate_stage(checked.evaluation, models, out, stages, threads, log)
+    page = _report(checked, out, stages, tables)
+    return RunSummary(out, tuple(stages.done), tables, page)
 
 
 def _check(path: Path) -> _Checked:
@@ -111,34 +102,8 @@ def _check(path: Path) -> _Checked:
         if gguf_type not in known_types:
             raise file.error(["export", i], f"unknown GGUF type {gguf_type!r}{nearest(gguf_type, known_types)}")
     plan = make_plan(recipe)
-    stage, scored, questions, texts = pipeline.evaluate, {}, [], []
-    if stage:
-        if not (stage.questions or stage.texts or stage.suites or stage.tasks):
-            raise file.error(
-                ["evaluate"], "evaluate: nothing to evaluate; give `questions`, `texts`, `suites` or `tasks`"
-            )
-        questions = [_existing(file, ["evaluate", "questions", i], q) for i, q in enumerate(stage.questions)]
-        texts = [_existing(file, ["evaluate", "texts", i], t) for i, t in enumerate(stage.texts)]
-        for questions_file in questions:
-            load_questions(questions_file)
-        for text_file in texts:
-            load_text(text_file)
-        scored = stage.models or {"merged": MERGED} | {f"merged {k}": f"${k}" for k in pipeline.export}
-        for label, reference in scored.items():
-            if reference.startswith("$"):
-                exports = [MERGED, *(f"${gguf_type}" for gguf_type in pipeline.export)]
-                if reference not in exports:
-                    raise file.error(
-                        ["evaluate", "models", label],
-                        f"{reference!r} is not an output of this run; known: {', '.join(exports)}",
-                    )
-            else:
-                try:
-                    open_model(reference, beside=file.path.parent)
-                except CheckpointError as error:
-                    raise CheckpointError(f"{file.path}:{file.line(['evaluate', 'models', label])}: {error}") from error
-    benchmarks = check_benchmarks(file, stage, scored) if stage else None
-    return _Checked(file, pipeline, recipe, plan, scored, tuple(questions), tuple(texts), benchmarks)
+    evaluation = check_evaluation(file, pipeline.evaluate, pipeline.export) if pipeline.evaluate else None
+    return _Checked(file, pipeline, recipe, plan, evaluation)
 
 
 def _existing(file: YamlFile, keys: list[str | int], name: str) -> Path:
@@ -189,11 +154,16 @@ def _export(
 
 
 def _scored_models(
-    checked: _Checked, out: Path, stages: Stages, merged: Stage, exports: dict[str, tuple[Path, Stage]]
+    checked: _Checked,
+    scored: dict[str, str],
+    out: Path,
+    stages: Stages,
+    merged: Stage,
+    exports: dict[str, tuple[Path, Stage]],
 ) -> list[tuple[str, str, Any]]:
     """Label, reference, and what the content is known by."""
     models_to_score: list[tuple[str, str, Any]] = []
-    for label, reference in checked.scored.items():
+    for label, reference in scored.items():
         if reference == MERGED:
             models_to_score.append((label, str(out / "merged"), merged.key))
         elif reference.startswith("$"):
@@ -205,37 +175,7 @@ def _scored_models(
     return models_to_score
 
 
-def _evaluate(
-    checked: _Checked, models: list[tuple[str, str, Any]], out: Path, stages: Stages, threads: int | None, log: Log
-) -> Evaluation | None:
-    if not (checked.questions or checked.texts):
-        return None
-    folder = out / "evaluation"
-    folder.mkdir(exist_ok=True)
-    data = {str(path.name): stages.files.of(path) for path in (*checked.questions, *checked.texts)}
-    scored = []
-    for number, (label, model, identity) in enumerate(models):
-        path = folder / f"{number:02d}.json"
-
-        def work(label: str = label, model: str = model, path: Path = path) -> dict:
-            result = evaluate(
-                {label: model}, questions=checked.questions, texts=checked.texts, threads=threads, log=log
-            )
-            content = asdict(result.models[0])
-            path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            return content
-
-        depends = {"model": identity, "data": data, "label": label}
-        scored.append(ModelScores.from_json(stages.run(f"evaluate {label}", depends, [path], work).result))
-    result = Evaluation(tuple(scored))
-    text = json.dumps(result.as_json(), indent=2, ensure_ascii=False) + "\n"
-    write_whole(out / "evaluation.json", text)
-    return result
-
-
-def _report(
-    checked: _Checked, out: Path, stages: Stages, scores: Evaluation | None, benchmarks: list[BenchmarkTables]
-) -> Path | None:
+def _report(checked: _Checked, out: Path, stages: Stages, evaluation: EvaluationTables | None) -> Path | None:
     if checked.pipeline.report is None:
         return None
     summary = list(stages.done)
@@ -251,9 +191,7 @@ def _report(
             how += f"; {stage.result['found']}" if stage.result["found"] else ""
             files.append((f"gguf/merged-{gguf_type}.gguf", stage.result["bytes"], how))
     steps = tuple((stage.name, stage.seconds) for stage in summary)
-    facts = ReportFacts(
-        checked.pipeline.report.title, checked.recipe.file.text, tuple(files), steps, scores, tuple(benchmarks)
-    )
+    facts = ReportFacts(checked.pipeline.report.title, checked.recipe.file.text, tuple(files), steps, evaluation)
     depends = {"keys": [stage.key for stage in summary], "title": facts.title, "recipe": facts.recipe, "steps": steps}
     outputs = [out / "report.md", out / "report.html"]
     stages.run("report", depends, outputs, lambda: {"written": [str(p.name) for p in write_report(facts, out)]})

@@ -10,24 +10,24 @@ from pathlib import Path
 
 import numpy as np
 
+from weightsmith.engine.output.run_digest import inputs_digest
 from weightsmith.errors import OutputError, SearchError
-from weightsmith.evaluation.paired_tests import bootstrap_p
+from weightsmith.evaluation.results.paired_tests import bootstrap_p, drawn_differences
 from weightsmith.files.digests import digest, file_digest
 from weightsmith.files.output_folder import check_output
 from weightsmith.machine import available_cores, available_memory, fast_precision
 from weightsmith.models.layer_numbers import LAYER
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.recipe.recipe import load_recipe
-from weightsmith.recipe_search.objectives import Objective, open_objectives, value
+from weightsmith.recipe_search.objectives import AllAnswers, Objective, open_objectives, value
 from weightsmith.recipe_search.report.ablation_report import TABLE, Ablation, discard_ablation, write_ablation
-from weightsmith.recipe_search.report.paired_bootstrap import drawn_differences
 from weightsmith.recipe_search.search_file import ObjectiveEntry, SearchFile
 from weightsmith.recipe_search.space import last_name
 from weightsmith.recipe_search.trials.input_cache import InputCache
-from weightsmith.recipe_search.trials.kept_answers import AllAnswers, AnswerLog
+from weightsmith.recipe_search.trials.kept_answers import KeptAnswers
 from weightsmith.recipe_search.trials.live_merge import LiveMerge
 
-OTHERS, ANSWERS = "embeddings and head", "answers.jsonl"
+OTHERS, ANSWERS = "embeddings and head", "answers.sqlite"
 _CACHE_SHARE = 0.5
 
 
@@ -75,33 +75,32 @@ def ablate(
     plan = merge.plan(loaded.file.tree)
     models = _models(plan)
     spans = _blocks(plan, blocks)
-    answer_log = AnswerLog(
-        folder / ANSWERS, _dependencies(loaded.file.text, [*questions, *texts], tasks, metric, limit, precision)
-    )
+    dependencies = _dependencies(loaded.file.text, [*questions, *texts], tasks, metric, limit, precision)
+    dependencies["models"] = inputs_digest(plan.models.values())
     merge.become(plan)
     assert merge.backend
     objectives = open_objectives(search_file, Path.cwd(), merge.backend)
-    whole_answers = answer_log.ask({"without": None}, lambda: _ask(merge, plan, objectives))
-    log("whole: " + _shown(objectives, whole_answers))
-    found_answers: dict[str, list[AllAnswers]] = {label: [] for label in models}
-    for label, reference in models.items():
-        for name, tensors in spans.items():
-            without_answers = _left_out(plan, reference, tensors)
-            found_answers[label].append(
-                answer_log.ask(
+    answers_without: dict[str, list[AllAnswers]] = {label: [] for label in models}
+    with KeptAnswers(folder / ANSWERS, dependencies) as kept:
+        whole_answers = kept.ask({"without": None}, lambda: _ask(merge, plan, objectives))
+        log("whole: " + _shown(objectives, whole_answers))
+        for label, reference in models.items():
+            for name, tensors in spans.items():
+                changed_plan = _left_out(plan, reference, tensors)
+                answers = kept.ask(
                     {"without": label, "in": name},
-                    lambda without_answers=without_answers: _ask(merge, without_answers, objectives),
+                    lambda changed_plan=changed_plan: _ask(merge, changed_plan, objectives),
                 )
-            )
-            log(f"without {label} in {name}: " + _shown(objectives, found_answers[label][-1]))
-            on_progress("tried", sum(map(len, found_answers.values())), len(models) * len(spans))
+                answers_without[label].append(answers)
+                log(f"without {label} in {name}: " + _shown(objectives, answers))
+                on_progress("tried", sum(map(len, answers_without.values())), len(models) * len(spans))
     merge.close()
     result = Ablation(
         tuple(objectives),
         tuple(spans),
         _values(objectives, whole_answers),
-        {label: tuple(_values(objectives, answers) for answers in rows) for label, rows in found_answers.items()},
-        {label: tuple(_chances(whole_answers, answers) for answers in rows) for label, rows in found_answers.items()},
+        {label: tuple(_values(objectives, answers) for answers in rows) for label, rows in answers_without.items()},
+        {label: tuple(_chances(whole_answers, answers) for answers in rows) for label, rows in answers_without.items()},
         (),
     )
     return replace(result, files=tuple(write_ablation(result, folder, path.name)))
@@ -190,7 +189,8 @@ def _values(objectives: Sequence[Objective], answers: AllAnswers) -> tuple[float
 def _chances(whole_answers: AllAnswers, without_answers: AllAnswers) -> tuple[float, ...]:
     random = np.random.default_rng(0)
     return tuple(
-        bootstrap_p(drawn_differences(a, b, random)) for a, b in zip(whole_answers, without_answers, strict=True)
+        bootstrap_p(drawn_differences(a, b, random), len(a))
+        for a, b in zip(whole_answers, without_answers, strict=True)
     )
 
 

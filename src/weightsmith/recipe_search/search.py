@@ -3,6 +3,7 @@ best is compared with the others on held-out questions."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weightsmith.errors import OutputError, SearchError
+from weightsmith.engine.output.run_digest import inputs_digest
+from weightsmith.errors import OutputError, SearchError, WeightsmithError
 from weightsmith.files.digests import file_digest
 from weightsmith.files.find_path import path_beside
 from weightsmith.files.suggestions import nearest
@@ -23,7 +25,7 @@ from weightsmith.recipe_search.candidate_recipe import candidate, matters, recip
 from weightsmith.recipe_search.default_recipes import default_recipes
 from weightsmith.recipe_search.mergekit_evolve import is_evolve, search_tree
 from weightsmith.recipe_search.objectives import Objective, value
-from weightsmith.recipe_search.report.final_scores import FinalScores, final_scores
+from weightsmith.recipe_search.report.final_scores import FinalScores, final_scores, models_of
 from weightsmith.recipe_search.report.search_results import discard, write_results
 from weightsmith.recipe_search.search_file import SearchFile
 from weightsmith.recipe_search.space import Keys, Space, find_spaces
@@ -98,7 +100,8 @@ def search(
         _check_plans(setup, recipe, spaces, methods)
         objectives = _objectives(setup, candidate(recipe.tree, middle(spaces, methods[0]), spaces), log)
         defaults = default_recipes(spaces, recipe.tree, methods)
-        depends_on = {"precision": setup.precision} | _digests(file, config)
+        models_digest = _models_digest(recipe, file.path.parent)
+        depends_on = {"precision": setup.precision, "models": models_digest} | _digests(file, config)
         study = Study(folder, config, recipe.tree, spaces, defaults, parallel=workers > 1, depends_on=depends_on)
         with open_workers(workers, ray, count) as pool:
             _try_all(study, config, setup, pool, objectives, log, on_progress)
@@ -108,7 +111,7 @@ def search(
         for warning in worker_of(setup).live.plan(best.tree).warnings:
             log(f"warning: the winner: {warning}")
         log("scoring the held-out part")
-        final = final_scores(setup, objectives, study.trials, best, recipe.tree, log)
+        final = final_scores(setup, objectives, study.trials, best, recipe.tree, models_digest, log)
         files = write_results(folder, file, study, spaces, objectives, best, final, len(study.trials))
     return SearchSummary(
         folder, tuple(study.trials), best, tuple(objectives), final, tuple(files), time.monotonic() - started
@@ -206,6 +209,15 @@ def _digests(file: YamlFile, config: SearchFile) -> dict[str, str]:
     """The digests of the files of questions and texts."""
     paths = [path for entry in config.objective if (path := entry.questions or entry.perplexity)]
     return {path: file_digest(path_beside(path, file.path.parent)) for path in paths}
+
+
+def _models_digest(recipe: YamlFile, folder: Path) -> str:
+    """A digest of the weights of all models that the recipe names."""
+    models = []
+    for _, reference in models_of(recipe.tree):
+        with contextlib.suppress(WeightsmithError):  # one of several models to choose from may be broken
+            models.append(open_model(reference, beside=folder))
+    return inputs_digest(models)
 
 
 def _folder(out: Path, *, resume: bool, force: bool) -> Path:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from weightsmith.evaluation.evaluate import Evaluation
-from weightsmith.report.benchmark_tables import BenchmarkTables
+from weightsmith.evaluation.results.score_tables import EvaluationTables
 
 
 @dataclass(frozen=True)
@@ -16,5 +15,4 @@ class ReportFacts:
     recipe: str
     files: tuple[tuple[str, int, str], ...]
     steps: tuple[tuple[str, float], ...]
-    evaluation: Evaluation | None
-    benchmarks: tuple[BenchmarkTables, ...] = ()
+    evaluation: EvaluationTables | None

@@ -1,4 +1,4 @@
-"""`report.md` and a self-contained `report.html`: scores, benchmarks, plots, recipe, files, times."""
+"""`report.md` and a self-contained `report.html`: scores, plots, recipe, files, times."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from pathlib import Path
 from weightsmith.errors import ReportError
 from weightsmith.files.write_whole import write_whole
 from weightsmith.machine import describe_machine
-from weightsmith.report.benchmark_plot import benchmark_plot
-from weightsmith.report.markdown_table import markdown_table
 from weightsmith.report.report_facts import ReportFacts
 from weightsmith.report.score_plot import score_plot
-from weightsmith.report.score_table import score_cells, score_note, score_table
 
 
 def write_report(facts: ReportFacts, folder: Path) -> tuple[Path, Path]:
@@ -29,16 +26,10 @@ def write_report(facts: ReportFacts, folder: Path) -> tuple[Path, Path]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    scores = facts.evaluation
     values = {
         "facts": facts,
         "machine": describe_machine(),
-        "table": score_table(scores) if scores else "",
-        "note": score_note(scores) if scores else "",
-        "cells": score_cells(scores) if scores else [],
-        "plot": score_plot(scores) if scores else "",
-        "markdown_table": markdown_table,
-        "benchmark_plot": benchmark_plot,
+        "score_plot": score_plot,
         "megabytes": lambda count: f"{count / 1e6:.1f} MB",
     }
     written = []

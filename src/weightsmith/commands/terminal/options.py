@@ -22,8 +22,9 @@ Questions = Annotated[
     list[Path] | None,
     typer.Option("--questions", help="JSONL with `prompt` and `target`; repeatable.", show_default=False),
 ]
-Text = Annotated[
-    list[Path] | None, typer.Option("--text", help="UTF-8 text for perplexity; repeatable.", show_default=False)
+Texts = Annotated[
+    list[Path] | None,
+    typer.Option("--texts", "--text", help="UTF-8 text for perplexity; repeatable.", show_default=False),
 ]
 Data = Annotated[Path | None, typer.Option(help="A folder with the tasks' data; the hub is not asked.")]
 

@@ -20,7 +20,7 @@ def run_digest(plan: Plan, shard_bytes: int, seed: int, device: str) -> dict[str
     and `version`."""
     return {
         "recipe": digest(plan.loaded.file.text),
-        "inputs": _inputs(plan.models.values()),
+        "inputs": inputs_digest(plan.models.values()),
         "layout": _layout(plan.tensors, plan.config, shard_bytes),
         "seed": str(seed),
         "device": device,
@@ -34,7 +34,7 @@ def copy_digest(
     """The same of a run that writes one model's tensors under other names or in another order; `request`: what was
     asked for."""
     return {
-        "inputs": _inputs([model]),
+        "inputs": inputs_digest([model]),
         "layout": _layout(tensors, model.config, shard_bytes),
         "conversion": digest([request, model.conversion, [[s.tensor for s in tensor.sources] for tensor in tensors]]),
         "version": __version__,
@@ -45,7 +45,8 @@ def _layout(tensors: Sequence[TensorPlan], config: Mapping[str, object], shard_b
     return digest([[[t.name, t.info.shape, t.info.dtype, t.round_to] for t in tensors], config, shard_bytes])
 
 
-def _inputs(models: Iterable[Model]) -> str:
+def inputs_digest(models: Iterable[Model]) -> str:
+    """Names, sizes, times and first bytes of all files of weights."""
     stamps = []
     for model in sorted(models, key=lambda model: model.reference):
         for path_of_model in model.files:

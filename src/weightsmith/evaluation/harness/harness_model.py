@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,10 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from weightsmith.errors import EvaluationError
-from weightsmith.evaluation.answer_store import AnswerStore
 from weightsmith.evaluation.backend import Backend, Sampling
 from weightsmith.evaluation.backends.open_backend import open_backend
 from weightsmith.evaluation.request import Request, Score
+from weightsmith.evaluation.scoring.stop_rules import UntilStop
 from weightsmith.models.open_model import open_model
 
 DEFAULT_WINDOW = 2048  # where a model does not say; lm-eval's own default
@@ -34,29 +34,21 @@ TokenCache = dict[str, np.ndarray]  # shared by models; keyed by tokenizer and t
 
 
 class HarnessModel(TemplateLM):
-    """`store`: what was scored before under `key` (content of the weights and precision) is not scored again.
-    `versions`: of tasks. `truncated` counts the requests of each task whose beginning did not fit into the window."""
+    """`truncated` counts the requests of each task whose beginning did not fit into the window; `token_cache` is shared
+    by models."""
 
     def __init__(
         self,
         backend: Backend,
         *,
-        store: AnswerStore | None = None,
-        key: str = "",
-        versions: dict[str, Any] | None = None,
         token_cache: TokenCache | None = None,
         max_length: int | None = None,
         seed: int = 0,
-        on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__()
-        self.backend_model, self._store, self._key, self._seed = backend, store, key, seed
-        self._versions = versions or {}
-        self._token_cache = token_cache
-        self._on_progress = on_progress or (lambda on_scores, total: None)
+        self.backend_model, self._seed, self._token_cache = backend, seed, token_cache
         self.max_length = max_length or backend.window or DEFAULT_WINDOW
         self.truncated: Counter[str] = Counter()
-        self.computed = self.reused = 0
 
     @property
     def eot_token_id(self) -> int:
@@ -163,69 +155,22 @@ class HarnessModel(TemplateLM):
                 kwargs["temperature"] or 1.0, kwargs.get("top_k") or 0, kwargs.get("top_p") or 1.0, self._seed
             )
         encoded = self._encode([request.args[0] for request in requests])
-        prompts, keys = [], []
+        prompts = []
         for request in requests:
             prompt, room = encoded[request.args[0]], self.max_length - limit
             self._count_truncated(request.task_name, len(prompt) > room)
             prompts.append(prompt[-room:])
-            keys.append(self._name("generate", request.task_name, prompts[-1], [stops, limit, repr(sampling)]))
-        stored = self._stored(keys) if not kwargs["do_sample"] else {}
-        missing = [k for k, key in enumerate(keys) if key not in stored]
-        self._count(len(keys), len(missing))
-
-        def on_answers(finished: Sequence[tuple[int, str]]) -> None:
-            self._keep({keys[missing[k]]: text for k, text in finished}, keep=not kwargs["do_sample"])
-
-        texts = self.backend_model.generate(
-            [prompts[k] for k in missing],
-            limit,
-            lambda question, text: not any(stop in text for stop in stops),
-            sampling=sampling,
-            on_answers=on_answers,
-        )
-        fresh = dict(zip(missing, texts, strict=True))
-        for k, number in enumerate(numbers):
-            text = fresh[k] if k in fresh else stored[keys[k]]
+        texts = self.backend_model.generate(prompts, limit, UntilStop(stops), sampling=sampling)
+        for number, text in zip(numbers, texts, strict=True):
             answers[number] = postprocess_generated_text(text, stops, None)
 
     def _score(self, scored: Sequence[tuple[np.ndarray, int]], tasks: Sequence[str | None]) -> list[Score]:
-        keys, requests = [], {}
+        requests = []
         for (tokens, count), task in zip(scored, tasks, strict=True):
             self._count_truncated(task, len(tokens) > self.max_length + 1)
             tokens = tokens[-(self.max_length + 1) :]  # the last one is only predicted
-            request = Request(tokens, min(count, len(tokens) - 1))
-            keys.append(self._name("score", task, request.tokens, [request.scored]))
-            requests[keys[-1]] = request
-        stored = self._stored(keys)
-        missing = [key for key in requests if key not in stored]
-        self._count(len(requests), len(missing))
-        results = {key: Score(*stored[key]) for key in requests if key in stored}
-
-        def on_scores(finished: Sequence[tuple[int, Score]]) -> None:
-            self._keep({missing[k]: [score.log_likelihood, score.greedy] for k, score in finished})
-
-        fresh = self.backend_model.score([requests[key] for key in missing], on_scores=on_scores) if missing else []
-        results |= dict(zip(missing, fresh, strict=True))
-        return [results[key] for key in keys]
-
-    def _name(self, request_type: str, task: str | None, tokens: np.ndarray, more: list[Any]) -> str:
-        """Names a request by all that its answer depends on, the version of its task included."""
-        about = json.dumps([self._key, request_type, str(self._versions.get(task or "", "")), more])
-        return xxhash.xxh3_128_hexdigest(about.encode() + b"\0" + tokens.astype(np.int32).tobytes())
-
-    def _stored(self, keys: Sequence[str]) -> dict[str, Any]:
-        return self._store.get(keys) if self._store else {}
-
-    def _keep(self, results: dict[str, Any], keep: bool = True) -> None:
-        if self._store and keep:
-            self._store.put(results)
-        self._finished += len(results)
-        self._on_progress(self._finished, self._in_all)
-
-    def _count(self, in_all: int, missing: int) -> None:
-        self._finished, self._in_all = in_all - missing, in_all
-        self.computed += missing
-        self.reused += in_all - missing
+            requests.append(Request(tokens, min(count, len(tokens) - 1)))
+        return self.backend_model.score(requests)
 
     def _count_truncated(self, task: str | None, cut: bool) -> None:
         if cut:

@@ -22,16 +22,12 @@ FEWSHOT_SEED = 1234  # lm-eval's own default
 @dataclass
 class SuiteTasks:
     """`tasks`: lm-eval's task objects by name; `groups`: its groups; `leaves`: the tasks behind each entry of the
-    suite."""
+    suite that names one."""
 
     suite: Suite
     tasks: dict[str, Any]
     groups: dict[str, Any]
     leaves: dict[SuiteEntry, list[str]]
-
-    @property
-    def versions(self) -> dict[str, Any]:
-        return {name: task.VERSION for name, task in self.tasks.items()}
 
 
 def load_tasks(
@@ -42,7 +38,8 @@ def load_tasks(
     is missing or does not fit."""
     quiet_harness()
     manager = _manager(tuple(map(str, include)))
-    for entry in suite.entries:
+    entries = [entry for entry in suite.entries if entry.task]
+    for entry in entries:
         if entry.task not in manager.task_index:
             raise EvaluationError(
                 f"lm-evaluation-harness has no task {entry.task!r}{_nearest_task(entry.task, manager.all_tasks)}"
@@ -51,7 +48,7 @@ def load_tasks(
     groups: dict[str, Any] = {}
     leaves: dict[SuiteEntry, list[str]] = {}
     with local_data(data) if data else nullcontext() as files:
-        for entry in suite.entries:
+        for entry in entries:
             if entry.task not in (*tasks, *groups):
                 loaded = _load(manager, entry.task, files)
                 tasks |= loaded["tasks"]

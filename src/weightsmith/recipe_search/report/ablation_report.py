@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from weightsmith.evaluation.paired_tests import LEVEL
+from weightsmith.evaluation.results.paired_tests import LEVEL
 from weightsmith.files.write_whole import write_whole
 from weightsmith.machine import describe_machine
 from weightsmith.recipe_search.objectives import Objective

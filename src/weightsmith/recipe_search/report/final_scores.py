@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from weightsmith.errors import SearchError
-from weightsmith.evaluation.paired_tests import DRAWS, LEVEL, bootstrap_p
-from weightsmith.recipe_search.objectives import Objective, utility
-from weightsmith.recipe_search.report.paired_bootstrap import drawn_differences
+from weightsmith.evaluation.results.paired_tests import DRAWS, LEVEL, bootstrap_p, drawn_differences, holm
+from weightsmith.recipe_search.objectives import AllAnswers, Objective, utility
 from weightsmith.recipe_search.space import last_name
-from weightsmith.recipe_search.trials.kept_answers import AllAnswers, AnswerLog
+from weightsmith.recipe_search.trials.kept_answers import KeptAnswers
 from weightsmith.recipe_search.trials.run_trial import Setup, TrialJob, run_trial
 from weightsmith.recipe_search.trials.trial import Trial, by_score
 
 DEFAULT = "best default"
-ANSWERS = "held-out.jsonl"
+ANSWERS = "answers.sqlite"
 
 
 @dataclass(frozen=True)
@@ -35,18 +34,19 @@ class ScoredCandidate:
 
 @dataclass(frozen=True)
 class Gain:
-    """Of the winner over another on what was held out: the difference of scores, its 95 % interval, and how often
-    chance does as much."""
+    """What the winner gains over another on what was held out: the difference of scores, its 95 % interval, and how
+    often chance does as much; `p_holm`: p corrected for all gains together (Holm)."""
 
     other: str
     difference: float
     low: float
     high: float
     p: float
+    p_holm: float = 1.0
 
     @property
     def verdict(self) -> str:
-        if self.p >= LEVEL:
+        if self.p_holm >= LEVEL:
             return "within noise"
         return "better" if self.difference > 0 else "worse"
 
@@ -61,7 +61,7 @@ class FinalScores:
     @property
     def within_noise(self) -> bool:
         """Whether the gain over the best default recipe may be chance."""
-        return any(gain.other.startswith(DEFAULT) and gain.p >= LEVEL for gain in self.gains)
+        return any(gain.other.startswith(DEFAULT) and gain.p_holm >= LEVEL for gain in self.gains)
 
 
 def final_scores(
@@ -70,46 +70,55 @@ def final_scores(
     trials: Sequence[Trial],
     best: Trial,
     recipe: Mapping[str, Any],
+    models_digest: str,
     log: Callable[[str], None],
 ) -> FinalScores:
-    """Of models that an interrupted search has asked already, as it kept them. Raises SearchError where the winner
-    cannot be scored; another that cannot be is left out."""
+    """Answers that an interrupted search has kept are not asked for again; `models_digest`: of the weights of all
+    models, which they depend on. Raises SearchError where the winner cannot be scored; another that cannot be is left
+    out."""
     winner = f"winner ({best.default}, a default)" if best.default else "winner"
     to_score: list[tuple[str, dict[str, Any], AllAnswers | None]] = [(winner, best.tree, best.answers)]
     defaults = [trial for trial in by_score(trials) if trial.default and trial.number != best.number]
     for rank, trial in enumerate(defaults):
         role = "default" if rank or best.default else DEFAULT
         to_score.append((f"{role}: {trial.default}", trial.tree, trial.answers))
-    for label, reference in _models(recipe):
+    for label, reference in models_of(recipe):
         to_score.append((label, {"merge_method": "passthrough", "models": [{"model": reference}]}, None))
-    scored, answer_log = [], AnswerLog(setup.scratch / ANSWERS, {})
-    for label, tree, seen in to_score:
-        log(f"held out: {label}")
-        try:
-            unseen = _ask(answer_log, setup, label, tree, held_out=True)
-            seen = seen or _ask(answer_log, setup, label, tree, held_out=False)
-        except SearchError as error:
-            if label == winner:
-                raise
-            log(f"not scored: {error}")  # one of several models to choose from may be broken
-            continue
-        scored.append(
-            ScoredCandidate(label, tree, seen, unseen, utility(objectives, seen), utility(objectives, unseen))
-        )
-    return FinalScores(tuple(scored), tuple(gain(objectives, scored[0], other) for other in scored[1:]))
+    scored = []
+    with KeptAnswers(setup.scratch / ANSWERS, {"models": models_digest}) as kept:
+        for label, tree, seen in to_score:
+            log(f"held out: {label}")
+            try:
+                unseen = _ask(kept, setup, label, tree, held_out=True)
+                seen = seen or _ask(kept, setup, label, tree, held_out=False)
+            except SearchError as error:
+                if label == winner:
+                    raise
+                log(f"not scored: {error}")  # one of several models to choose from may be broken
+                continue
+            scored.append(
+                ScoredCandidate(label, tree, seen, unseen, utility(objectives, seen), utility(objectives, unseen))
+            )
+    return FinalScores(tuple(scored), tuple(_gains(objectives, scored)))
 
 
-def _ask(answer_log: AnswerLog, setup: Setup, label: str, tree: dict[str, Any], *, held_out: bool) -> AllAnswers:
+def _gains(objectives: Sequence[Objective], scored: Sequence[ScoredCandidate]) -> list[Gain]:
+    gains = [gain(objectives, scored[0], other) for other in scored[1:]]
+    corrected = holm([each.p for each in gains])
+    return [replace(each, p_holm=p) for each, p in zip(gains, corrected, strict=True)]
+
+
+def _ask(kept: KeptAnswers, setup: Setup, label: str, tree: dict[str, Any], *, held_out: bool) -> AllAnswers:
     def run() -> AllAnswers:
         result = run_trial(setup, TrialJob(tree, held_out=held_out, race=False))
         if result.error:
             raise SearchError(f"{label}: {result.error}")
         return result.answers
 
-    return answer_log.ask({"recipe": tree, "held_out": held_out}, run)
+    return kept.ask({"recipe": tree, "held_out": held_out}, run)
 
 
-def _models(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+def models_of(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(label, reference) of the base and of every other model, each once."""
     base = recipe.get("base_model")
     entries = [*(recipe.get("models") or [])]
@@ -137,4 +146,4 @@ def gain(objectives: Sequence[Objective], ours: ScoredCandidate, other: ScoredCa
         draws += sign * drawn_differences(our_answers, their_answers, random)
     difference = ours.score - other.score
     low, high = np.quantile(draws, [0.025, 0.975])
-    return Gain(other.label, difference, float(low), float(high), bootstrap_p(draws))
+    return Gain(other.label, difference, float(low), float(high), bootstrap_p(draws, sum(map(len, ours.held_out))))

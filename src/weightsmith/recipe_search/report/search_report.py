@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.errors import ReportError
+from weightsmith.evaluation.task import mean
 from weightsmith.files.yaml_file import YamlFile
 from weightsmith.machine import describe_machine
 from weightsmith.recipe_search.candidate_recipe import recipe_text
-from weightsmith.recipe_search.objectives import Objective, point, value
+from weightsmith.recipe_search.objectives import Objective, value
 from weightsmith.recipe_search.report.final_scores import FinalScores
 from weightsmith.recipe_search.space import Space
 from weightsmith.recipe_search.trials.study import Study
@@ -83,7 +84,7 @@ def search_report(
 def pareto_front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
     """Complete candidates than which no other is better in one objective and as good in all others."""
     heights = [
-        [(1 if o.higher_is_better else -1) * point(a) for o, a in zip(objectives, trial.answers, strict=True)]
+        [(1 if o.higher_is_better else -1) * mean(a) for o, a in zip(objectives, trial.answers, strict=True)]
         for trial in trials
     ]
     return [

@@ -19,7 +19,7 @@ from weightsmith.recipe_search.space import Space
 from weightsmith.recipe_search.trials.study import DATABASE, Study
 from weightsmith.recipe_search.trials.trial import Trial, by_score
 
-_WRITTEN = (f"{DATABASE}*", ANSWERS, "best.yml", "trials.csv", "summary.json", "report.html", "top-[0-9]*.yml")
+_WRITTEN = (f"{DATABASE}*", f"{ANSWERS}*", "best.yml", "trials.csv", "summary.json", "report.html", "top-[0-9]*.yml")
 
 
 def write_results(
@@ -136,7 +136,15 @@ def _summary(best: Trial, objectives: Sequence[Objective], final: FinalScores) -
             for candidate in final.candidates
         ],
         "gains": [
-            {"over": g.other, "difference": g.difference, "low": g.low, "high": g.high, "p": g.p, "verdict": g.verdict}
+            {
+                "over": g.other,
+                "difference": g.difference,
+                "low": g.low,
+                "high": g.high,
+                "p": g.p,
+                "p_holm": g.p_holm,
+                "verdict": g.verdict,
+            }
             for g in final.gains
         ],
     }

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from weightsmith.recipe_search.objectives import Answers, Objective, point
+from weightsmith.evaluation.task import Answers, mean
+from weightsmith.recipe_search.objectives import Objective
 
 LEAST = 30  # questions before anything is said
 _SHARES = (0.25, 0.5, 1.0)
@@ -37,10 +38,10 @@ def behind(
             continue
         sizes = sum(our_answers[number][1] for number in common) / len(common)
         differences = [(our_answers[number][0] - best_answers[number][0]) / sizes for number in common]
-        mean = sum(differences) / len(differences)
-        sample_variance = sum((gap - mean) ** 2 for gap in differences) / (len(differences) - 1)
+        mean_of_pairs = sum(differences) / len(differences)
+        sample_variance = sum((gap - mean_of_pairs) ** 2 for gap in differences) / (len(differences) - 1)
         sign = objective.weight * (1 if objective.higher_is_better else -1)
-        mean_difference = point({number: our_answers[number] for number in common}) - point(
+        mean_difference = mean({number: our_answers[number] for number in common}) - mean(
             {number: best_answers[number] for number in common}
         )
         difference += sign * mean_difference

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from weightsmith.recipe_search.objectives import Answer
+from weightsmith.evaluation.task import Answer
 
 
 @dataclass(frozen=True)

@@ -1,47 +1,23 @@
-"""The numbers of a suite out of lm-evaluation-harness's results, with what each question contributed."""
+"""The results of a suite out of lm-evaluation-harness's, with what each question contributed."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.harness.suite_tasks import SuiteTasks
+from weightsmith.evaluation.results.task_result import TaskResult
 from weightsmith.evaluation.tasks.suite import PREFERRED, SuiteEntry
 
 _NO_SHARE = re.compile(
     r"(^|_)(perplexity|bits_per_byte|bleu|rouge[^_]*|chrf|ter|eqbench|percent|likelihood_diff|brier)(_|$)"
 )
-Question = tuple[str, int]  # task, number in its data
 
 
-@dataclass(frozen=True)
-class Value:
-    """One entry of a suite for one model. `value` and `error` (standard error; None where there is none) are as
-    published: percent, normalised where the suite says so. `of_question` is what the metric says of each; `aggregate`
-    makes the bare value of them, None for the plain mean; `factor` is what one unit of the bare value is in `value`;
-    `averages`: is it a percentage that an average may hold, as a perplexity is not."""
-
-    entry: SuiteEntry
-    metric: str
-    filter: str
-    value: float
-    error: float | None
-    of_question: dict[Question, Any]
-    higher_is_better: bool
-    aggregate: Callable[[Sequence[Any]], float] | None
-    factor: float
-    averages: bool = True
-
-    @property
-    def count(self) -> int:
-        return len(self.of_question)
-
-
-def read_value(entry: SuiteEntry, tasks: SuiteTasks, results: dict[str, Any]) -> Value:
+def read_result(entry: SuiteEntry, tasks: SuiteTasks, results: dict[str, Any]) -> TaskResult:
     """Raises EvaluationError for a metric that the task does not have."""
     leaves = tasks.leaves[entry]
     first = results["results"][leaves[0]]
@@ -55,7 +31,7 @@ def read_value(entry: SuiteEntry, tasks: SuiteTasks, results: dict[str, Any]) ->
         bare = sum(row[key] for row in rows) / len(rows)
         errors = [answer for row in rows if _is_number(answer := row.get(error_key))]
         error = math.sqrt(sum(e**2 for e in errors)) / len(rows) if len(errors) == len(rows) else None
-    of_question = {
+    answers = {
         (name, sample["doc_id"]): sample[metric]
         for name in leaves
         for sample in results["samples"][name]
@@ -69,15 +45,15 @@ def read_value(entry: SuiteEntry, tasks: SuiteTasks, results: dict[str, Any]) ->
     task = tasks.tasks[leaves[0]]
     aggregate = task.aggregation().get(metric)
     is_mean = aggregate is None or getattr(aggregate, "__name__", "") in ("mean", "nanmean")
-    plain = is_mean and all(_is_number(answer) for answer in of_question.values())
+    plain = is_mean and all(_is_number(answer) for answer in answers.values())
     higher = bool(task.higher_is_better().get(metric, True))
-    return Value(
+    return TaskResult(
         entry,
         metric,
         chosen,
         float(value),
         abs(float(error) * factor) if _is_number(error) else None,
-        of_question,
+        {unit: (float(answer), 1.0) for unit, answer in answers.items()} if plain else answers,
         higher,
         None if plain else aggregate,
         factor,

@@ -1,0 +1,89 @@
+"""The models of an evaluation: opened, which finds what is wrong with them, and loaded one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from weightsmith.engine.in_memory import compute_tensors
+from weightsmith.engine.output.run_digest import run_digest
+from weightsmith.evaluation.answer_store import content_key
+from weightsmith.evaluation.backend import Backend
+from weightsmith.evaluation.backends.open_backend import check_tokenizer, open_backend, runs_in_llama_cpp
+from weightsmith.evaluation.backends.transformers.live_model import fill_model
+from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
+from weightsmith.evaluation.backends.transformers.unwritten_model import UnwrittenModel
+from weightsmith.evaluation.settings import EvaluationSettings
+from weightsmith.files.digests import FileDigests, digest
+from weightsmith.machine import available_cores, fast_precision
+from weightsmith.models.model import Model
+from weightsmith.models.open_model import open_model
+from weightsmith.planning.make_plan import make_plan
+from weightsmith.planning.plan import Plan
+from weightsmith.recipe.recipe import LoadedRecipe, load_recipe
+
+Source = str | Path | LoadedRecipe  # a model reference, a recipe's path, or a recipe
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that can be asked. `key`: names the content of the weights and what they are computed in."""
+
+    label: str
+    reference: str
+    backend: Backend
+    key: str
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model, or the plan of a merge, which is computed in memory when it is loaded."""
+
+    label: str
+    reference: str
+    content: Model | Plan
+
+    @contextmanager
+    def load(self, settings: EvaluationSettings, digests: FileDigests | None, log: Log) -> Iterator[LoadedModel]:
+        """`digests`: None where answers are kept for this evaluation alone. Raises WeightsmithError."""
+        threads = settings.threads or available_cores()
+        torch.set_num_threads(threads)
+        precision = settings.precision if settings.precision != "auto" else fast_precision()
+        if isinstance(self.content, Plan):
+            with self._merged(self.content, precision, threads, settings.memory, log) as model:
+                yield model
+            return
+        backend_precision = "llama.cpp" if runs_in_llama_cpp(self.content) else precision
+        key = content_key(self.content, backend_precision, digests) if digests else self.label
+        backend = open_backend(self.content, precision=precision, memory=settings.memory, threads=threads, log=log)
+        yield LoadedModel(self.label, self.reference, backend, key)
+
+    @contextmanager
+    def _merged(self, plan: Plan, precision: str, threads: int, memory: int | None, log: Log) -> Iterator[LoadedModel]:
+        log(f"{self.label}: merging in memory ({plan.method.name} of {len(plan.models)} models)")
+        for warning in plan.warnings:
+            log(f"{self.label}: warning: {warning}")
+        with UnwrittenModel(plan, self.reference) as described_model:
+            weights = compute_tensors(plan.tensors, plan.method, threads=threads)
+            filled = fill_model(self.reference, plan.config, weights, PRECISIONS[precision])
+            backend = TransformersBackend(described_model, memory=memory, log=log, live_model=filled)
+            yield LoadedModel(self.label, self.reference, backend, digest([run_digest(plan, 0, 0, "cpu"), precision]))
+
+
+def open_models(models: Mapping[str, Source], settings: EvaluationSettings) -> list[OpenedModel]:
+    """`models`: by label. Raises WeightsmithError for what is wrong with a model or a recipe."""
+    return [_open(label, source, settings) for label, source in models.items()]
+
+
+def _open(label: str, source: Source, settings: EvaluationSettings) -> OpenedModel:
+    if isinstance(source, LoadedRecipe) or (Path(source).suffix in (".yml", ".yaml") and Path(source).is_file()):
+        recipe = source if isinstance(source, LoadedRecipe) else load_recipe(Path(source))
+        return OpenedModel(label, str(recipe.file.path), make_plan(recipe))
+    model = open_model(str(source))
+    check_tokenizer(model, chat=settings.chat)
+    return OpenedModel(label, str(source), model)

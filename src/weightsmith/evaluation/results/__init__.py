@@ -1,0 +1,1 @@
+"""What models scored, and whether they differ by more than chance."""
