@@ -34,8 +34,8 @@ def main() -> None:
         valid.write_text((data / "valid.txt").read_text(encoding="utf-8")[:CALIBRATION], encoding="utf-8")
         test.write_text((data / "test.txt").read_text(encoding="utf-8")[:TEST], encoding="utf-8")
         order = ExportJob(recipe=str(recipe))
-        plain = weightsmith.export(order, folder / "plain", type=PLAIN, check="none", log=note)
-        better = weightsmith.export(order, folder / "with", type=WITH, calibrate=valid, check="none", log=note)
+        plain = weightsmith.export(order, folder / "plain", types=PLAIN, check="none", log=note)
+        better = weightsmith.export(order, folder / "with", types=WITH, calibrate=valid, check="none", log=note)
         bits = {file.type: file.bits_per_weight for file in (*better.files, *plain.files)}
         models = {f"plain {file.type}": str(file.path) for file in plain.files}
         models |= {f"with {file.type}": str(file.path) for file in better.files}

@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from weightsmith.commands.app import app
 from weightsmith.methods.method import REQUIRED, Method
 from weightsmith.methods.registry import METHODS
-from weightsmith.recipe.recipe import ModelEntry, Recipe, Slice, SliceSource, Tokenizer, TokenRule
+from weightsmith.recipe.recipe_schema import ModelEntry, RecipeSchema, Slice, SliceSource, Tokenizer, TokenRule
 
 REFERENCE = Path(__file__).parents[1] / "docs/reference"
 SCOPES = {"shared": "the merge", "input": "each model", "non_base": "each model but the base"}
@@ -90,7 +90,7 @@ def _default(value: object) -> str:
 def recipe_page() -> str:
     lines = ["# Recipe keys", "", "A recipe has exactly one of `models` and `slices`."]
     sections = {
-        "The recipe": Recipe,
+        "The recipe": RecipeSchema,
         "An entry of models": ModelEntry,
         "An entry of slices": Slice,
         "An entry of a slice's sources": SliceSource,

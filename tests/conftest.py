@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,7 +74,9 @@ def weightsmith_process(*arguments: object, **options) -> subprocess.CompletedPr
 def stderr_lines(process: subprocess.CompletedProcess[str]) -> list[str]:
     """What it printed to standard error, without the progress lines that a slow machine adds."""
     lines = [line for line in process.stderr.splitlines() if line.strip()]
-    return [line for line in lines if not re.fullmatch(r"[^:]+: [\d.]+ ?\w* of [\d.]+ \w+", line)]
+    return [
+        line for line in lines if not re.fullmatch(r"[^:]+: [\d.]+ ?\w* of [\d.]+ \w+(, [^,]+/s)?(, \d+ s left)?", line)
+    ]
 
 
 def save_stranger(
@@ -142,7 +145,21 @@ def chat_models(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Path:
 def gguf_file(chat_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import weightsmith
 
-    return weightsmith.export(chat_models / "a", tmp_path_factory.mktemp("gguf") / "a-f32.gguf", type="f32").out
+    return weightsmith.export(chat_models / "a", tmp_path_factory.mktemp("gguf") / "a-f32.gguf", types="f32").out
+
+
+@pytest.fixture
+def docs_folder(tmp_path: Path, chat_models: Path, questions: Path) -> Path:
+    """What a reader has: a base model, two fine-tunes, questions and a text; and the quickstart's recipe."""
+    from tests.code_blocks import ROOT, save_recipes
+
+    for name, source in (("base", "base"), ("coder", "a"), ("writer", "b")):
+        shutil.copytree(chat_models / source, tmp_path / name)
+    rows = questions.read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "skill.jsonl").write_text("".join(rows * 8), encoding="utf-8")
+    (tmp_path / "novel.txt").write_text("It was a bright cold day in April. " * 60, encoding="utf-8")
+    save_recipes(ROOT / "docs/quickstart.md", tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

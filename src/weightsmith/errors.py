@@ -1,8 +1,19 @@
 """The exceptions a person can meet. Each message names the file, tensor or key, what is wrong and what to do."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 class WeightsmithError(Exception):
-    """Bad input or usage; the command line prints the message alone and exits with 2."""
+    """Bad input or usage; the command line prints the message alone and exits with 2.
+
+    `path`: the file or folder that the message is about, `line`: a line of it, from 1; None where there is none."""
+
+    def __init__(self, message: str, *, path: Path | str | None = None, line: int | None = None) -> None:
+        super().__init__(message)
+        self.path = Path(path) if path is not None else None
+        self.line = line
 
 
 class RecipeError(WeightsmithError):

@@ -70,7 +70,7 @@ def test_llama_cpp_adds_it_as_peft_does(family: str, tmp_path: Path) -> None:
     done = weightsmith_process("export", tmp_path / "adapter", tmp_path / "adapter.gguf")
     assert done.returncode == 0, done.stderr
     assert "rank" in done.stdout
-    file = weightsmith.export(base, tmp_path / "base.gguf", type="f32").files[0].path
+    file = weightsmith.export(base, tmp_path / "base.gguf", types="f32").files[0].path
     tokens = np.random.default_rng(0).integers(3, 384, 40).astype(np.int32)
     peft_logits = TransformersBackend(open_model(f"{base}+{tmp_path / 'adapter'}")).logits(tokens)
     plain = TransformersBackend(open_model(str(base))).logits(tokens)

@@ -34,7 +34,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_quantized_with_its_intermediate(chat_models: Path, tmp_path: Path) -> None:
-    done = weightsmith.export(chat_models / "a", tmp_path / "small-Q8_0.gguf", type="Q8_0")
+    done = weightsmith.export(chat_models / "a", tmp_path / "small-Q8_0.gguf", types="Q8_0")
     assert names(tmp_path) == {"small-Q8_0.gguf", "small-f16.gguf"}
     assert done.intermediate == tmp_path / "small-f16.gguf"
     assert "Q8_0" in kinds(done.files[0].path) and "F16" in kinds(done.intermediate)
@@ -70,11 +70,11 @@ def test_a_folder_of_types_is_made_once(chat_models: Path, tmp_path: Path) -> No
     assert {name: (out / name).stat().st_mtime_ns for name in made} == before
     # The intermediate is not missed while what was made from it is there; a file that somebody changed is made again.
     (out / "a-f16.gguf").unlink()
-    weightsmith.export(chat_models / "a", out, type=["q8_0", "q4_k_m"])
+    weightsmith.export(chat_models / "a", out, types=["q8_0", "q4_k_m"])
     assert not (out / "a-f16.gguf").exists()
     whole = (out / "a-q8_0.gguf").read_bytes()
     (out / "a-q8_0.gguf").write_bytes(whole[:-1] + b"?")
-    done = weightsmith.export(chat_models / "a", out, type=["q8_0", "q4_k_m"])
+    done = weightsmith.export(chat_models / "a", out, types=["q8_0", "q4_k_m"])
     assert [file.reused for file in done.files] == [False, True]
     assert (out / "a-q8_0.gguf").read_bytes() == whole
 
@@ -82,10 +82,10 @@ def test_a_folder_of_types_is_made_once(chat_models: Path, tmp_path: Path) -> No
 @pytest.mark.more
 def test_weights_that_changed_are_exported_again(chat_models: Path, tmp_path: Path) -> None:
     shutil.copytree(chat_models / "a", tmp_path / "model")
-    weightsmith.export(tmp_path / "model", tmp_path / "gguf", type="f16")
+    weightsmith.export(tmp_path / "model", tmp_path / "gguf", types="f16")
     before = (tmp_path / "gguf" / "model-f16.gguf").read_bytes()
     shutil.copyfile(chat_models / "b" / "model.safetensors", tmp_path / "model" / "model.safetensors")
-    done = weightsmith.export(tmp_path / "model", tmp_path / "gguf", type="f16")
+    done = weightsmith.export(tmp_path / "model", tmp_path / "gguf", types="f16")
     assert not done.files[0].reused and done.files[0].path.read_bytes() != before
 
 
@@ -93,7 +93,7 @@ def test_weights_that_changed_are_exported_again(chat_models: Path, tmp_path: Pa
 def test_same_bytes_whatever_the_threads_and_the_place(chat_models: Path, tmp_path: Path) -> None:
     shutil.copytree(chat_models / "a", tmp_path / "elsewhere" / "a")
     for folder, threads in ((chat_models, 1), (tmp_path / "elsewhere", 4)):
-        weightsmith.export(folder / "a", tmp_path / str(threads), type=["bf16", "q4_0"], threads=threads, check="none")
+        weightsmith.export(folder / "a", tmp_path / str(threads), types=["bf16", "q4_0"], threads=threads, check="none")
     for kind in ("bf16", "q4_0"):
         one, other = ((tmp_path / threads / f"a-{kind}.gguf").read_bytes() for threads in ("1", "4"))
         assert one == other
@@ -112,7 +112,7 @@ def test_the_bytes_are_those_of_the_converter_alone(chat_models: Path, tmp_path:
         "f16",
     ]
     subprocess.run([*module, "--outfile", str(tmp_path / "theirs.gguf")], check=True, capture_output=True)
-    weightsmith.export(chat_models / "a", tmp_path / "ours", type="f16")
+    weightsmith.export(chat_models / "a", tmp_path / "ours", types="f16")
     assert (tmp_path / "ours" / "a-f16.gguf").read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
 
 
@@ -135,7 +135,7 @@ def test_a_checkout_of_llama_cpp(chat_models: Path, tmp_path: Path) -> None:
     )
     for number, model in enumerate((chat_models / "a", ExportJob(recipe=str(merged)))):
         for way, options in (("ours", {}), ("theirs", {"llama_cpp": checkout})):
-            weightsmith.export(model, tmp_path / f"{way}{number}", type=["f16", "q8_0"], name="m", **options)
+            weightsmith.export(model, tmp_path / f"{way}{number}", types=["f16", "q8_0"], name="m", **options)
         for kind in ("f16", "q8_0"):
             ours, checkout_file = (
                 gguf.GGUFReader(tmp_path / f"{way}{number}" / f"m-{kind}.gguf") for way in ("ours", "theirs")
@@ -159,11 +159,11 @@ def test_any_model_that_opens(chat_models: Path, smollm: Path, tmp_path: Path) -
             json.dumps({"merge_method": "passthrough", "models": [{"model": reference}], "dtype": "float16"})
         )
         weightsmith.merge(recipe, tmp_path / f"merged{number}")
-        weightsmith.export(tmp_path / f"merged{number}", tmp_path / f"two{number}", type="f16", name="x")
-        weightsmith.export(ExportJob(recipe=str(recipe)), tmp_path / f"one{number}", type="f16", name="x")
+        weightsmith.export(tmp_path / f"merged{number}", tmp_path / f"two{number}", types="f16", name="x")
+        weightsmith.export(ExportJob(recipe=str(recipe)), tmp_path / f"one{number}", types="f16", name="x")
         one, two = ((tmp_path / f"{way}{number}" / "x-f16.gguf").read_bytes() for way in ("one", "two"))
         assert one == two
-    weightsmith.export(f"{smollm}+{adapter}", tmp_path / "direct", type="f16", name="x")
+    weightsmith.export(f"{smollm}+{adapter}", tmp_path / "direct", types="f16", name="x")
     ours, checkout_file = (gguf.GGUFReader(tmp_path / f / "x-f16.gguf") for f in ("direct", "one1"))
     assert {t.name: t.data.tobytes() for t in ours.tensors} == {t.name: t.data.tobytes() for t in checkout_file.tensors}
 
@@ -171,7 +171,7 @@ def test_any_model_that_opens(chat_models: Path, smollm: Path, tmp_path: Path) -
 @pytest.mark.more
 @pytest.mark.parametrize("kind,held", [("f32", "F32"), ("bf16", "BF16")])
 def test_plain_types(kind: str, held: str, chat_models: Path, tmp_path: Path) -> None:
-    done = weightsmith.export(chat_models / "a", tmp_path / "plain.gguf", type=kind)
+    done = weightsmith.export(chat_models / "a", tmp_path / "plain.gguf", types=kind)
     assert kinds(done.out) <= {held, "F32"}
     assert held in kinds(done.out)
 
@@ -344,10 +344,10 @@ def test_a_disk_that_fills_up(room: str, stage: str, tmp_path: Path, monkeypatch
     try:
         folder = save_model("llama", FEW_HEADS, tmp_path / "m")
         with pytest.raises(OutputError, match="free"):
-            weightsmith.export(folder, disk / "out", type="q8_0", check="none")
+            weightsmith.export(folder, disk / "out", types="q8_0", check="none")
         monkeypatch.setattr("weightsmith.gguf.build_files.check_space", lambda *_: None)
         with pytest.raises(OutputError, match=f"-{stage}.gguf.*the disk is full"):
-            weightsmith.export(folder, disk / "out", type="q8_0", check="none")
+            weightsmith.export(folder, disk / "out", types="q8_0", check="none")
         assert {path.name for path in (disk / "out").glob("*.gguf")} == ({"m-f16.gguf"} if stage == "q8_0" else set())
         assert not list((disk / "out").glob(".*.partial"))
     finally:

@@ -94,7 +94,7 @@ DAILY = ("gemma2",)
 @pytest.mark.parametrize("family", [f if f in DAILY else pytest.param(f, marks=pytest.mark.more) for f in FAMILIES])
 def test_logits_and_answers(family: str, tmp_path: Path) -> None:
     folder = save_model(family, FAMILIES[family], tmp_path / family)
-    done = weightsmith.export(folder, tmp_path / "gguf", type=["f16", "q8_0", "q4_k_m"])
+    done = weightsmith.export(folder, tmp_path / "gguf", types=["f16", "q8_0", "q4_k_m"])
     tokens = np.random.default_rng(0).integers(3, 384, 60).astype(np.int32)
     reference = TransformersBackend(open_model(str(folder))).logits(tokens)
     ours = LlamaCppBackend(done.files[0].path, 2).logits(tokens)
@@ -116,7 +116,7 @@ def test_phi_2_with_its_tokenizer(tmp_path: Path) -> None:
     save_codegen(new)
     weightsmith.unify(str(new), tmp_path / "old", to="phi/phi-msft")
     messages: list[str] = []
-    done = weightsmith.export(tmp_path / "old", tmp_path / "gguf", type=["f16", "q4_k_m"], log=messages.append)
+    done = weightsmith.export(tmp_path / "old", tmp_path / "gguf", types=["f16", "q4_k_m"], log=messages.append)
     assert any("905 rows of the embedding have no token" in line for line in messages), messages
     fidelity = done.files[0].fidelity
     assert not isinstance(fidelity, str) and fidelity and fidelity.divergence < 1e-5 and fidelity.same_top == 1

@@ -74,17 +74,17 @@ def test_sums_are_those_of_transformers(model: Path, text: Path, tmp_path: Path)
 
 @pytest.mark.more
 def test_computed_once_and_used(model: Path, text: Path, tmp_path: Path) -> None:
-    plain = weightsmith.export(model, tmp_path / "plain", type="q4_k_m").files[0].path.read_bytes()
-    done = weightsmith.export(model, tmp_path / "out", type="q4_k_m", calibrate=text)
+    plain = weightsmith.export(model, tmp_path / "plain", types="q4_k_m").files[0].path.read_bytes()
+    done = weightsmith.export(model, tmp_path / "out", types="q4_k_m", calibrate=text)
     matrix = tmp_path / "out" / "m-imatrix.gguf"
     assert done.files[0].path.read_bytes() != plain
     before = matrix.stat().st_mtime_ns
-    weightsmith.export(model, tmp_path / "out", type=["q4_k_m", "q3_k_m"], calibrate=text)
+    weightsmith.export(model, tmp_path / "out", types=["q4_k_m", "q3_k_m"], calibrate=text)
     assert matrix.stat().st_mtime_ns == before
-    given_ = weightsmith.export(model, tmp_path / "given", type="q4_k_m", importance=matrix)
+    given_ = weightsmith.export(model, tmp_path / "given", types="q4_k_m", imatrix=matrix)
     assert given_.files[0].path.read_bytes() == done.files[0].path.read_bytes()
     with pytest.raises(ExportError, match="iq2_xxs needs an importance matrix"):
-        weightsmith.export(model, tmp_path / "without", type="iq2_xxs")
+        weightsmith.export(model, tmp_path / "without", types="iq2_xxs")
     assert not (tmp_path / "without").exists()
 
 

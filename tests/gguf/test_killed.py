@@ -21,7 +21,7 @@ def whole(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is made when nothing is killed."""
     root = tmp_path_factory.mktemp("whole")
     (root / "text.txt").write_text("One two three, four five six. " * 200)
-    weightsmith.export(smollm, root / "out", type="q4_k_m", calibrate=root / "text.txt", name="m", check="none")
+    weightsmith.export(smollm, root / "out", types="q4_k_m", calibrate=root / "text.txt", name="m", check="none")
     return root
 
 

@@ -12,10 +12,10 @@ from weightsmith.errors import CheckpointError, PlanError, RecipeError
 from weightsmith.files.yaml_file import parse_yaml
 from weightsmith.planning.make_plan import make_plan, model_references
 from weightsmith.planning.plan import Plan
-from weightsmith.recipe.recipe import LoadedRecipe, load_recipe
+from weightsmith.recipe.recipe import Recipe, load_recipe
 
 
-def loaded(folder: Path, **recipe: Any) -> LoadedRecipe:
+def loaded(folder: Path, **recipe: Any) -> Recipe:
     return load_recipe(parse_yaml(folder / "recipe.yml", yaml.safe_dump(recipe, sort_keys=False)))
 
 

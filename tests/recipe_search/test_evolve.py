@@ -58,8 +58,8 @@ def test_as_mergekit_reads_it(case: str, chat_models: Path) -> None:
     theirs = genome.genotype_merge_config(torch.full_like(genotype, 0.5))
     own = 1 if case == "slerp" else genotype.numel()  # mergekit's slerp has two numbers per group, of which one follows
     assert len(spaces) == (genotype.shape[0] if case == "slerp" else own)
-    assert len(plan.loaded.recipe.slices or []) == len(theirs.slices or [])
-    ours = plan.loaded.recipe
+    assert len(plan.recipe.schema.slices or []) == len(theirs.slices or [])
+    ours = plan.recipe.schema
     assert ours.parameters.get("normalize", True) == (theirs.parameters or {}).get("normalize", True) or case == "slerp"
     assert [o["task"] for o in tree["objective"]] == ["arc_easy", "gsm8k"]
     assert tree["objective"][1]["filter"] == "strict-match" and tree["sampler"] == "cmaes"
@@ -93,7 +93,7 @@ limit: 12"""
     path.write_text(text[: text.index("tasks:")] + tasks)
     result = weightsmith_process("search", path, tmp_path / "out", "--trials", 8)
     assert result.returncode == 0, result.stderr
-    assert "quick_facts: 6 to search with, 6 held out" in result.stderr
+    assert "quick_facts: 6 to search on, 6 held out" in result.stderr
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert len(summary["best"]["parameters"]) == 24  # two models, two groups of layers, three parts, weight and density
     merge(tmp_path / "out" / "best.yml", tmp_path / "merged")

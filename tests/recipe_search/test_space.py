@@ -61,11 +61,11 @@ def test_a_candidate_is_a_recipe(method: str) -> None:
     spaces = find_spaces(file)
     tree = candidate(file.tree, middle(spaces, method), spaces)
     loaded = load_recipe(parse_yaml(Path("s.yml"), recipe_text(tree)))
-    assert loaded.recipe.merge_method == method
-    first = loaded.recipe.models[0].parameters if loaded.recipe.models else {}
+    assert loaded.schema.merge_method == method
+    first = loaded.schema.models[0].parameters if loaded.schema.models else {}
     assert ("density" in first) == (method == "ties")
-    assert (loaded.recipe.base_model is None) == (method == "linear")
-    assert ("lambda" in loaded.recipe.parameters) == (method != "linear")
+    assert (loaded.schema.base_model is None) == (method == "linear")
+    assert ("lambda" in loaded.schema.parameters) == (method != "linear")
 
 
 def test_defaults_lie_in_the_spaces() -> None:

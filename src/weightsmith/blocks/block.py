@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -22,14 +23,15 @@ class Block:
     """One stretch of all inputs: elements `start` onwards, whole rows where the method is row-wise.
 
     `rows`: uint8 [models, room], each row the bytes of one input as it is stored; `dtype_codes`: int64 [models], what
-    those bytes are (`blocks.convert`); `out`: float32 [n], for the result. Kernels take these; `inputs` is for
-    everyone else."""
+    those bytes are (`blocks.convert`); `out`: float32 [n], for the result. Kernels take these; `inputs`, `base` and
+    `others` are for everyone else."""
 
     start: int
     rows: np.ndarray
     dtype_codes: np.ndarray
     out: np.ndarray
     device: str = "cpu"
+    base_index: int | None = None
 
     @classmethod
     def of(cls, start: int, values: np.ndarray) -> Block:
@@ -59,6 +61,23 @@ class Block:
                 stored = stored.to(self.device, non_blocking=True)
             values.append(stored.view(dtype).to(torch.float32))
         return torch.stack(values)
+
+    @cached_property
+    def _shared_inputs(self) -> torch.Tensor:
+        return self.inputs
+
+    @property
+    def base(self) -> torch.Tensor:
+        """float32 [n] of the base model, not to be overwritten. Raises ValueError where there is none."""
+        if self.base_index is None:
+            raise ValueError("the recipe names no base model")
+        return self._shared_inputs[self.base_index]
+
+    @property
+    def others(self) -> torch.Tensor:
+        """float32 [models, n] of all models but the base, in the recipe's order, not to be overwritten."""
+        rows = [row for row in range(len(self.rows)) if row != self.base_index]
+        return self._shared_inputs[rows]
 
 
 class Scan(Protocol):

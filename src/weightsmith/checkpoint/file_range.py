@@ -20,7 +20,7 @@ class RangeFile:
         try:
             self._fd = os.open(path, os.O_RDONLY)
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot be opened: {error.strerror}") from error
+            raise CheckpointError(f"{path}: cannot be opened: {error.strerror}", path=path) from error
         self.size = os.fstat(self._fd).st_size
 
     def __del__(self) -> None:
@@ -34,7 +34,7 @@ class RangeFile:
         while done < len(view):
             count = os.preadv(self._fd, [view[done:]], offset + done)
             if count == 0:
-                raise CheckpointError(f"{self.path}: the file became shorter while it was read")
+                raise CheckpointError(f"{self.path}: the file became shorter while it was read", path=self.path)
             done += count
 
     def read_as(self, offset: int, dtype: str, out: np.ndarray) -> None:

@@ -34,7 +34,8 @@ class _Cursor:
         if count > self.file.size - self.at:
             raise CheckpointError(
                 f"{self.file.path}: the GGUF header needs {count} bytes at {self.at}, the file has {self.file.size}; "
-                "it is cut short or damaged; download it again"
+                "it is cut short or damaged; download it again",
+                path=self.file.path,
             )
         while len(self.buffer) < self.at + count:
             self.buffer += self.file.bytes_at(len(self.buffer), max(_HEADER_CHUNK, self.at + count - len(self.buffer)))
@@ -53,13 +54,15 @@ class _Cursor:
         if value_type == _STRING:
             return self.string()
         if value_type != _ARRAY:
-            raise CheckpointError(f"{self.file.path}: unknown GGUF value type {value_type}")
+            raise CheckpointError(f"{self.file.path}: unknown GGUF value type {value_type}", path=self.file.path)
         item, count = self.number("I"), self.number("Q")
         if item in _SCALARS:
             code = _SCALARS[item]
             return list(struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize("<" + code))))
         if item != _STRING or count * 8 > self.file.size:
-            raise CheckpointError(f"{self.file.path}: a GGUF array of {count} values of type {item} cannot be read")
+            raise CheckpointError(
+                f"{self.file.path}: a GGUF array of {count} values of type {item} cannot be read", path=self.file.path
+            )
         return [self.string() for _ in range(count)]
 
 
@@ -71,10 +74,10 @@ class GGUFFile:
         self._file = RangeFile(path)
         cursor = _Cursor(self._file)
         if cursor.take(4) != b"GGUF":
-            raise CheckpointError(f"{path}: not a GGUF file")
+            raise CheckpointError(f"{path}: not a GGUF file", path=path)
         version, tensor_count, key_count = cursor.number("I"), cursor.number("Q"), cursor.number("Q")
         if version not in (2, 3):
-            raise CheckpointError(f"{path}: GGUF version {version} is not known; versions 2 and 3 are read")
+            raise CheckpointError(f"{path}: GGUF version {version} is not known; versions 2 and 3 are read", path=path)
         self.metadata: dict[str, Any] = {}
         for _ in range(key_count):
             key = cursor.string()
@@ -85,27 +88,27 @@ class GGUFFile:
         for _ in range(tensor_count):
             name, dimensions = cursor.string(), cursor.number("I")
             if dimensions > 4:
-                raise CheckpointError(f"{path}: tensor {name!r} claims {dimensions} dimensions")
+                raise CheckpointError(f"{path}: tensor {name!r} claims {dimensions} dimensions", path=path)
             shape = tuple(cursor.number("Q") for _ in range(dimensions))[::-1]
             ggml_type, offset = cursor.number("I"), cursor.number("Q")
             if name in self.tensors:
-                raise CheckpointError(f"{path}: tensor {name!r} is listed twice")
+                raise CheckpointError(f"{path}: tensor {name!r} is listed twice", path=path)
             self.tensors[name] = TensorInfo(shape, _PLAIN.get(ggml_type, "F32"))
             relative.append((name, ggml_type, offset))
         alignment = self.metadata.get("general.alignment", 32)
         if type(alignment) is not int or alignment <= 0:
-            raise CheckpointError(f"{path}: general.alignment is {alignment!r}")
+            raise CheckpointError(f"{path}: general.alignment is {alignment!r}", path=path)
         data = -(-cursor.at // alignment) * alignment
         for name, ggml_type, offset in relative:
             elements, size = _block_size(path, name, ggml_type)
             shape = self.tensors[name].shape
             if shape and shape[-1] % elements:
                 raise CheckpointError(
-                    f"{path}: tensor {name!r}: rows of {shape[-1]} do not divide into blocks of {elements}"
+                    f"{path}: tensor {name!r}: rows of {shape[-1]} do not divide into blocks of {elements}", path=path
                 )
             if data + offset + math.prod(shape) // elements * size > self._file.size:
                 raise CheckpointError(
-                    f"{path}: the file is cut short: tensor {name!r} lies beyond its end; download it again"
+                    f"{path}: the file is cut short: tensor {name!r} lies beyond its end; download it again", path=path
                 )
             self._where[name] = (ggml_type, elements, size, data + offset)
 
@@ -145,8 +148,12 @@ def _block_size(path: Path, name: str, ggml_type: int) -> tuple[int, int]:
     try:
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
     except ImportError as error:
-        raise CheckpointError(f"{path}: reading quantized GGUF needs `pip install 'weightsmith[gguf]'`") from error
+        raise CheckpointError(
+            f"{path}: reading quantized GGUF needs `pip install 'weightsmith[gguf]'`", path=path
+        ) from error
     try:
         return GGML_QUANT_SIZES[GGMLQuantizationType(ggml_type)]
     except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: tensor {name!r} has ggml type {ggml_type}, which cannot be read") from error
+        raise CheckpointError(
+            f"{path}: tensor {name!r} has ggml type {ggml_type}, which cannot be read", path=path
+        ) from error

@@ -133,7 +133,7 @@ class PyTorchFile:
                 self.aliases[name] = first[tensor]
             first.setdefault(tensor, name)
         if not self.tensors:
-            raise CheckpointError(f"{path}: no tensors in it")
+            raise CheckpointError(f"{path}: no tensors in it", path=path)
 
     def _entries(self) -> tuple[dict[str, tuple[int, int]], str]:
         """Name of each entry -> (offset of its local header, bytes of its content), and the archive's folder."""
@@ -143,24 +143,28 @@ class PyTorchFile:
         except Exception as error:  # zipfile raises whatever the damage makes of it
             raise CheckpointError(
                 f"{self.path}: not a whole PyTorch file of the kind written since torch 1.6 ({error}); download it "
-                "again, or load it with torch.load(..., weights_only=True) and save it as safetensors"
+                "again, or load it with torch.load(..., weights_only=True) and save it as safetensors",
+                path=self.path,
             ) from error
         entries = {}
         for info in infos:
             end = info.header_offset + _LOCAL_HEADER + info.file_size
             if info.compress_type != zipfile.ZIP_STORED or info.header_offset < 0 or end > self._file.size:
-                raise CheckpointError(f"{self.path}: the entry {info.filename!r} is compressed or cut short")
+                raise CheckpointError(
+                    f"{self.path}: the entry {info.filename!r} is compressed or cut short", path=self.path
+                )
             if info.filename in entries:
-                raise CheckpointError(f"{self.path}: the entry {info.filename!r} is there twice")
+                raise CheckpointError(f"{self.path}: the entry {info.filename!r} is there twice", path=self.path)
             entries[info.filename] = (info.header_offset, info.file_size)
         pickles = [name for name in entries if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(pickles) != 1:
-            raise CheckpointError(f"{self.path}: a zip archive, but not one that torch.save wrote")
+            raise CheckpointError(f"{self.path}: a zip archive, but not one that torch.save wrote", path=self.path)
         prefix = pickles[0].removesuffix("data.pkl")
         header, size = entries.get(f"{prefix}byteorder", (0, 0))
         if size and self._file.bytes_at(self._content(header), min(size, 16)) == b"big":
             raise CheckpointError(
-                f"{self.path}: written on a big-endian machine; save it again on a little-endian machine"
+                f"{self.path}: written on a big-endian machine; save it again on a little-endian machine",
+                path=self.path,
             )
         return entries, prefix
 
@@ -172,28 +176,36 @@ class PyTorchFile:
     def _described(self, entries: Mapping[str, tuple[int, int]], prefix: str) -> Any:
         header, size = entries[f"{prefix}data.pkl"]
         if size > MAX_PICKLE_BYTES:
-            raise CheckpointError(f"{self.path}: its description of the tensors is {size} bytes, implausibly large")
+            raise CheckpointError(
+                f"{self.path}: its description of the tensors is {size} bytes, implausibly large", path=self.path
+            )
         try:
             return _Describer(io.BytesIO(self._file.bytes_at(self._content(header), size))).load()
         except CheckpointError as error:
-            raise CheckpointError(f"{self.path}: {error}") from error
+            raise CheckpointError(f"{self.path}: {error}", path=self.path) from error
         except Exception as error:  # a damaged pickle raises whatever its damage makes of it
-            raise CheckpointError(f"{self.path}: its description of the tensors is damaged: {error!r:.200}") from error
+            raise CheckpointError(
+                f"{self.path}: its description of the tensors is damaged: {error!r:.200}", path=self.path
+            ) from error
 
     def _add(self, name: str, tensor: _Tensor, entry: tuple[int, int] | None) -> None:
         dtype = tensor.storage.dtype
         if entry is None:
-            raise CheckpointError(f"{self.path}: the bytes of tensor {name!r} are missing; download it again")
+            raise CheckpointError(
+                f"{self.path}: the bytes of tensor {name!r} are missing; download it again", path=self.path
+            )
         if name in self.tensors:
-            raise CheckpointError(f"{self.path}: tensor {name!r} is listed twice")
+            raise CheckpointError(f"{self.path}: tensor {name!r} is listed twice", path=self.path)
         if not (_is_contiguous(tensor) or _is_transposed(tensor)):
             raise CheckpointError(
                 f"{self.path}: tensor {name!r} is stored with the strides {list(tensor.strides)}; load and save it "
-                "with .contiguous() first"
+                "with .contiguous() first",
+                path=self.path,
             )
         if (tensor.offset + math.prod(tensor.shape)) * ITEM_SIZES[dtype] > entry[1]:
             raise CheckpointError(
-                f"{self.path}: tensor {name!r} claims {list(tensor.shape)} elements, its storage has {entry[1]} bytes"
+                f"{self.path}: tensor {name!r} claims {list(tensor.shape)} elements, its storage has {entry[1]} bytes",
+                path=self.path,
             )
         self.tensors[name] = TensorInfo(tensor.shape, dtype)
         self._where[name] = (entry[0], tensor)

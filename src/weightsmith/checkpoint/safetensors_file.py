@@ -32,16 +32,17 @@ class SafetensorsFile:
         if len(prefix) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
             raise CheckpointError(
                 f"{path}: not a whole safetensors file ({size} bytes on disk, its header alone claims {length}); "
-                "download or copy it again"
+                "download or copy it again",
+                path=path,
             )
         try:
             header = json.loads(self._file.bytes_at(8, length), object_pairs_hook=refuse_duplicates("tensor"))
         except (ValueError, RecursionError) as error:
             raise CheckpointError(
-                f"{path}: the safetensors header cannot be read: {error}; download it again"
+                f"{path}: the safetensors header cannot be read: {error}; download it again", path=path
             ) from error
         if not isinstance(header, dict):
-            raise CheckpointError(f"{path}: the safetensors header is not a JSON object")
+            raise CheckpointError(f"{path}: the safetensors header is not a JSON object", path=path)
         header.pop("__metadata__", None)
         for name, entry in header.items():
             self._add(name, entry, 8 + length)
@@ -55,21 +56,23 @@ class SafetensorsFile:
                 raise ValueError("sizes and offsets are non-negative integers")
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{self.path}: tensor {name!r} has a malformed header entry: {entry!r:.200}"
+                f"{self.path}: tensor {name!r} has a malformed header entry: {entry!r:.200}", path=self.path
             ) from error
         if dtype not in ITEM_SIZES:
             raise CheckpointError(
                 f"{self.path}: tensor {name!r} has dtype {dtype}, which cannot be merged; known: "
-                f"{', '.join(ITEM_SIZES)}"
+                f"{', '.join(ITEM_SIZES)}",
+                path=self.path,
             )
         if end - begin != math.prod(shape) * ITEM_SIZES[dtype]:
             raise CheckpointError(
-                f"{self.path}: tensor {name!r}: {end - begin} bytes cannot hold {dtype} {list(shape)}"
+                f"{self.path}: tensor {name!r}: {end - begin} bytes cannot hold {dtype} {list(shape)}", path=self.path
             )
         if data_start + end > self._file.size:
             raise CheckpointError(
                 f"{self.path}: the file is cut short: tensor {name!r} ends at byte {data_start + end}, the file has "
-                f"{self._file.size}; download or copy it again"
+                f"{self._file.size}; download or copy it again",
+                path=self.path,
             )
         self.tensors[name] = TensorInfo(shape, dtype)
         self._offsets[name] = data_start + begin

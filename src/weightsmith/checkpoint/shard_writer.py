@@ -76,7 +76,9 @@ class ShardWriter:
                 os.posix_fallocate(fd, start, offset)
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise OutputError(f"{path.parent}: the disk is full: {offset:,} more bytes are needed") from error
+                raise OutputError(
+                    f"{path.parent}: the disk is full: {offset:,} more bytes are needed", path=path.parent
+                ) from error
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
             os.ftruncate(fd, start + offset)
@@ -86,10 +88,12 @@ class ShardWriter:
             self._fds.append(os.open(path, os.O_RDWR))
         except OSError as error:
             raise OutputError(
-                f"{path}: left by an interrupted run, cannot be opened: {error.strerror}; use --restart"
+                f"{path}: left by an interrupted run, cannot be opened: {error.strerror}; use --restart", path=path
             ) from error
         if os.fstat(self._fds[-1]).st_size != size or os.pread(self._fds[-1], len(head), 0) != head:
-            raise OutputError(f"{path}: was changed since its run was interrupted; discard it with --restart")
+            raise OutputError(
+                f"{path}: was changed since its run was interrupted; discard it with --restart", path=path
+            )
 
     def write(self, name: str, start: int, block: np.ndarray) -> None:
         """Write a 1-d block, already in the output dtype, or the bytes of one, at element `start` of a tensor. Any

@@ -41,7 +41,8 @@ class WeightsFolder:
                 if tensor in self._home:
                     raise CheckpointError(
                         f"{folder}: tensor {tensor!r} is in {self._home[tensor].path.name} and in {path.name}; remove "
-                        "the file that is not of this model"
+                        "the file that is not of this model",
+                        path=folder,
                     )
                 self._home[tensor], self.tensors[tensor] = shard, info
             self.aliases |= getattr(shard, "aliases", {})
@@ -49,7 +50,8 @@ class WeightsFolder:
             if tensor not in self.tensors:
                 raise CheckpointError(
                     f"{folder}: the index lists tensor {tensor!r} in {shard}, which does not hold it; download the "
-                    "model again"
+                    "model again",
+                    path=folder,
                 )
 
     def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
@@ -69,14 +71,16 @@ def find_weights(folder: Path) -> tuple[list[Path], dict[str, str]]:
             for name in sorted(set(listed.values())):
                 if not (folder / name).is_file():
                     raise CheckpointError(
-                        f"{folder / index}: names the shard {name}, which is not there; download it into {folder}"
+                        f"{folder / index}: names the shard {name}, which is not there; download it into {folder}",
+                        path=folder / index,
                     )
             return [folder / name for name in sorted(set(listed.values()))], listed
         files = [folder / single] if (folder / single).exists() else _others(folder, Path(single).suffix)
         if files:
             return files, {}
     raise CheckpointError(
-        f"{folder}: no weights in it; they are read from .safetensors, .gguf, and PyTorch's .bin and .pth files"
+        f"{folder}: no weights in it; they are read from .safetensors, .gguf, and PyTorch's .bin and .pth files",
+        path=folder,
     )
 
 
@@ -93,8 +97,8 @@ def parse_index(path: Path, text: str) -> dict[str, str]:
         weight_map = json.loads(text, object_pairs_hook=refuse_duplicates("tensor"))["weight_map"]
         names = {str(k): str(v) for k, v in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not an index of shards: {error}; download it again") from error
+        raise CheckpointError(f"{path}: not an index of shards: {error}; download it again", path=path) from error
     for shard in names.values():
         if Path(shard).name != shard or not shard.endswith((".safetensors", *_PYTORCH_ENDINGS)):
-            raise CheckpointError(f"{path}: {shard!r} is not the name of a file of weights in this folder")
+            raise CheckpointError(f"{path}: {shard!r} is not the name of a file of weights in this folder", path=path)
     return names

@@ -10,6 +10,7 @@ import typer
 from weightsmith.commands.terminal.options import (
     Data,
     Force,
+    Precision,
     Questions,
     Quiet,
     Texts,
@@ -35,6 +36,9 @@ def ablate(
     limit: Annotated[int | None, typer.Option(min=2, help="Number of questions per task or file.")] = None,
     blocks: Annotated[int, typer.Option(min=1, help="How many blocks the layers are divided into.")] = 6,
     threads: Threads = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Compute precision: float32, bfloat16, or auto, the faster one on this processor.")
+    ] = Precision.auto,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -42,10 +46,10 @@ def ablate(
 
     Example: weightsmith ablate best.yml ablation --questions dates.jsonl --text novel.txt
     """
-    from weightsmith.commands.terminal.progress import counter
+    from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.recipe_search.ablate import ablate as ablate_recipe
 
-    with resumable(), counter("ablations", quiet=quiet) as (log, on_progress):
+    with resumable(), show_progress(quiet=quiet) as (log, on_progress):
         result = ablate_recipe(
             recipe,
             out,
@@ -57,6 +61,7 @@ def ablate(
             limit=limit,
             blocks=blocks,
             threads=threads,
+            precision=precision.value,
             force=force,
             log=log,
             on_progress=on_progress,

@@ -85,12 +85,12 @@ def evaluate(
 
     if not models:
         raise typer.BadParameter(f"give at least one model; suites: {', '.join(suite_names())}")
-    from weightsmith.commands.terminal.progress import counter
+    from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.evaluation.evaluate import evaluate as evaluate_models
     from weightsmith.report.evaluation_files import write_evaluation
 
     labelled = _labelled(models)
-    with resumable(), counter("requests", quiet=quiet) as (log, on_progress):
+    with resumable(), show_progress(quiet=quiet) as (log, on_progress):
         evaluation = evaluate_models(
             labelled,
             output,

@@ -22,9 +22,9 @@ def export(
     out: Annotated[
         Path | None, typer.Argument(help="A folder, or for one type a file that ends in .gguf.", show_default=False)
     ] = None,
-    type: Annotated[
+    types: Annotated[
         list[str] | None,
-        typer.Option("--type", "-t", help="f32, f16, bf16, q8_0, q4_k_m, ...; repeatable. [default: f16]"),
+        typer.Option("--types", "--type", "-t", help="f32, f16, bf16, q8_0, q4_k_m, ...; repeatable. [default: f16]"),
     ] = None,
     list_types: Annotated[
         bool, typer.Option("--list-types", help="List all types, their sizes, and what each is for.")
@@ -77,7 +77,7 @@ def export(
         raise typer.BadParameter("give a model and the output to write")
     from weightsmith.gguf.export_adapter import export_adapter, is_adapter
 
-    types = type or ["f16"]
+    types = types or ["f16"]
     if is_adapter(Path(model)):
         if len(types) > 1:
             raise typer.BadParameter("an adapter is exported as one file of one type", param_hint="--type")
@@ -89,10 +89,10 @@ def export(
         model,
         out,
         quiet,
-        type=types,
+        types=types,
         intermediate=intermediate,
         keep=keep,
-        importance=imatrix,
+        imatrix=imatrix,
         calibrate=calibrate,
         check=check,
         name=name,
@@ -106,10 +106,10 @@ def export_and_show(
     model: str | ExportJob, out: Path, quiet: bool, again: str = "the same command", **options: Any
 ) -> None:
     """Export with progress, then print what was made; `again`: the command that resumes it."""
-    from weightsmith.commands.terminal.progress import counter
+    from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.gguf.export import export as export_model
 
-    with resumable(again), counter("", quiet=quiet) as (log, on_progress):
+    with resumable(again), show_progress(quiet=quiet) as (log, on_progress):
         summary = export_model(model, out, log=log, on_progress=on_progress, **options)
     if not quiet:
         _show_export(summary)

@@ -60,7 +60,7 @@ def inspect(
     """
     from dataclasses import asdict
 
-    from weightsmith.commands.terminal.progress import progress_bar
+    from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.inspection.inspect import inspect as inspect_models
 
     beside, tokenizer_source, references = None, None, list(models or [])
@@ -69,12 +69,12 @@ def inspect(
         from weightsmith.recipe.recipe import load_recipe
 
         loaded = load_recipe(recipe)
-        tokenizer = loaded.recipe.tokenizer
-        tokenizer_source = tokenizer.source if tokenizer else loaded.recipe.tokenizer_source
+        tokenizer = loaded.schema.tokenizer
+        tokenizer_source = tokenizer.source if tokenizer else loaded.schema.tokenizer_source
         beside, references = recipe.parent, [*model_references(loaded), *references]
     if not references:
         raise typer.BadParameter("give models, or --recipe")
-    with progress_bar("reading", quiet=quiet or not stats) as on_progress:
+    with show_progress(quiet=quiet or not stats) as (_, on_progress):
         inspection = inspect_models(
             references,
             beside=beside,

@@ -45,9 +45,9 @@ def merge(
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
-    mapping: Annotated[
+    mappings: Annotated[
         list[str] | None,
-        typer.Option("--mapping", help="MODEL=FILE: maps a model's unknown tensor names; repeatable."),
+        typer.Option("--mappings", "--mapping", help="MODEL=FILE: maps a model's unknown tensor names; repeatable."),
     ] = None,
     accept_mapping: AcceptMapping = False,
     gguf: Annotated[
@@ -65,13 +65,13 @@ def merge(
     Example: weightsmith merge ties.yml merged
     """
     from weightsmith.commands.export import export_and_show
-    from weightsmith.commands.terminal.progress import progress_bar
+    from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.engine.merge import merge as merge_models
     from weightsmith.machine import available_cores
     from weightsmith.units import parse_size
 
     shard_bytes = parse_size(out_shard_size)
-    mappings = _parse_mappings(mapping or [])
+    mapping_files = _parse_mappings(mappings or [])
     if gguf:
         from weightsmith.gguf.export import check_types
 
@@ -87,10 +87,10 @@ def merge(
             recipe=str(recipe),
             seed=seed,
             tolerant=on_nan is OnNan.warn,
-            mappings={model: str(file) for model, file in mappings.items()},
+            mappings={model: str(file) for model, file in mapping_files.items()},
             accept_mapping=accept_mapping,
         )
-        export_and_show(job, out / "gguf", quiet, type=gguf, keep=False, name=out.name, threads=threads, force=force)
+        export_and_show(job, out / "gguf", quiet, types=gguf, keep=False, name=out.name, threads=threads, force=force)
         return
 
     def show_notes(plan: Plan) -> None:
@@ -108,12 +108,12 @@ def merge(
 
         check_device(device)
         check_output(out, force=force)
-        plan = make_plan(load_recipe(recipe), mappings=mappings, accept_mapping=accept_mapping)
+        plan = make_plan(load_recipe(recipe), mappings=mapping_files, accept_mapping=accept_mapping)
         show_notes(plan)
         _show_dry_run(plan, out, threads or available_cores(), device, quiet)
         return
 
-    with resumable(), progress_bar("merging", quiet=quiet) as on_progress:
+    with resumable(), show_progress(quiet=quiet) as (_, on_progress):
         summary = merge_models(
             recipe,
             out,
@@ -125,7 +125,7 @@ def merge(
             seed=seed,
             device=device,
             ray=ray,
-            mappings=mappings,
+            mappings=mapping_files,
             accept_mapping=accept_mapping,
             on_progress=on_progress,
             on_plan=show_notes,
@@ -136,7 +136,7 @@ def merge(
     if gguf:
         types = " ".join(f"--type {gguf_type}" for gguf_type in gguf)
         again = f"weightsmith export {out} {out / 'gguf'} --name {out.name} {types}"
-        export_and_show(str(out), out / "gguf", quiet, again, type=gguf, name=out.name, threads=threads)
+        export_and_show(str(out), out / "gguf", quiet, again, types=gguf, name=out.name, threads=threads)
 
 
 def _parse_mappings(entries: list[str]) -> dict[str, Path]:

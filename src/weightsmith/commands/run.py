@@ -32,10 +32,10 @@ def run(
 
 def run_and_show(work: Callable[..., RunSummary], *arguments: Path, quiet: bool, **options: Any) -> None:
     """Run a pipeline with progress, then print its scores and what was done."""
-    from weightsmith.commands.terminal.progress import line_logger, progress_bar
+    from weightsmith.commands.terminal.show_progress import show_progress
 
-    with progress_bar("merging", quiet=quiet) as on_progress:
-        summary = work(*arguments, log=line_logger(quiet=quiet), on_progress=on_progress, **options)
+    with show_progress(quiet=quiet) as (log, on_progress):
+        summary = work(*arguments, log=log, on_progress=on_progress, **options)
     if summary.evaluation:
         typer.echo(summary.evaluation.to_markdown())
     if not quiet:

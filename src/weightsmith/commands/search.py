@@ -36,13 +36,13 @@ def search(
 
     Example: weightsmith search search.yml best
     """
-    from weightsmith.commands.terminal.progress import counter
+    from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.engine.merge import merge as merge_models
     from weightsmith.recipe_search.report.search_results import write_top
     from weightsmith.recipe_search.search import search as search_recipes
 
     command = "the same command and --resume"
-    with resumable(command), counter("candidates", quiet=quiet) as (log, on_progress):
+    with resumable(command), show_progress(quiet=quiet) as (log, on_progress):
         summary = search_recipes(
             search_file,
             out,

@@ -29,12 +29,12 @@ def unify(
 
     Example: weightsmith unify phi-2-orange phi-2-orange-unified
     """
-    from weightsmith.commands.terminal.progress import progress_bar
+    from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.engine.unify import unify as unify_model
     from weightsmith.units import parse_size, show_size
 
     shard_bytes = parse_size(out_shard_size)
-    with resumable(), progress_bar("unifying", quiet=quiet) as on_progress:
+    with resumable(), show_progress(quiet=quiet) as (_, on_progress):
         summary = unify_model(
             model,
             out,

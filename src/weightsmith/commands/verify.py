@@ -22,16 +22,16 @@ def verify(
 
     Example: weightsmith verify merged
     """
-    from weightsmith.commands.terminal.progress import progress_bar
+    from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.engine.verify import verify as verify_folder
     from weightsmith.machine import available_cores
     from weightsmith.units import show_size
 
-    with progress_bar("verifying", quiet=quiet) as on_progress:
+    with show_progress(quiet=quiet) as (_, on_progress):
         result = verify_folder(out, threads=threads or available_cores(), on_progress=on_progress)
     if not result.sound:
         problems = ((result.damaged, "damaged"), (result.missing, "missing"), (result.extra, "not of the merge"))
         listed = "; ".join(f"{len(names)} tensors {what}: {', '.join(names[:5])}" for names, what in problems if names)
-        raise WeightsmithError(f"{out}: {listed}. Merge again, or copy the folder again from an intact copy")
+        raise WeightsmithError(f"{out}: {listed}. Merge again, or copy the folder again from an intact copy", path=out)
     if not quiet:
         typer.echo(f"{out}: {result.tensors} tensors, {show_size(result.bytes)}, all unchanged since they were written")

@@ -6,11 +6,11 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from weightsmith.engine.run_tensors import Progress
 from weightsmith.errors import CheckpointError, OutputError
 from weightsmith.files.output_folder import check_output
 from weightsmith.pipeline.run import RunSummary, run
 from weightsmith.pipeline.stages import RECORDS
+from weightsmith.progress import OnProgress, no_progress
 
 PACKAGE = Path(__file__).resolve().parent
 BASE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -40,7 +40,7 @@ def run_demo(
     threads: int | None = None,
     force: bool = False,
     log: Callable[[str], None] = lambda text: None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress = no_progress,
 ) -> RunSummary:
     """Write `out`/pipeline.yml where there is none (an edited one is kept), and run it into `out`."""
     out = Path(out)
@@ -53,5 +53,5 @@ def run_demo(
             (out / RECORDS).mkdir(parents=True, exist_ok=True)
             pipeline.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
+            raise OutputError(f"{out}: cannot be written: {error.strerror}", path=out) from error
     return run(pipeline, out, threads=threads, log=log, on_progress=on_progress)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from weightsmith.checkpoint.dtypes import torch_dtypes
-from weightsmith.engine.run_tensors import DEFAULT_RUN, Progress, RunSettings, run_tensors
+from weightsmith.engine.run_tensors import DEFAULT_RUN, OnBytes, RunSettings, run_tensors
 from weightsmith.methods.method import Method
 from weightsmith.planning.plan import TensorPlan
 
@@ -23,7 +23,7 @@ def compute_tensors(
     into: Mapping[str, torch.Tensor] | None = None,
     threads: int = 1,
     settings: RunSettings = DEFAULT_RUN,
-    on_progress: Progress | None = None,
+    on_progress: OnBytes | None = None,
 ) -> dict[str, torch.Tensor]:
     """Every tensor in its output dtype, bit for bit what `merge` would write. Those of `into` that have the name, shape
     and dtype are written in place. Raises MergeError."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.on_ray import RayJob, run_on_ray
@@ -15,14 +15,18 @@ from weightsmith.engine.output.checksums import write_checksums
 from weightsmith.engine.output.journaled_run import run_journaled
 from weightsmith.engine.output.resumable_folder import resumable_folder
 from weightsmith.engine.output.run_digest import run_digest
-from weightsmith.engine.run_tensors import NotFinite, Progress, RunSettings, Tally, run_tensors
+from weightsmith.engine.run_tensors import NotFinite, OnBytes, RunSettings, Tally, run_tensors
 from weightsmith.files.output_folder import FREE_FOR_SMALL_FILES, check_output
-from weightsmith.files.yaml_file import YamlFile
 from weightsmith.machine import available_cores, check_device
 from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan, TensorPlan
-from weightsmith.recipe.recipe import load_recipe
+from weightsmith.progress import OnProgress, counted, no_progress
+from weightsmith.recipe.recipe import Recipe, load_recipe
 from weightsmith.tokenizer.merged_tokenizer import write_merged_tokenizer
+from weightsmith.units import parse_size
+
+if TYPE_CHECKING:
+    import torch
 
 RECIPE_COPY = "merge_recipe.yml"
 DEFAULT_SHARD_BYTES = 5_000_000_000
@@ -47,44 +51,98 @@ class MergeSummary:
     seed: int | None
 
 
+@overload
 def merge(
-    recipe: Path | str | YamlFile,
+    recipe: Recipe | Path | str | Mapping[str, Any],
+    out: None = None,
+    *,
+    threads: int | None = None,
+    on_nan: Literal["error", "warn"] = "error",
+    seed: int = 0,
+    device: str = "cpu",
+    mappings: Mapping[str, Path] | None = None,
+    accept_mapping: bool = False,
+    on_progress: OnProgress = no_progress,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> dict[str, torch.Tensor]: ...
+
+
+@overload
+def merge(
+    recipe: Recipe | Path | str | Mapping[str, Any],
     out: Path | str,
     *,
     threads: int | None = None,
-    out_shard_size: int = DEFAULT_SHARD_BYTES,
+    out_shard_size: int | str = DEFAULT_SHARD_BYTES,
     force: bool = False,
     restart: bool = False,
     on_nan: Literal["error", "warn"] = "error",
     seed: int = 0,
     device: str = "cpu",
     ray: str | None = None,
-    on_progress: Progress | None = None,
-    on_plan: Callable[[Plan], None] | None = None,
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
-) -> MergeSummary:
-    """Merge as `recipe` says into the new folder `out`: weights, config, tokenizer, chat template, the recipe and
-    checksums.
+    on_progress: OnProgress = no_progress,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> MergeSummary: ...
 
-    `out_shard_size` is in bytes; `on_progress` receives (bytes written, bytes in all). The bytes written do not depend
-    on `threads`; `seed` is that of the methods that draw random numbers. A run that was interrupted or killed is
-    continued by the same call, to the same bytes; `restart` discards it. `on_nan`: NaN and infinities in the inputs are
-    an error, or counted. `device` is where blocks are combined: `cpu`, or one that torch knows, which gives the plain
-    form of the method, and so bytes of its own. `ray` is the address of a Ray cluster whose workers make the shards, or
-    `auto`, or `local` (`on_ray.py`). `mappings` and `accept_mapping` are for models in a layout of their own
-    (docs/naming-schemes.md). Raises RecipeError, CheckpointError, PlanError, MergeError or OutputError, and then leaves
-    nothing behind.
+
+def merge(
+    recipe: Recipe | Path | str | Mapping[str, Any],
+    out: Path | str | None = None,
+    *,
+    threads: int | None = None,
+    out_shard_size: int | str = DEFAULT_SHARD_BYTES,
+    force: bool = False,
+    restart: bool = False,
+    on_nan: Literal["error", "warn"] = "error",
+    seed: int = 0,
+    device: str = "cpu",
+    ray: str | None = None,
+    mappings: Mapping[str, Path] | None = None,
+    accept_mapping: bool = False,
+    on_progress: OnProgress = no_progress,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> MergeSummary | dict[str, torch.Tensor]:
+    """Merge as `recipe` says: into the new folder `out` (weights, config, tokenizer, chat template, the recipe and
+    checksums), or, without a folder, in memory: name -> tensor, in the output's dtype and shape, bit for bit what would
+    be written.
+
+    `recipe`: a `Recipe`, a file, or a mapping with mergekit's keys. `out_shard_size`: bytes, or a size such as "5GB".
+    The bytes do not depend on `threads`; `seed` is that of the methods that draw random numbers. A run that was
+    interrupted or killed is continued by the same call, to the same bytes; `restart` discards it; `force` replaces an
+    output that exists. `on_nan`: NaN and infinities in the inputs are an error, or counted. `device`: where blocks are
+    combined, `cpu`, or one that torch knows, which gives the plain form of the method, and so bytes of its own. `ray`:
+    the address of a Ray cluster whose workers make the shards, or `auto`, or `local`. `mappings` and `accept_mapping`
+    are for models in a layout of their own (docs/naming-schemes.md). `on_progress` receives a
+    `Progress` in bytes; `on_plan` the plan, before a weight is read.
+
+    Raises RecipeError, CheckpointError, PlanError, MergeError or OutputError, and then leaves nothing behind.
+
+    >>> ws.merge("ties.yml", "merged").method
+    'ties'
+    >>> tensors = ws.merge("ties.yml")
+    >>> tensors["model.norm.weight"].dtype
+    torch.bfloat16
     """
-    started, out = time.monotonic(), Path(out)
+    recipe = load_recipe(recipe)
     check_device(device)
-    loaded = load_recipe(recipe)
+    if out is None:
+        return _merge_in_memory(
+            make_plan(recipe, mappings=mappings, accept_mapping=accept_mapping),
+            threads or available_cores(),
+            RunSettings(seed, tolerant=on_nan == "warn", device=device),
+            on_progress,
+            on_plan,
+        )
+    started, out = time.monotonic(), Path(out)
+    shard_bytes = parse_size(out_shard_size) if isinstance(out_shard_size, str) else out_shard_size
     check_output(out, force=force)
-    plan = make_plan(loaded, mappings=mappings, accept_mapping=accept_mapping)
+    plan = make_plan(recipe, mappings=mappings, accept_mapping=accept_mapping)
     if on_plan:
         on_plan(plan)
     inputs = tuple(path for model in plan.models.values() for path in model.files)
-    run = run_digest(plan, out_shard_size, seed, device)
+    run = run_digest(plan, shard_bytes, seed, device)
     with resumable_folder(
         out, run, force=force, restart=restart, needed_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES, inputs=inputs
     ) as scratch:
@@ -93,7 +151,7 @@ def merge(
         def runner(
             unfinished: Sequence[TensorPlan],
             writer: ShardWriter,
-            on_shard_progress: Progress,
+            on_shard_progress: OnBytes,
             on_tensor: Callable[[str, Tally], None],
         ) -> Tally:
             if ray is None:
@@ -107,12 +165,12 @@ def merge(
                     on_tensor=on_tensor,
                 )
             job = RayJob(
-                loaded.file.path.absolute(),
-                loaded.file.text,
+                recipe.file.path.absolute(),
+                recipe.file.text,
                 Path.cwd(),
                 folder,
                 run,
-                out_shard_size,
+                shard_bytes,
                 thread_count,
                 seed,
                 on_nan == "warn",
@@ -122,10 +180,10 @@ def merge(
             )
             return run_on_ray(job, unfinished, writer.file_of, ray, on_shard_progress, on_tensor)
 
-        tally = run_journaled(scratch, run, plan.tensors, out_shard_size, on_progress, runner)
+        tally = run_journaled(scratch, run, plan.tensors, shard_bytes, counted(on_progress, "merging", "bytes"), runner)
         write_merged_tokenizer(plan.home, plan.vocabulary, folder)
         (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
-        (folder / RECIPE_COPY).write_text(loaded.file.text, encoding="utf-8")
+        (folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
         write_checksums(folder, tally.digests)
     return MergeSummary(
         out,
@@ -140,4 +198,24 @@ def merge(
         len(scratch.finished),
         tally.seconds,
         seed if plan.method.random else None,
+    )
+
+
+def _merge_in_memory(
+    plan: Plan,
+    threads: int,
+    settings: RunSettings,
+    on_progress: OnProgress,
+    on_plan: Callable[[Plan], None] | None,
+) -> dict[str, torch.Tensor]:
+    from weightsmith.engine.in_memory import compute_tensors
+
+    if on_plan:
+        on_plan(plan)
+    return compute_tensors(
+        plan.tensors,
+        plan.method,
+        threads=threads,
+        settings=settings,
+        on_progress=counted(on_progress, "merging", "bytes"),
     )

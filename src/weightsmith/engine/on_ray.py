@@ -17,7 +17,7 @@ from typing import Any
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.output.run_digest import run_digest
 from weightsmith.engine.ray_cluster import ray_cluster
-from weightsmith.engine.run_tensors import Progress, RunSettings, Tally, run_tensors
+from weightsmith.engine.run_tensors import OnBytes, RunSettings, Tally, run_tensors
 from weightsmith.errors import MergeError, WeightsmithError
 from weightsmith.files.yaml_file import parse_yaml
 from weightsmith.planning.make_plan import make_plan
@@ -51,7 +51,7 @@ def run_on_ray(
     tensors: Sequence[TensorPlan],
     files: dict[str, str],
     address: str,
-    on_progress: Progress | None,
+    on_progress: OnBytes | None,
     on_tensor: Callable[[str, Tally], None],
 ) -> Tally:
     """Like `run_tensors`. `files`: tensor -> the shard that holds it. `address` is a cluster's, `auto` for the one this
@@ -136,5 +136,6 @@ def _result(ray: Any, reference: Any, file: str) -> list[tuple[str, Tally]]:
     except ray.exceptions.RayError as error:
         raise MergeError(
             f"{file}: its worker died {_TRIES} times ({str(error).splitlines()[0]}); the same command resumes what is "
-            "left"
+            "left",
+            path=file,
         ) from error

@@ -21,7 +21,7 @@ from weightsmith.errors import MergeError
 from weightsmith.methods.method import Method, Statistics
 from weightsmith.planning.plan import TensorPlan
 
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
+OnBytes = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 class Writer(Protocol):
@@ -90,7 +90,7 @@ def run_tensors(
     method: Method,
     writer: Writer,
     threads: int,
-    on_progress: Progress | None = None,
+    on_progress: OnBytes | None = None,
     *,
     settings: RunSettings = DEFAULT_RUN,
     on_tensor: Callable[[str, Tally], None] | None = None,

@@ -102,7 +102,7 @@ class TensorScan:
                 first = self._first + start
                 source.model.checkpoint.read(source.tensor, first, first + count, into)
             self.read_seconds += time.perf_counter() - began
-            yield Block(start, rows, self._dtype_codes, out, self._device)
+            yield Block(start, rows, self._dtype_codes, out, self._device, self._tensor.settings.base)
 
     def known_bound(self, base: int, number: int, k: int) -> Threshold | None:
         return self._bounds.find(self._tensor, base, number, k) if self._bounds else None

@@ -14,7 +14,7 @@ from weightsmith.engine.output.checksums import write_checksums
 from weightsmith.engine.output.journaled_run import run_journaled
 from weightsmith.engine.output.resumable_folder import resumable_folder
 from weightsmith.engine.output.run_digest import copy_digest
-from weightsmith.engine.run_tensors import Progress, Tally, run_tensors
+from weightsmith.engine.run_tensors import OnBytes, Tally, run_tensors
 from weightsmith.errors import CheckpointError
 from weightsmith.files.output_folder import FREE_FOR_SMALL_FILES, check_output
 from weightsmith.machine import available_cores
@@ -24,6 +24,7 @@ from weightsmith.models.fit_to_base import fit_to
 from weightsmith.models.naming.translate_config import published
 from weightsmith.models.open_model import in_layout, open_model
 from weightsmith.planning.plan import TensorPlan, TensorSource
+from weightsmith.progress import OnProgress, counted, no_progress
 from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
 
 
@@ -52,14 +53,18 @@ def unify(
     like: str | None = None,
     mapping: Path | None = None,
     accept_mapping: bool = False,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress = no_progress,
 ) -> UnifySummary:
     """Write the model `model` (any reference that `merge` takes) into the new folder `out`: canonical names and rows,
     the dtypes it has, config.json of the current class with no `auto_map`, its tokenizer files, and checksums. Streams;
     runs no code of the model's. `to` names an older layout to write instead, such as `phi-msft`. `like` names a model
     whose layout this one is brought to where nobody described its own: by the file `mapping`, or, with
     `accept_mapping`, by the values of its weights. A run that was interrupted or killed is continued by the same call;
-    `restart` discards it. Raises CheckpointError or OutputError, and then leaves nothing behind.
+    `restart` discards it. `on_progress` receives a `Progress` in bytes. Raises CheckpointError or OutputError, and then
+    leaves nothing behind.
+
+    >>> ws.unify("coder", "coder-unified").out.name
+    'coder-unified'
     """
     started, out = time.monotonic(), Path(out)
     check_output(out, force=force)
@@ -91,14 +96,14 @@ def unify(
         def runner(
             unfinished: Sequence[TensorPlan],
             writer: ShardWriter,
-            on_shard_progress: Progress,
+            on_shard_progress: OnBytes,
             on_tensor: Callable[[str, Tally], None],
         ) -> Tally:
             return run_tensors(
                 unfinished, Passthrough(), writer, threads or available_cores(), on_shard_progress, on_tensor=on_tensor
             )
 
-        tally = run_journaled(scratch, run, tensors, out_shard_size, on_progress, runner)
+        tally = run_journaled(scratch, run, tensors, out_shard_size, counted(on_progress, "unifying", "bytes"), runner)
         write_tokenizer_files(opened, scratch.folder)
         config = published(opened.config, [t.info for t in tensors])
         (scratch.folder / opened.config_file).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import xxhash
 from weightsmith.checkpoint.weights_folder import WeightsFolder
 from weightsmith.engine.on_threads import on_threads
 from weightsmith.engine.output.checksums import CHECKSUMS, read_checksums
+from weightsmith.progress import OnProgress, Progress, no_progress
 
 _BLOCK = 1 << 20  # elements per read
 
@@ -33,9 +33,15 @@ class Verification:
         return not (self.damaged or self.missing or self.extra)
 
 
-def verify(out: Path | str, *, threads: int = 2, on_progress: Callable[[int, int], None] | None = None) -> Verification:
+def verify(out: Path | str, *, threads: int = 2, on_progress: OnProgress = no_progress) -> Verification:
     """Read every weight of the merged folder `out` and compare it with what was noted when it was written. Raises
-    CheckpointError for a folder without checksums, or with files that cannot be read as weights."""
+    CheckpointError for a folder without checksums, or with files that cannot be read as weights.
+
+    >>> ws.merge("ties.yml", "merged").out.name
+    'merged'
+    >>> ws.verify("merged").sound
+    True
+    """
     out = Path(out)
     expected = read_checksums(out / CHECKSUMS)
     weights = WeightsFolder(out)
@@ -53,8 +59,7 @@ def verify(out: Path | str, *, threads: int = 2, on_progress: Callable[[int, int
         return name, digest.hexdigest()
 
     def tick() -> None:
-        if on_progress:
-            on_progress(done, total)
+        on_progress(Progress("verifying", done, total, "bytes"))
 
     for name, digest in on_threads(work, present, threads, tick=tick):
         done += weights.tensors[name].nbytes

@@ -28,7 +28,7 @@ class AnswerStore:
             self._db.commit()
         except sqlite3.Error as error:
             raise EvaluationError(
-                f"{path}: cannot be used to store answers: {error}; remove it, or give another -o"
+                f"{path}: cannot be used to store answers: {error}; remove it, or give another -o", path=path
             ) from error
 
     def get(self, requests: Sequence[str]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class AnswerStore:
                 rows = [(name, json.dumps(answer)) for name, answer in answers.items()]
                 self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
         except sqlite3.Error as error:
-            raise EvaluationError(f"{self._path}: answers cannot be written: {error}") from error
+            raise EvaluationError(f"{self._path}: answers cannot be written: {error}", path=self._path) from error
 
     def close(self) -> None:
         self._db.close()

@@ -28,11 +28,11 @@ from weightsmith.evaluation.tasks.text_task import Text
 from weightsmith.files.digests import FileDigests, digest
 from weightsmith.machine import fast_precision
 from weightsmith.models.find_model import short_name
-from weightsmith.recipe.recipe import LoadedRecipe
+from weightsmith.progress import OnProgress, counted, no_progress
+from weightsmith.recipe.recipe import Recipe
 from weightsmith.units import parse_size, parse_time
 
 Log = Callable[[str], None]
-OnProgress = Callable[[str, int, int], None]
 STORE, DIGESTS = "answers.sqlite", ".digests.json"
 
 
@@ -57,7 +57,7 @@ def evaluate(
     memory: str | int | None = None,
     threads: int | None = None,
     log: Log = lambda text: None,
-    on_progress: OnProgress = lambda label, done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> Evaluation:
     """Score models on suites of benchmarks, tasks of lm-evaluation-harness, question files and texts, and compare them
     in pairs.
@@ -68,15 +68,14 @@ def evaluate(
     `budget`: seconds, or a time such as "20m", for all models together; `memory`: bytes, or a size such as "8GB";
     `limit`: the first so many questions of each task, windows of a text. With `output`, answers are kept in
     `output`/answers.sqlite as they come: an interrupted evaluation resumes, and what is added later costs only itself.
-    `log` gets a line per event, `on_progress` a label and requests answered and in all.
+    `log` gets a line per event, `on_progress` a `Progress` in requests.
 
     Raises WeightsmithError, for everything that can be known then, before the first model is loaded.
 
-    Example:
-
-    >>> result = evaluate({"base": "phi-2", "merged": "ties.yml"}, suites=["nous"], tasks=[Questions("skill.jsonl")])
-    >>> print(result.to_markdown())
-    """  # doctest: +SKIP
+    >>> result = ws.evaluate({"base": "base", "merged": "ties.yml"}, tasks=[ws.Questions("skill.jsonl")])
+    >>> [comparison.on for comparison in result.compare("merged", "base")]
+    ['skill']
+    """
     named = _labelled(models)
     base, parents = _roles(list(named), base, parents)
     settings = EvaluationSettings(
@@ -121,7 +120,7 @@ def evaluate_suites(
     base: str | None,
     parents: Sequence[str],
     log: Log = lambda text: None,
-    on_progress: OnProgress = lambda label, done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> Evaluation:
     """`evaluate` for models and suites that are open already. `settings.precision` auto: float32 where there is a
     question file or a text, because perplexities are compared to parts of a percent; else the processor's fast one."""
@@ -161,7 +160,7 @@ def _labelled(models: Sequence[Source] | Mapping[str, Source]) -> dict[str, Sour
         return {str(label): source for label, source in models.items()}
     labelled: dict[str, Source] = {}
     for source in models:
-        label = source.file.path.stem if isinstance(source, LoadedRecipe) else short_name(str(source))
+        label = source.file.path.stem if isinstance(source, Recipe) else short_name(str(source))
         if label in labelled:
             raise EvaluationError(f"two models are called {label!r}: give each its own name, as label: model")
         labelled[label] = source
@@ -212,7 +211,7 @@ def _ask(session: _Session, model: LoadedModel, suite: OpenSuite, chosen: dict[s
         model.backend,
         session.store,
         model.key,
-        on_progress=lambda done, total: session.on_progress(model.label, done, total),
+        on_progress=counted(session.on_progress, f"evaluating {model.label}", "requests"),
     )
     values: dict[SuiteEntry, TaskResult] = {}
     form: dict[str, Any] = {}

@@ -24,9 +24,9 @@ from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
 from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan
-from weightsmith.recipe.recipe import LoadedRecipe, load_recipe
+from weightsmith.recipe.recipe import Recipe, load_recipe
 
-Source = str | Path | LoadedRecipe  # a model reference, a recipe's path, or a recipe
+Source = str | Path | Recipe  # a model reference, a recipe's path, or a recipe
 Log = Callable[[str], None]
 
 
@@ -81,8 +81,8 @@ def open_models(models: Mapping[str, Source], settings: EvaluationSettings) -> l
 
 
 def _open(label: str, source: Source, settings: EvaluationSettings) -> OpenedModel:
-    if isinstance(source, LoadedRecipe) or (Path(source).suffix in (".yml", ".yaml") and Path(source).is_file()):
-        recipe = source if isinstance(source, LoadedRecipe) else load_recipe(Path(source))
+    if isinstance(source, Recipe) or (Path(source).suffix in (".yml", ".yaml") and Path(source).is_file()):
+        recipe = source if isinstance(source, Recipe) else load_recipe(Path(source))
         return OpenedModel(label, str(recipe.file.path), make_plan(recipe))
     model = open_model(str(source))
     check_tokenizer(model, chat=settings.chat)

@@ -18,7 +18,7 @@ FREE_FOR_SMALL_FILES = 32 << 20  # bytes: config, tokenizer, checksums
 def check_space(out: Path, needed_bytes: int, free: int) -> None:
     """Raises OutputError where `free` bytes are too few."""
     if free < needed_bytes:
-        raise OutputError(f"{out}: the disk is full: {needed_bytes:,} bytes are needed, {free:,} are free")
+        raise OutputError(f"{out}: the disk is full: {needed_bytes:,} bytes are needed, {free:,} are free", path=out)
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def reporting_full_disk(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"{out}: the disk is full; free some space and run again") from error
+            raise OutputError(f"{out}: the disk is full; free some space and run again", path=out) from error
         raise
 
 
@@ -54,8 +54,12 @@ def check_output(out: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> No
     out = out.absolute()
     for path in inputs:
         if out.resolve() == path.resolve() or out.resolve() in path.resolve().parents:
-            raise OutputError(f"{out}: holds the input {path}; inputs are never overwritten, choose another folder")
+            raise OutputError(
+                f"{out}: holds the input {path}; inputs are never overwritten, choose another folder", path=out
+            )
     if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: exists and is not a folder")
+        raise OutputError(f"{out}: exists and is not a folder", path=out)
     if out.is_dir() and any(out.iterdir()) and not force:
-        raise OutputError(f"{out}: exists and is not empty; choose another folder, or replace it with --force")
+        raise OutputError(
+            f"{out}: exists and is not empty; choose another folder, or replace it with --force", path=out
+        )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -27,15 +28,28 @@ class StrictModel(BaseModel):
 
 @dataclass(frozen=True)
 class YamlFile:
-    """A parsed file: `text` as it was, `tree` as plain values, and the line of any key."""
+    """A parsed file: `text` as it was, `tree` as plain values, and the line of any key; or a tree that never was a
+    file, which has no lines."""
 
     path: Path
-    text: str
     tree: dict[str, Any]
+    _text: str | None
     _marked: Any
 
-    def line(self, keys: Sequence[str | int]) -> int:
-        """1-based line of the deepest of `keys` that exists."""
+    @classmethod
+    def of_tree(cls, path: Path, tree: Mapping[str, Any]) -> YamlFile:
+        """Plain values, as YAML has them; `path` names them in messages."""
+        return cls(path, _plain(tree), None, None)
+
+    @cached_property
+    def text(self) -> str:
+        """As it was in the file; of a tree, the YAML that says the same."""
+        return dump_yaml(self.tree) if self._text is None else self._text
+
+    def line(self, keys: Sequence[str | int]) -> int | None:
+        """1-based line of the deepest of `keys` that exists; None where there are no lines."""
+        if self._marked is None:
+            return None
         node, line_number = self._marked, 1
         for key in keys:
             try:
@@ -45,8 +59,14 @@ class YamlFile:
                 break
         return line_number
 
+    def place(self, keys: Sequence[str | int]) -> str:
+        """`recipe.yml:4`, or the path alone where there are no lines."""
+        line = self.line(keys)
+        return f"{self.path}" if line is None else f"{self.path}:{line}"
+
     def error(self, keys: Sequence[str | int], message: str) -> RecipeError:
-        return RecipeError(f"{self.path}:{self.line(keys)}: {message}")
+        """What is wrong with a key."""
+        return RecipeError(f"{self.place(keys)}: {message}", path=self.path, line=self.line(keys))
 
     def part(self, key: str) -> YamlFile:
         """The mapping under a top-level key as a file of its own; lines stay those of the whole file.
@@ -54,11 +74,9 @@ class YamlFile:
         Raises RecipeError where there is no mapping."""
         if not isinstance(self.tree.get(key), dict):
             raise self.error([key], f"{key}: expected a mapping")
-        text = io.StringIO()
-        writer = YAML(typ="rt")
-        writer.width = 4096  # a path is not folded
-        writer.dump(self._marked[key], text)
-        return YamlFile(self.path, text.getvalue(), self.tree[key], self._marked[key])
+        if self._marked is None:
+            return YamlFile(self.path, self.tree[key], None, None)
+        return YamlFile(self.path, self.tree[key], dump_yaml(self._marked[key]), self._marked[key])
 
     def validate(self, schema: type[Schema]) -> Schema:
         """The tree as `schema`. Raises RecipeError for the first thing that does not fit."""
@@ -95,9 +113,9 @@ def read_yaml(path: Path) -> YamlFile:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such file") from error
+        raise RecipeError(f"{path}: no such file", path=path) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as text: {error}") from error
+        raise RecipeError(f"{path}: cannot be read as text: {error}", path=path) from error
     return parse_yaml(path, text)
 
 
@@ -108,16 +126,27 @@ def parse_yaml(path: Path, text: str) -> YamlFile:
     except (YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {problem}") from error
+        line = mark.line + 1 if mark else 1
+        raise RecipeError(f"{path}:{line}: not valid YAML: {problem}", path=path, line=line) from error
     if not isinstance(marked, CommentedMap):
-        raise RecipeError(f"{path}:1: not a recipe: expected keys such as `models:`, found {type(marked).__name__}")
-    return YamlFile(path, text, _plain(marked), marked)
+        raise RecipeError(
+            f"{path}:1: not a recipe: expected keys such as `models:`, found {type(marked).__name__}", path=path, line=1
+        )
+    return YamlFile(path, _plain(marked), text, marked)
+
+
+def dump_yaml(tree: Any) -> str:
+    """A tree as YAML in block style; long lines, such as paths, are not folded."""
+    text, writer = io.StringIO(), YAML(typ="rt")
+    writer.width, writer.default_flow_style = 4096, False
+    writer.dump(tree if isinstance(tree, CommentedMap) else _plain(tree), text)  # without anchors
+    return text.getvalue()
 
 
 def _plain(node: Any) -> Any:
-    if isinstance(node, dict):
+    if isinstance(node, Mapping):
         return {str(k): _plain(v) for k, v in node.items()}
-    if isinstance(node, list):
+    if isinstance(node, list | tuple):
         return [_plain(v) for v in node]
     for plain_type in (bool, int, float, str):
         if isinstance(node, plain_type):

@@ -22,12 +22,12 @@ from weightsmith.gguf.fidelity import Fidelity
 from weightsmith.gguf.output_files import OutputFiles
 from weightsmith.gguf.quantization.calibration import calibrate
 from weightsmith.gguf.quantization.quantizer import Quantized, dry_runs, quantize
+from weightsmith.progress import OnProgress, counted
 
 if TYPE_CHECKING:
     from weightsmith.gguf.check import Reference
 
 Log = Callable[[str], None]
-OnProgress = Callable[[str, int, int], None]  # what is being done, done, in total
 
 IMPORTANCE = "imatrix"  # in the place of a type in the name of its file
 
@@ -180,12 +180,10 @@ class FileBuilder:
     def _convert(self, gguf_type: str, conversion: Conversion | CheckoutConversion) -> None:
         settings = self._settings
         settings.log(f"converting to {gguf_type}")
-
-        def on_progress(done: int, total: int) -> None:
-            settings.on_progress(f"converting to {gguf_type}, MB", done // 1_000_000, total // 1_000_000)
+        on_bytes = counted(settings.on_progress, f"converting to {gguf_type}", "bytes")
 
         def make(path: Path) -> dict[str, Any]:
-            sha256 = conversion.write(path, on_progress)
+            sha256 = conversion.write(path, on_bytes)
             measured = {"architecture": conversion.architecture, "said": list(conversion.notes), "sha256": sha256}
             return measured | self._checked(path, gguf_type)
 
@@ -202,12 +200,10 @@ class FileBuilder:
         assert settings.calibrate
         text, plain = settings.calibrate, self._output.path(settings.intermediate)
         settings.log(f"computing an importance matrix from {text}")
-
-        def on_progress(done: int, total: int) -> None:
-            settings.on_progress("calibrating, chunks", done, total)
+        on_chunks = counted(settings.on_progress, "calibrating", "chunks")
 
         def make(path: Path) -> dict[str, Any]:
-            calibrate(plain, text, path, threads=settings.threads, on_progress=on_progress)
+            calibrate(plain, text, path, threads=settings.threads, on_progress=on_chunks)
             return {}
 
         version = _version("llama-cpp-python")
@@ -219,12 +215,10 @@ class FileBuilder:
         settings.log(f"quantizing to {gguf_type}")
         plain = self._output.path(settings.intermediate)
         matrix = self._output.path(IMPORTANCE) if settings.calibrate else settings.importance
-
-        def on_progress(done: int, total: int) -> None:
-            settings.on_progress(f"quantizing to {gguf_type}, tensors", done, total)
+        on_tensors = counted(settings.on_progress, f"quantizing to {gguf_type}", "tensors")
 
         def make(path: Path) -> dict[str, Any]:
-            quantize(plain, path, gguf_type, threads=settings.threads, importance=matrix, on_progress=on_progress)
+            quantize(plain, path, gguf_type, threads=settings.threads, importance=matrix, on_progress=on_tensors)
             measured = {"bits_per_weight": plan.bits_per_weight, "fallbacks": plan.fallbacks}
             return measured | self._checked(path, gguf_type)
 

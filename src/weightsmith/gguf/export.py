@@ -11,7 +11,7 @@ from pathlib import Path
 from weightsmith.errors import ExportError
 from weightsmith.files.suggestions import nearest
 from weightsmith.files.write_whole import write_whole
-from weightsmith.gguf.build_files import ExportedFile, ExportSettings, FileBuilder, Log, OnProgress
+from weightsmith.gguf.build_files import ExportedFile, ExportSettings, FileBuilder, Log
 from weightsmith.gguf.conversion.checkout import check_checkout
 from weightsmith.gguf.conversion.conversion import PLAIN_TYPES
 from weightsmith.gguf.conversion.export_source import ExportJob, open_source
@@ -22,6 +22,7 @@ from weightsmith.gguf.quantization.calibration import check_text
 from weightsmith.gguf.quantization.importance import read_importance
 from weightsmith.llama_cpp import quantization_types
 from weightsmith.machine import available_cores
+from weightsmith.progress import OnProgress, no_progress
 
 
 @dataclass(frozen=True)
@@ -40,44 +41,50 @@ def export(
     model: Path | str | ExportJob,
     out: Path | str,
     *,
-    type: str | Sequence[str] = "f16",
+    types: str | Sequence[str] = "f16",
     intermediate: str = "auto",
     keep: bool = True,
-    importance: Path | None = None,
-    calibrate: Path | None = None,
+    imatrix: Path | str | None = None,
+    calibrate: Path | str | None = None,
     check: str = "fast",
     name: str | None = None,
-    llama_cpp: Path | None = None,
+    llama_cpp: Path | str | None = None,
     threads: int | None = None,
     force: bool = False,
     log: Log = lambda text: None,
-    on_progress: OnProgress = lambda label, done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> ExportSummary:
     """Write `model` (a reference, or an `ExportJob` for a merge that has not been written) as GGUF.
 
     `out` is a file that ends in .gguf, for one type, or a folder, for any number: NAME-TYPE.gguf each, and a manifest
     that says which of them are up to date and need not be built again. `intermediate` is the type of the unquantized
-    file that quantized ones are made from: f32, f16 or bf16; auto: bf16 for weights in bfloat16, else f16. `importance`
+    file that quantized ones are made from: f32, f16 or bf16; auto: bf16 for weights in bfloat16, else f16. `imatrix`
     is an importance matrix, or `calibrate` a text that one is computed from. `check`: `fast`, `full` or `none`, see
     `check.py`. `name`: general.name; by default the model's. `force` replaces what is in the way. `llama_cpp` is a
     checkout whose converter replaces the installed one. Raises CheckpointError, ExportError or OutputError, before the
     long work for everything that can be known then; a file appears under its name only when it is whole and checked.
+
+    >>> files = ws.export("coder", "gguf", types=["q8_0"]).files
+    >>> [file.path.name for file in files]
+    ['coder-q8_0.gguf']
     """
     started = time.monotonic()
     job = model if isinstance(model, ExportJob) else ExportJob(model=str(model))
-    gguf_types = check_types([type] if isinstance(type, str) else type)
+    gguf_types = check_types([types] if isinstance(types, str) else types)
     if intermediate not in ("auto", *PLAIN_TYPES):
         raise ExportError(f"unknown intermediate {intermediate!r}{nearest(intermediate, PLAIN_TYPES)}")
     if check not in CHECKS:
         raise ExportError(f"unknown check {check!r}{nearest(check, CHECKS)}")
-    if importance and calibrate:
+    importance, text = Path(imatrix) if imatrix else None, Path(calibrate) if calibrate else None
+    if importance and text:
         raise ExportError("give an importance matrix or a text to compute one from, not both")
     if importance:
         read_importance(importance)
-    if calibrate:
-        check_text(calibrate)
-    if llama_cpp:
-        check_checkout(llama_cpp)
+    if text:
+        check_text(text)
+    checkout = Path(llama_cpp) if llama_cpp else None
+    if checkout:
+        check_checkout(checkout)
     source = open_source(job)
     for warning in source.warnings:
         log(f"warning: {warning}")
@@ -90,10 +97,10 @@ def export(
         name=name,
         intermediate=intermediate,
         importance=importance,
-        calibrate=calibrate,
+        calibrate=text,
         full=check == "full",
         check=check != "none",
-        llama_cpp=llama_cpp,
+        llama_cpp=checkout,
         threads=threads or available_cores(),
         log=log,
         on_progress=on_progress,

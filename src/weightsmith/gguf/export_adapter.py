@@ -61,15 +61,17 @@ def export_adapter(
     if type not in TYPES:
         raise ExportError(f"an adapter is written as {' or '.join(TYPES)}, not {type}")
     if out.suffix != ".gguf":
-        raise OutputError(f"{out}: the name of an adapter's file ends in .gguf")
+        raise OutputError(f"{out}: the name of an adapter's file ends in .gguf", path=out)
     if out.exists() and not force:
-        raise OutputError(f"{out}: exists; choose another name, or replace it with --force")
+        raise OutputError(f"{out}: exists; choose another name, or replace it with --force", path=out)
     pairs = read_adapter(adapter)
     reference = base or json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get(
         "base_model_name_or_path"
     )
     if not reference:
-        raise ExportError(f"{adapter}: adapter_config.json does not name the base model; name it with --base")
+        raise ExportError(
+            f"{adapter}: adapter_config.json does not name the base model; name it with --base", path=adapter
+        )
     try:
         model = open_model(str(reference), headers_only=True)
     except CheckpointError as error:
@@ -110,7 +112,8 @@ def _in_gguf(pairs: Mapping[str, LowRank], model: Model, scheme: Scheme, adapter
     for name, row_map in sorted(changed.items(), key=lambda item: natural_key(item[0])):
         if row_map.transposed:
             raise ExportError(
-                f"{adapter}: {name!r} is transposed in {scheme.name}; merge the adapter into its base and export that"
+                f"{adapter}: {name!r} is transposed in {scheme.name}; merge the adapter into its base and export that",
+                path=adapter,
             )
         info = rows.tensors[name]
         b = np.empty(info.numel, np.float32)
@@ -132,7 +135,8 @@ def _as_trained(names: set[str], model: Model, adapter: Path) -> tuple[Mapping[s
         scheme, view = low_rank
         return view.tensors, map_rows(scheme, model.home, view.tensors, model.config)[0]
     raise CheckpointError(
-        f"{adapter}: adapts {min(names - current.keys())!r}, which the base model {model.reference} does not have"
+        f"{adapter}: adapts {min(names - current.keys())!r}, which the base model {model.reference} does not have",
+        path=adapter,
     )
 
 

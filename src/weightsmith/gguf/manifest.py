@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weightsmith import __version__
 from weightsmith.errors import ExportError
 from weightsmith.files.digests import file_digest
 from weightsmith.files.write_whole import write_whole
+from weightsmith.version import __version__
 
 NAME = "manifest.json"
 
@@ -49,10 +49,10 @@ class Manifest:
                 self.entries[entry["file"]] = ManifestEntry(**record)
         except (ValueError, KeyError, TypeError) as error:
             raise ExportError(
-                f"{path}: is not a manifest that weightsmith wrote; remove it, or choose another folder"
+                f"{path}: is not a manifest that weightsmith wrote; remove it, or choose another folder", path=path
             ) from error
         if any(Path(name).name != name for name in self.entries):
-            raise ExportError(f"{path}: names files outside of its folder")
+            raise ExportError(f"{path}: names files outside of its folder", path=path)
 
     def fits(self, file: str, key: str) -> ManifestEntry | None:
         """The entry of a file that is there, unchanged, and was made in the same way from the same."""

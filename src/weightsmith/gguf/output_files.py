@@ -20,10 +20,10 @@ class OutputFiles:
         self._single, self._name, self._force = out.suffix == ".gguf", name, force
         self._out, self._types = out, types
         if self._single and len(types) > 1:
-            raise OutputError(f"{out}: is one file, but {len(types)} types are asked for; give a folder")
+            raise OutputError(f"{out}: is one file, but {len(types)} types are asked for; give a folder", path=out)
         self.folder = out.parent if self._single else out
         if self.folder.exists() and not self.folder.is_dir():
-            raise OutputError(f"{self.folder}: exists and is not a folder")
+            raise OutputError(f"{self.folder}: exists and is not a folder", path=self.folder)
         self.manifest = None if self._single or not self.folder.exists() else Manifest(self.folder)
 
     def path(self, gguf_type: str) -> Path:
@@ -45,7 +45,7 @@ class OutputFiles:
         path = self.path(gguf_type)
         ours = self.manifest is not None and path.name in self.manifest.entries
         if path.exists() and not (ours or self._force):
-            raise OutputError(f"{path}: exists; choose another name, or replace it with --force")
+            raise OutputError(f"{path}: exists; choose another name, or replace it with --force", path=path)
 
     def put(
         self, gguf_type: str, make: Callable[[Path], dict[str, Any]], *, how: str, source: tuple[str, ...], key: str
@@ -70,7 +70,7 @@ class OutputFiles:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be created: {error.strerror}") from error
+            raise OutputError(f"{self.folder}: cannot be created: {error.strerror}", path=self.folder) from error
         if not self._single and self.manifest is None:
             self.manifest = Manifest(self.folder)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from weightsmith.inspection.model_facts import ModelFacts, model_facts
 from weightsmith.models.fit_to_base import fit_text_parts, names_differ
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
+from weightsmith.progress import OnProgress, counted, no_progress
 
 if TYPE_CHECKING:
     from weightsmith.inspection.movement import Movement
@@ -41,12 +42,16 @@ def inspect(
     tokenizer_source: str | None = None,
     stats: bool = False,
     threads: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress = no_progress,
 ) -> Inspection:
     """Compare `models`, the base first, by their headers; a hub id's are fetched by range requests. Values are read in
     two cases: some rows of a model whose names are of no known layout, and with `stats` all weights, to say how far the
     others moved from the base and whether they pull in the same direction. `tokenizer_source` is what a recipe says of
-    vocabularies. Raises CheckpointError for a model that is broken."""
+    vocabularies. Raises CheckpointError for a model that is broken.
+
+    >>> [finding.text for finding in ws.inspect(["base", "coder"]).findings]
+    ['2 models can be merged']
+    """
     opened = {
         reference: open_model(reference, beside=beside, headers_only=not stats) for reference in dict.fromkeys(models)
     }
@@ -66,7 +71,7 @@ def inspect(
     if stats and others:
         from weightsmith.inspection.movement import measure_movement
 
-        movement = measure_movement(base, others, threads=threads, on_progress=on_progress)
+        movement = measure_movement(base, others, threads=threads, on_progress=counted(on_progress, "reading", "bytes"))
     return Inspection(facts, tuple(findings), mappings, movement)
 
 

@@ -109,6 +109,11 @@ class Method:
         return block.out
 
     @property
+    def identity(self) -> str:
+        """What the method does, where that is not this version's: a run does not resume with another one."""
+        return ""
+
+    @property
     def needs_torch(self) -> bool:
         """Whether its fastest form is in torch."""
         return type(self).fused is Method.fused

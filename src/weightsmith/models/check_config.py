@@ -60,7 +60,8 @@ def check_shapes(path: Path, tensors: Mapping[str, TensorInfo], config: Mapping[
             if expected and isinstance(expected, int) and info.shape[axis] != expected:
                 raise CheckpointError(
                     f"{path}: says {expected} ({_describe(expression)}), tensor {name!r} is {list(info.shape)}; one of "
-                    "them belongs to another model; download both again"
+                    "them belongs to another model; download both again",
+                    path=path,
                 )
 
 

@@ -28,15 +28,16 @@ def find_model(reference: str, beside: Path | None, *, headers_only: bool = Fals
             raise CheckpointError(
                 f"{parts[0]}: no such folder or file (model {reference!r}). A model is a local folder with safetensors "
                 "or PyTorch files, a .gguf file, a hub id such as owner/name@revision, or any of these followed by "
-                "+ADAPTER"
+                "+ADAPTER",
+                path=parts[0],
             )
     if base.is_file() and not is_gguf(base):
-        raise CheckpointError(f"{base}: a model is a folder or a .gguf file")
+        raise CheckpointError(f"{base}: a model is a folder or a .gguf file", path=base)
     adapters = []
     for part in parts[count:]:
         adapter = find_path(part, beside) or _from_hub(part, headers_only=False)
         if adapter is None or not (adapter.is_dir() or is_gguf(adapter)):
-            raise CheckpointError(f"{part}: no such adapter, a folder or .gguf file (model {reference!r})")
+            raise CheckpointError(f"{part}: no such adapter, a folder or .gguf file (model {reference!r})", path=part)
         adapters.append(adapter)
     return base, adapters
 

@@ -98,5 +98,6 @@ def read_mapping(path: Path) -> Scheme:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, re.error) as error:
         raise CheckpointError(
             f"{path}: not a mapping ({error!r}); it is JSON with `tensors`, a list of [name in the base, name in the "
-            "model]; `weightsmith inspect --save-mapping` writes one"
+            "model]; `weightsmith inspect --save-mapping` writes one",
+            path=path,
         ) from error

@@ -26,7 +26,8 @@ def check_layers(path: Path, names: Iterable[str], config: dict[str, Any]) -> No
         if missing:
             raise CheckpointError(
                 f"{path}: layer {missing[0]} is missing ({prefix}{missing[0]}.*), while layer {max(layers)} is there; "
-                "download the model again"
+                "download the model again",
+                path=path,
             )
     expected = config.get("num_hidden_layers")
     if len(numbers) == 1 and isinstance(expected, int):
@@ -34,7 +35,8 @@ def check_layers(path: Path, names: Iterable[str], config: dict[str, Any]) -> No
         if len(layers) != expected:
             raise CheckpointError(
                 f"{path}: config.json says {expected} layers, the weights have {len(layers)} ({prefix}*); one of them "
-                "belongs to another model; download both again"
+                "belongs to another model; download both again",
+                path=path,
             )
 
 

@@ -1,19 +1,29 @@
-"""An opened model: its checkpoint under canonical names, its configuration, and how it was read."""
+"""An opened model: its tensors under canonical names, its configuration, and how it was read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from weightsmith.checkpoint.checkpoint import Checkpoint
+from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo, read_tensor
 from weightsmith.models.naming.left_out import count_left_out
 from weightsmith.models.naming.scheme import Scheme
 
+if TYPE_CHECKING:
+    import torch
 
-@dataclass(frozen=True)
-class Model:
-    """An opened model: `checkpoint` in canonical names, its `config.json`, and where its tokenizer lies."""
+
+@dataclass(frozen=True, eq=False)
+class Model(Mapping[str, "torch.Tensor"]):
+    """An opened model: a read-only mapping from canonical names to tensors, each read when it is asked for, in its own
+    dtype and shape. Beside it are `tensors` (name -> shape and dtype), `config` (config.json) and `left_out`.
+
+    >>> model = ws.open_model("coder")
+    >>> len(model) == len(model.tensors)
+    True
+    """
 
     reference: str
     checkpoint: Checkpoint
@@ -28,6 +38,24 @@ class Model:
     lora_ranks: tuple[int, ...] = ()
     config_file: str = "config.json"  # the name that the layout gives its configuration
     headers_only: bool = False  # a hub model of which nothing but headers was fetched
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Shape and dtype of each tensor; nothing is read."""
+        return self.checkpoint.tensors
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """The whole tensor. Raises KeyError for a name that is not there."""
+        return read_tensor(self.checkpoint, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.checkpoint.tensors)
+
+    def __len__(self) -> int:
+        return len(self.checkpoint.tensors)
+
+    def __repr__(self) -> str:
+        return f"<Model {self.reference}: {len(self)} tensors>"
 
     @property
     def is_gguf(self) -> bool:

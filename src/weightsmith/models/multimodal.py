@@ -56,12 +56,15 @@ def text_config(home: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of the language model alone. Raises CheckpointError where config.json has none."""
     text = config.get("text_config")
     if not isinstance(text, dict):
-        raise CheckpointError(f"{home}: has the names of a multimodal model, and its config.json no text_config")
+        raise CheckpointError(
+            f"{home}: has the names of a multimodal model, and its config.json no text_config", path=home
+        )
     model_type = text.get("model_type")
     if model_type not in _CLASSES:
         raise CheckpointError(
             f"{home}: text_config.model_type is {model_type!r}, for which no class is known; known: "
-            f"{', '.join(_CLASSES)}"
+            f"{', '.join(_CLASSES)}",
+            path=home,
         )
     carried = {key: config[key] for key in _CARRIED if config.get(key) is not None}
     return carried | text | {"architectures": [f"{_CLASSES[model_type]}ForCausalLM"]}

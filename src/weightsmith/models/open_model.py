@@ -32,7 +32,12 @@ def open_model(reference: str, *, beside: Path | None = None, headers_only: bool
     """Open `folder`, `file.gguf`, `owner/name@revision` of the hub, or any of these `+adapter[+adapter]`; relative
     paths are tried from the working directory, then from `beside` (a recipe's folder). Reads headers only; a hub model
     is downloaded first, unless `headers_only`, which fetches nothing else and leaves its weights unreadable. Raises
-    CheckpointError."""
+    CheckpointError.
+
+    >>> model = ws.open_model("coder")
+    >>> model["model.norm.weight"].shape == model.tensors["model.norm.weight"].shape
+    True
+    """
     base, adapters = find_model(reference, beside, headers_only=headers_only)
     model = _open_gguf(base) if is_gguf(base) else _open_folder(base)
     checkpoint, ranks, notes = model.checkpoint, [], list(model.notes)
@@ -113,7 +118,7 @@ class _Names:
         try:
             in_file = unwrap(files.tensors)
         except ValueError as error:
-            raise CheckpointError(f"{folder}: {error}") from error
+            raise CheckpointError(f"{folder}: {error}", path=folder) from error
         plain = {name: short for short, name in in_file.items()}
         tied = tied_twins({plain[a]: plain[b] for a, b in aliases.items()}, config)
         return cls(in_file, {name: files.tensors[long] for name, long in in_file.items() if name not in tied}, tied)
@@ -158,7 +163,8 @@ def _open_weights(folder: Path, config: dict[str, Any]) -> tuple[Checkpoint, dic
     scheme = detect_scheme(parts[0].tensors, config=config)
     if scheme is None or not scheme.columns:
         raise CheckpointError(
-            f"{folder}: {len(files)} consolidated files in an unknown layout; join them into one file first"
+            f"{folder}: {len(files)} consolidated files in an unknown layout; join them into one file first",
+            path=folder,
         )
     axes = {name: _split_axis(scheme, name, info, config) for name, info in parts[0].tensors.items()}
     return JoinedCheckpoint(parts, files, axes), {}
@@ -180,12 +186,13 @@ def _open_gguf(path: Path) -> Model:
         known = [s.detect["metadata"]["general.architecture"] for s in known_schemes() if "metadata" in s.detect]
         raise CheckpointError(
             f"{path}: GGUF architecture {file.metadata.get('general.architecture')!r} cannot be read; known: "
-            f"{', '.join(known)}. Use the model's safetensors folder instead"
+            f"{', '.join(known)}. Use the model's safetensors folder instead",
+            path=path,
         )
     config = translate_config(scheme, path, file.metadata, file.tensors)
     maps, left_out = map_rows(scheme, path, file.tensors, config)
     if "model.embed_tokens.weight" not in maps:
-        raise CheckpointError(f"{path}: the embedding matrix is not in it; download it again")
+        raise CheckpointError(f"{path}: the embedding matrix is not in it; download it again", path=path)
     check_layers(path, maps, config)
     checkpoint = RowMappedCheckpoint(file, ordered(maps))
     config["tie_word_embeddings"] = "lm_head.weight" not in maps
@@ -203,9 +210,9 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: not there; a model folder needs its config.json") from error
+        raise CheckpointError(f"{path}: not there; a model folder needs its config.json", path=path) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}; download it again") from error
+        raise CheckpointError(f"{path}: cannot be read: {error}; download it again", path=path) from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: not a JSON object; download it again")
+        raise CheckpointError(f"{path}: not a JSON object; download it again", path=path)
     return config, name

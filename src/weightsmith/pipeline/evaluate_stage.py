@@ -17,6 +17,7 @@ from weightsmith.files.yaml_file import YamlFile
 from weightsmith.models.open_model import open_model
 from weightsmith.pipeline.pipeline_file import MERGED, EvaluateStage
 from weightsmith.pipeline.stages import Stages
+from weightsmith.progress import OnProgress
 from weightsmith.units import parse_size, parse_time
 
 FOLDER = "evaluation"
@@ -60,6 +61,7 @@ def run_evaluate_stage(
     stages: Stages,
     threads: int | None,
     log: Callable[[str], None],
+    on_progress: OnProgress,
 ) -> EvaluationTables:
     """`models`: label, reference, and what its content is known by. Writes `out`/evaluation; answers that are there
     already are used again."""
@@ -79,6 +81,7 @@ def run_evaluate_stage(
             base=job.base,
             parents=job.parents,
             log=log,
+            on_progress=on_progress,
         )
         write_evaluation(evaluation, folder)
         return evaluation.tables().as_json()
@@ -106,7 +109,11 @@ def _check_models(file: YamlFile, scored: Mapping[str, str], exports: Sequence[s
             try:
                 open_model(reference, beside=file.path.parent)
             except CheckpointError as error:
-                raise CheckpointError(f"{file.path}:{file.line(['evaluate', 'models', label])}: {error}") from error
+                raise CheckpointError(
+                    f"{file.path}:{file.line(['evaluate', 'models', label])}: {error}",
+                    path=file.path,
+                    line=file.line(["evaluate", "models", label]),
+                ) from error
 
 
 def _roles(file: YamlFile, stage: EvaluateStage, scored: Mapping[str, str]) -> tuple[str | None, tuple[str, ...]]:

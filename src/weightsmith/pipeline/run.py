@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.engine.merge import merge
-from weightsmith.engine.run_tensors import Progress
 from weightsmith.errors import OutputError
 from weightsmith.evaluation.results.score_tables import EvaluationTables
 from weightsmith.files.find_path import path_beside
@@ -26,7 +25,8 @@ from weightsmith.pipeline.pipeline_file import MERGED, Pipeline
 from weightsmith.pipeline.stages import RECORDS, Stage, Stages
 from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan
-from weightsmith.recipe.recipe import LoadedRecipe, load_recipe
+from weightsmith.progress import OnProgress, no_progress
+from weightsmith.recipe.recipe import Recipe, load_recipe
 from weightsmith.report.report_facts import ReportFacts
 from weightsmith.report.write_report import write_report
 
@@ -49,7 +49,7 @@ class _Checked:
 
     file: YamlFile
     pipeline: Pipeline
-    recipe: LoadedRecipe
+    recipe: Recipe
     plan: Plan
     evaluation: EvaluateJob | None
 
@@ -61,13 +61,16 @@ def run(
     threads: int | None = None,
     force: bool = False,
     log: Log = lambda text: None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress = no_progress,
 ) -> RunSummary:
     """Run a pipeline file into the folder `out`: merged/, gguf/, evaluation/, report.md, report.html.
 
     A stage whose recipe, models, data and settings are what they were is not done again; `force` takes a folder that
     holds something else than an earlier run. Paths in the file are relative to the working directory or to the file.
     Raises WeightsmithError, and keeps the stages that were finished.
+
+    >>> [stage.name for stage in ws.run("pipeline.yml", "out").stages]
+    ['merge', 'export f16', 'export q8_0', 'evaluate', 'report']
     """
     checked = _check(Path(pipeline))
     for warning in checked.plan.warnings:
@@ -79,13 +82,13 @@ def run(
     try:
         stages = Stages(out, log)
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
+        raise OutputError(f"{out}: cannot be written: {error.strerror}", path=out) from error
     merged = _merge(checked, out, stages, threads, on_progress)
-    exports = _export(checked, out, stages, merged, threads, log)
+    exports = _export(checked, out, stages, merged, threads, log, on_progress)
     tables = None
     if checked.evaluation:
         models = _scored_models(checked, checked.evaluation.scored, out, stages, merged, exports)
-        tables = run_evaluate_stage(checked.evaluation, models, out, stages, threads, log)
+        tables = run_evaluate_stage(checked.evaluation, models, out, stages, threads, log, on_progress)
     page = _report(checked, out, stages, tables)
     return RunSummary(out, tuple(stages.done), tables, page)
 
@@ -117,20 +120,26 @@ def _identity(stages: Stages, model: Model) -> list[str]:
     return [stages.files.of(path) for path in model.files]
 
 
-def _merge(checked: _Checked, out: Path, stages: Stages, threads: int | None, on_progress: Progress | None) -> Stage:
+def _merge(checked: _Checked, out: Path, stages: Stages, threads: int | None, on_progress: OnProgress) -> Stage:
     folder = out / "merged"
 
     def work() -> dict:
-        summary = merge(checked.recipe.file, folder, threads=threads, force=True, on_progress=on_progress)
+        summary = merge(checked.recipe, folder, threads=threads, force=True, on_progress=on_progress)
         return {k: v for k, v in asdict(summary).items() if k != "out"}
 
     models = {name: _identity(stages, model) for name, model in checked.plan.models.items()}
-    depends = {"recipe": checked.recipe.recipe.model_dump(), "models": models}
+    depends = {"recipe": checked.recipe.schema.model_dump(), "models": models}
     return stages.run("merge", depends, [folder], work)
 
 
 def _export(
-    checked: _Checked, out: Path, stages: Stages, merged: Stage, threads: int | None, log: Log
+    checked: _Checked,
+    out: Path,
+    stages: Stages,
+    merged: Stage,
+    threads: int | None,
+    log: Log,
+    on_progress: OnProgress,
 ) -> dict[str, tuple[Path, Stage]]:
     """Quantized types are made from one f16 file, which is a stage of its own whether or not it was asked for."""
     types = checked.pipeline.export
@@ -141,7 +150,14 @@ def _export(
 
         def work(path: Path = path, gguf_type: str = gguf_type) -> dict:
             summary = export(
-                out / "merged", path.parent, type=gguf_type, intermediate="f16", threads=threads, force=True, log=log
+                out / "merged",
+                path.parent,
+                types=gguf_type,
+                intermediate="f16",
+                threads=threads,
+                force=True,
+                log=log,
+                on_progress=on_progress,
             )
             (file,) = summary.files
             return {"bytes": file.bytes, "found": describe_fidelity(file.fidelity) if file.fidelity else ""}

@@ -8,27 +8,28 @@ from dataclasses import replace
 from weightsmith.models.embeddings import embedding_rows
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
-from weightsmith.recipe.recipe import LoadedRecipe, Tokenizer, TokenRule
+from weightsmith.recipe.recipe import Recipe
+from weightsmith.recipe.recipe_schema import Tokenizer, TokenRule
 from weightsmith.tokenizer.alignment import Alignment, TokenSource, aligned, output_vocabulary
 from weightsmith.tokenizer.vocabulary import Vocabulary, read_vocabulary
 
 
 def align_vocabularies(
-    loaded: LoadedRecipe, opened: Mapping[str, Model], base: str | None
+    recipe: Recipe, opened: Mapping[str, Model], base: str | None
 ) -> tuple[dict[str, Model], Alignment | None]:
     """The models with rows for one vocabulary, and that vocabulary; as they are where the recipe asks for none. `base`:
     the recipe's base model. Raises RecipeError or CheckpointError."""
-    recipe = loaded.recipe
-    if recipe.tokenizer_source is None and recipe.tokenizer is None:
+    schema = recipe.schema
+    if schema.tokenizer_source is None and schema.tokenizer is None:
         return dict(opened), None
-    tokenizer = recipe.tokenizer or Tokenizer(source=recipe.tokenizer_source or "base")
-    key = ["tokenizer", "source"] if recipe.tokenizer else ["tokenizer_source"]
+    tokenizer = schema.tokenizer or Tokenizer(source=schema.tokenizer_source or "base")
+    key = ["tokenizer", "source"] if schema.tokenizer else ["tokenizer_source"]
     names, models = list(opened), list(opened.values())
     first = names.index(base) if base in names else 0
     own_vocabularies = [read_vocabulary(model) for model in models]
     base_vocabulary = own_vocabularies[first]
     if base_vocabulary is None:
-        raise loaded.file.error(
+        raise recipe.file.error(
             key, f"{names[first]} has no tokenizer.json; a vocabulary needs one. Put it there, or leave {key[-1]} out"
         )
     # A model without a tokenizer has the base's, as in mergekit.
@@ -41,24 +42,24 @@ def align_vocabularies(
         others = [v for number, v in enumerate(vocabularies) if number != first] if tokenizer.source == "union" else []
         out = output_vocabulary(models[first], base_vocabulary, extend_by=others, multiple=tokenizer.pad_to_multiple_of)
     else:
-        home = opened.get(tokenizer.source) or open_model(tokenizer.source, beside=loaded.file.path.parent)
+        home = opened.get(tokenizer.source) or open_model(tokenizer.source, beside=recipe.file.path.parent)
         home_vocabulary = (
             vocabularies[names.index(tokenizer.source)] if tokenizer.source in names else read_vocabulary(home)
         )
         if home_vocabulary is None:
-            raise loaded.file.error(
+            raise recipe.file.error(
                 key, f"{tokenizer.source} has no tokenizer.json; choose union, base or a model that has one"
             )
         out = output_vocabulary(home, home_vocabulary, cut=False, multiple=tokenizer.pad_to_multiple_of)
     overrides = {
-        token: _rule(loaded, token, rule, out, names, models, vocabularies) for token, rule in tokenizer.tokens.items()
+        token: _rule(recipe, token, rule, out, names, models, vocabularies) for token, rule in tokenizer.tokens.items()
     }
     aligned_models = aligned(models, vocabularies, names.index(base) if base in names else None, out, overrides)
     return dict(zip(names, aligned_models, strict=True)), out
 
 
 def _rule(
-    loaded: LoadedRecipe,
+    recipe: Recipe,
     token: str,
     rule: TokenRule,
     out: Alignment,
@@ -68,7 +69,7 @@ def _rule(
 ) -> TokenSource:
     keys = ["tokenizer", "tokens", token]
     if token not in out.tokens:
-        raise loaded.file.error(keys, f"the token {token!r} is in no model's vocabulary")
+        raise recipe.file.error(keys, f"the token {token!r} is in no model's vocabulary")
     source = rule.source if isinstance(rule.source, dict) else {"kind": "model", "model": rule.source}
     if source.get("kind") == "zero":
         return TokenSource((), rule.force)
@@ -76,13 +77,13 @@ def _rule(
     if isinstance(model, dict):  # mergekit's long form of a reference
         model = (model.get("model") or {}).get("path") if isinstance(model.get("model"), dict) else model.get("model")
     if model not in names:
-        raise loaded.file.error([*keys, "source"], f"{model!r} is not one of the recipe's models: {', '.join(names)}")
+        raise recipe.file.error([*keys, "source"], f"{model!r} is not one of the recipe's models: {', '.join(names)}")
     number = names.index(model)
     row = source.get("token_id")
     if row is None:
         row = vocabularies[number].used.get(source.get("token", token))
     if not isinstance(row, int) or not 0 <= row < vocabularies[number].rows:
-        raise loaded.file.error(
+        raise recipe.file.error(
             [*keys, "source"], f"{model} has no embedding for {source.get('token', row or token)!r}"
         )
     return TokenSource(((number, row),), rule.force)

@@ -21,7 +21,8 @@ from weightsmith.planning.align_vocabularies import align_vocabularies
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.planning.plan_tensor import TensorPlanner
 from weightsmith.planning.slices import check_slices, layers_of, whole_models
-from weightsmith.recipe.recipe import LoadedRecipe, Slice
+from weightsmith.recipe.recipe import Recipe, load_recipe
+from weightsmith.recipe.recipe_schema import Slice
 
 # Tensors behind the layers come from the last slice, those before them (embeddings) from the first; file order says
 # nothing, safetensors files are sorted by name.
@@ -30,7 +31,7 @@ _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def make_plan(
-    loaded: LoadedRecipe,
+    recipe: Recipe,
     *,
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
@@ -39,65 +40,83 @@ def make_plan(
     """Open every model and resolve every output tensor. `mappings` gives models with unknown names the file that maps
     them to the base's; `accept_mapping`: others of that kind are mapped by their values; `opener` opens a reference
     beside a folder. Raises CheckpointError, RecipeError or PlanError."""
-    recipe = loaded.recipe
-    models = _fit(loaded, _open_models(loaded, opener), mappings or {}, accept_mapping)
-    models, vocabulary = align_vocabularies(loaded, models, recipe.base_model)
+    schema = recipe.schema
+    models = _fit(recipe, _open_models(recipe, opener), mappings or {}, accept_mapping)
+    models, vocabulary = align_vocabularies(recipe, models, schema.base_model)
     layers = {reference: count_layers(model.checkpoint.tensors) for reference, model in models.items()}
-    slices = recipe.slices or [whole_models(loaded, layers)]
-    home = models[slices[0].base_model or recipe.base_model or slices[0].sources[0].model]
-    check_slices(loaded, slices, layers)
-    planner = TensorPlanner(loaded, models)
+    slices = schema.slices or [whole_models(recipe, layers)]
+    home = models[slices[0].base_model or schema.base_model or slices[0].sources[0].model]
+    check_slices(recipe, slices, layers)
+    planner = TensorPlanner(recipe, models)
     tensors = [*_tensors_outside_layers(planner, slices, home), *_tensors_of_layers(planner, slices)]
-    if recipe.slices is None:
-        _check_nothing_left(loaded, models, home)
+    if schema.slices is None:
+        _check_nothing_left(recipe, models, home)
     ordered = tuple(sorted(tensors, key=lambda tensor: natural_key(tensor.name)))
     config = _output_config(home, slices, ordered)
     if vocabulary and vocabulary.home.reference != home.reference:  # the ids of special tokens go with the tokenizer
         config |= {key: vocabulary.home.config[key] for key in _SPECIAL if key in vocabulary.home.config}
-    return Plan(loaded, loaded.method, models, home, config, ordered, vocabulary, planner.warnings)
+    return Plan(recipe, recipe.method, models, home, config, ordered, vocabulary, planner.warnings)
 
 
-def model_references(loaded: LoadedRecipe) -> Iterator[str]:
+def plan(
+    recipe: Recipe | Path | str | Mapping[str, Any],
+    *,
+    mappings: Mapping[str, Path] | None = None,
+    accept_mapping: bool = False,
+) -> Plan:
+    """What a merge would do: for every output tensor its sources and the values of all parameters. No weight is read.
+
+    `recipe`: a `Recipe`, a file, or a mapping; `mappings` and `accept_mapping` as in `merge`. `print(plan(...))` shows
+    a line per tensor. Raises CheckpointError, RecipeError or PlanError for all that a merge would refuse.
+
+    >>> print(ws.plan("ties.yml"))  # doctest: +ELLIPSIS
+    ties: 3 models, 20 tensors
+    model.embed_tokens.weight [49152, 64] BF16: coder (weight 1, density 0.5), writer (weight 1, density 0.5), ...
+    """
+    return make_plan(load_recipe(recipe), mappings=mappings, accept_mapping=accept_mapping)
+
+
+def model_references(recipe: Recipe) -> Iterator[str]:
     """Every model reference of a recipe, the base first; some come twice."""
-    recipe = loaded.recipe
-    if recipe.base_model:
-        yield recipe.base_model
-    for entry in recipe.models or []:
+    schema = recipe.schema
+    if schema.base_model:
+        yield schema.base_model
+    for entry in schema.models or []:
         yield entry.model
-    for part in recipe.slices or []:
+    for part in schema.slices or []:
         if part.base_model:
             yield part.base_model
         for source in part.sources:
             yield source.model
 
 
-def _open_models(loaded: LoadedRecipe, opener: Callable[[str, Path], Model]) -> dict[str, Model]:
+def _open_models(recipe: Recipe, opener: Callable[[str, Path], Model]) -> dict[str, Model]:
     models: dict[str, Model] = {}
-    for reference in model_references(loaded):
+    for reference in model_references(recipe):
         if reference not in models:
             try:
-                models[reference] = opener(reference, loaded.file.path.parent)
+                models[reference] = opener(reference, recipe.file.path.parent)
             except CheckpointError as error:
-                raise CheckpointError(f"{loaded.line_of(reference)}: {error}") from error
+                raise CheckpointError(f"{recipe.line_of(reference)}: {error}", **recipe.place_of(reference)) from error
     return models
 
 
 def _fit(
-    loaded: LoadedRecipe, models: dict[str, Model], mappings: Mapping[str, Path], accept_mapping: bool
+    recipe: Recipe, models: dict[str, Model], mappings: Mapping[str, Path], accept_mapping: bool
 ) -> dict[str, Model]:
     """All models in the base's names, or the first one's if there is no base."""
     if unknown := mappings.keys() - models.keys():
         raise PlanError(
-            f"--mapping names {min(unknown)!r}, which {loaded.file.path} does not; it has: {', '.join(models)}"
+            f"--mapping names {min(unknown)!r}, which {recipe.file.path} does not; it has: {', '.join(models)}"
         )
-    first = loaded.recipe.base_model or next(iter(models))
+    first = recipe.schema.base_model or next(iter(models))
     models = fit_text_parts(models)
     for reference in models.keys() - {first}:
         mapping = mappings.get(reference)
         try:
             models[reference] = fit_to(models[first], models[reference], mapping=mapping, accept=accept_mapping)
         except CheckpointError as error:
-            raise CheckpointError(f"{loaded.line_of(reference)}: {error}") from error
+            raise CheckpointError(f"{recipe.line_of(reference)}: {error}", **recipe.place_of(reference)) from error
     return models
 
 
@@ -112,7 +131,7 @@ def _tensors_of_layers(planner: TensorPlanner, slices: list[Slice]) -> Iterator[
     """Each output layer has the tensors of the layer it comes from in its slice's base (or first) model."""
     number = 0
     for part in slices:
-        base = part.base_model or planner.loaded.recipe.base_model
+        base = part.base_model or planner.recipe.schema.base_model
         references = [source.model for source in part.sources]
         lead = part.sources[references.index(base) if base in references else 0]
         by_layer: dict[int, list[tuple[str, str]]] = {}
@@ -128,13 +147,14 @@ def _tensors_of_layers(planner: TensorPlanner, slices: list[Slice]) -> Iterator[
             number += 1
 
 
-def _check_nothing_left(loaded: LoadedRecipe, models: dict[str, Model], home: Model) -> None:
+def _check_nothing_left(recipe: Recipe, models: dict[str, Model], home: Model) -> None:
     for model in models.values():
         for tensor in model.checkpoint.tensors:
             if tensor not in home.checkpoint.tensors and not (tensor.endswith(OUTPUTS) and is_tied(home.config)):
                 raise PlanError(
-                    f"{loaded.line_of(model.reference)}: tensor {tensor!r} of {model.reference} has no counterpart in "
-                    f"{home.reference}, which gives the merged model its shape; the two cannot be merged"
+                    f"{recipe.line_of(model.reference)}: tensor {tensor!r} of {model.reference} has no counterpart in "
+                    f"{home.reference}, which gives the merged model its shape; the two cannot be merged",
+                    **recipe.place_of(model.reference),
                 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.methods.method import Method, Settings
 from weightsmith.models.model import Model
-from weightsmith.recipe.recipe import LoadedRecipe
+from weightsmith.recipe.recipe import Recipe
 from weightsmith.tokenizer.alignment import Alignment
 
 
@@ -31,6 +31,22 @@ class TensorPlan:
     round_to: str  # the recipe's `dtype`, through which results pass before `out_dtype`
     copy: bool = False
 
+    def __str__(self) -> str:
+        """`model.norm.weight [64] BF16: a (weight 0.5), b (weight 0.5), base_model c; normalize true`"""
+        sources = [self._show_source(number) for number in range(len(self.sources))]
+        text = f"{self.name} {list(self.info.shape)} {self.info.dtype}: {', '.join(sources)}"
+        return f"{text}; {_show_values(self.settings.shared)}" if self.settings.shared and not self.copy else text
+
+    def _show_source(self, number: int) -> str:
+        source = self.sources[number]
+        text = source.model.reference if source.tensor == self.name else f"{source.model.reference} {source.tensor}"
+        if self.copy:
+            return text
+        values = self.settings.per_input[number]
+        return ("base_model " if number == self.settings.base else "") + (
+            f"{text} ({_show_values(values)})" if values else text
+        )
+
     @property
     def read_bytes(self) -> int:
         return sum(s.model.checkpoint.tensors[s.tensor].nbytes for s in self.sources)
@@ -39,9 +55,13 @@ class TensorPlan:
 @dataclass(frozen=True)
 class Plan:
     """A recipe resolved: every output tensor with its sources and settings. `warnings`: what is allowed and rarely
-    meant."""
+    meant. As text, a line per tensor: name, shape, dtype, and each source with the values of its parameters.
 
-    loaded: LoadedRecipe
+    >>> ws.plan("ties.yml").output_bytes > 0
+    True
+    """
+
+    recipe: Recipe
     method: Method
     models: dict[str, Model]
     home: Model  # gives config and tokenizer
@@ -50,6 +70,10 @@ class Plan:
     vocabulary: Alignment | None = None  # where the recipe asks for one; its tokenizer is written
     warnings: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        head = f"{self.method.name}: {len(self.models)} models, {len(self.tensors)} tensors"
+        return "\n".join([head, *map(str, self.tensors)])
+
     @property
     def output_bytes(self) -> int:
         return sum(tensor.info.nbytes for tensor in self.tensors)
@@ -57,3 +81,10 @@ class Plan:
     @property
     def read_bytes(self) -> int:
         return sum(tensor.read_bytes for tensor in self.tensors)
+
+
+def _show_values(values: dict[str, Any]) -> str:
+    """`weight 0.5, normalize true`, as a recipe writes them."""
+    return ", ".join(
+        f"{name} {str(value).lower() if isinstance(value, bool) else f'{value:g}'}" for name, value in values.items()
+    )

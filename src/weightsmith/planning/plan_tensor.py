@@ -15,14 +15,15 @@ from weightsmith.models.embeddings import EMBEDDINGS, OUTPUTS, embedding_name, i
 from weightsmith.models.model import Model
 from weightsmith.planning.plan import TensorPlan, TensorSource
 from weightsmith.recipe.parameters import resolve
-from weightsmith.recipe.recipe import LoadedRecipe, Slice
+from weightsmith.recipe.recipe import Recipe
+from weightsmith.recipe.recipe_schema import Slice
 
 
 @dataclass
 class TensorPlanner:
     """Plans tensors of one recipe; `models`: reference -> opened."""
 
-    loaded: LoadedRecipe
+    recipe: Recipe
     models: Mapping[str, Model]
     _warned: Counter[str] = field(default_factory=Counter)  # warning -> number of tensors, in order
 
@@ -35,14 +36,14 @@ class TensorPlanner:
         (first, _), *others = self._warned.items()
         more = sum(count for _, count in others)
         ending = f" ({more} tensors with other values give the same warning)" if more else ""
-        return (f"{self.loaded.file.path}: {self.loaded.method.name}: {first}{ending}",)
+        return (f"{self.recipe.file.path}: {self.recipe.method.name}: {first}{ending}",)
 
     def plan(self, part: Slice, name: str, inputs: Sequence[str], t: float) -> TensorPlan:
         """The output tensor `name` of a slice, made from the tensors `inputs` of its sources; `t`: its depth, 0 for the
         first layer of the slice and 1 for the last. Raises RecipeError or PlanError."""
-        recipe = self.loaded.recipe
+        schema = self.recipe.schema
         references = [source.model for source in part.sources]
-        base_reference = part.base_model or recipe.base_model
+        base_reference = part.base_model or schema.base_model
         base = references.index(base_reference) if base_reference in references else None
         sources = tuple(self._source(self.models[r], tensor) for r, tensor in zip(references, inputs, strict=True))
         infos = [source.model.checkpoint.tensors[source.tensor] for source in sources]
@@ -52,8 +53,8 @@ class TensorPlanner:
         if dtype not in FLOATS:
             first = base or 0
             return TensorPlan(name, infos[first], (sources[first],), settings, infos[first].dtype, copy=True)
-        round_to = dtype_named(recipe.dtype) if recipe.dtype else dtype
-        out_dtype = dtype_named(recipe.out_dtype) if recipe.out_dtype else round_to
+        round_to = dtype_named(schema.dtype) if schema.dtype else dtype
+        out_dtype = dtype_named(schema.out_dtype) if schema.out_dtype else round_to
         return TensorPlan(name, TensorInfo(infos[0].shape, out_dtype), sources, settings, round_to)
 
     def _source(self, model: Model, tensor: str) -> TensorSource:
@@ -63,9 +64,10 @@ class TensorPlanner:
         if twin and tensor.endswith(OUTPUTS) and is_tied(model.config):
             return TensorSource(model, twin)
         raise PlanError(
-            f"{self.loaded.line_of(model.reference)}: tensor {tensor!r} is required and not in {model.reference}; its "
+            f"{self.recipe.line_of(model.reference)}: tensor {tensor!r} is required and not in {model.reference}; its "
             "layer names or its depth differ from the other models'. `weightsmith inspect --recipe` says what would "
-            "map the names; --accept-mapping uses it"
+            "map the names; --accept-mapping uses it",
+            **self.recipe.place_of(model.reference),
         )
 
     def _check_shapes(
@@ -76,28 +78,30 @@ class TensorPlanner:
             other = source.model.reference
             if info.shape == expected:
                 continue
-            line = self.loaded.line_of(other)
+            line = self.recipe.line_of(other)
             if name.endswith((*EMBEDDINGS, *OUTPUTS)) and info.shape[1:] == expected[1:]:
                 raise PlanError(
                     f"{line}: the vocabularies differ: {expected[0]} rows in {reference}, {info.shape[0]} in {other} "
                     f"({name}). Say whose to use: tokenizer_source: union (all tokens of all models), base (the base "
-                    "model's) or a model; `weightsmith inspect --recipe` lists the tokens that differ"
+                    "model's) or a model; `weightsmith inspect --recipe` lists the tokens that differ",
+                    **self.recipe.place_of(other),
                 )
             raise PlanError(
                 f"{line}: tensor {name!r} is {list(expected)} in {reference} and {list(info.shape)} in {other}; only "
-                "models of one shape can be merged"
+                "models of one shape can be merged",
+                **self.recipe.place_of(other),
             )
 
     def _settings(self, part: Slice, name: str, inputs: Sequence[str], base: int | None, t: float) -> Settings:
-        loaded, method = self.loaded, self.loaded.method
-        outer = [part.parameters, loaded.recipe.parameters]
+        recipe, method = self.recipe, self.recipe.method
+        outer = [part.parameters, recipe.schema.parameters]
         shared: dict[str, Any] = {}
         per_input: list[dict[str, Any]] = [{} for _ in inputs]
         for parameter in method.parameters:
             if parameter.scope == "shared":
                 shared[parameter.name] = resolve(parameter, outer, name, t)
                 if shared[parameter.name] is REQUIRED:
-                    raise loaded.file.error(
+                    raise recipe.file.error(
                         ["parameters"], f"the parameter {parameter.name!r} of {method.name} has no value"
                     )
                 continue
@@ -106,15 +110,15 @@ class TensorPlanner:
                     continue
                 value = resolve(parameter, [source.parameters, *outer], inputs[i], t)
                 if value is REQUIRED:
-                    raise loaded.file.error(
-                        loaded.keys_of(source.model)[:2],
+                    raise recipe.file.error(
+                        recipe.keys_of(source.model)[:2],
                         f"the parameter {parameter.name!r} of {method.name} has no value for {source.model} (tensor "
                         f"{inputs[i]})",
                     )
                 per_input[i][parameter.name] = value
         settings = Settings(shared, tuple(per_input), base)
         if objection := method.objection(settings):
-            raise loaded.file.error(["parameters"], f"{method.name}: {objection} (tensor {name})")
+            raise recipe.file.error(["parameters"], f"{method.name}: {objection} (tensor {name})")
         if warning := method.warning(settings):
             self._warned[warning] += 1
         return settings

@@ -1,141 +1,112 @@
-"""A merge recipe as mergekit writes it (https://github.com/arcee-ai/mergekit#merge-configuration): its schema, and a
-file of it read and checked.
-"""
+"""A merge recipe, read and checked; no model is opened."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from pydantic import Field, field_validator, model_validator
+from typing import Any, TypedDict
 
 from weightsmith.files.suggestions import nearest
-from weightsmith.files.yaml_file import StrictModel, YamlFile, read_yaml
+from weightsmith.files.yaml_file import YamlFile, read_yaml
 from weightsmith.methods.method import Method
-from weightsmith.methods.registry import METHODS
+from weightsmith.methods.registry import find_method, method_names
 from weightsmith.recipe.parameters import check_parameters
+from weightsmith.recipe.recipe_schema import RecipeSchema
 
-DTYPES = ("float32", "float16", "bfloat16")
+NAME = Path("recipe")  # what a recipe that is no file is called in messages
 
 
-class ModelEntry(StrictModel):
-    """One model of `models`, with its own parameters."""
+class Place(TypedDict):
+    """Where a recipe names a model."""
 
-    model: str = Field(
-        description="A folder, a GGUF file or a hub id (`owner/name@revision`), with `+ADAPTER` for a LoRA adapter."
-    )
-    parameters: dict[str, Any] = Field(
-        default_factory=dict, description="Parameters of this model; they win over those further out."
-    )
+    path: Path
+    line: int | None
 
-    @field_validator("parameters", mode="before")
+
+class Recipe:
+    """A merge recipe with mergekit's keys: from keywords, a file (`load_recipe`) or a mapping (`from_dict`).
+
+    `file`: where it comes from, with the line of each key; `schema`: what it says; `method`: the one it names. Model
+    references are relative to the working directory, or to the file's folder. No model is opened. Raises RecipeError
+    for unknown keys, unknown methods, and parameters that the method does not have or that are out of range.
+
+    >>> recipe = ws.Recipe(merge_method="linear", models=[{"model": "a", "parameters": {"weight": 1.0}}, {"model": "b",
+    ...     "parameters": {"weight": 0.5}}], dtype="bfloat16")
+    >>> recipe.schema.models[1].model
+    'b'
+    >>> recipe.method.title
+    'Linear'
+    """
+
+    def __init__(
+        self,
+        *,
+        merge_method: str,
+        models: Sequence[Mapping[str, Any]] | None = None,
+        slices: Sequence[Mapping[str, Any]] | None = None,
+        base_model: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        dtype: str | None = None,
+        out_dtype: str | None = None,
+        tokenizer_source: str | None = None,
+        tokenizer: Mapping[str, Any] | None = None,
+    ) -> None:
+        given = {
+            "merge_method": merge_method,
+            "models": models,
+            "slices": slices,
+            "base_model": base_model,
+            "parameters": parameters,
+            "dtype": dtype,
+            "out_dtype": out_dtype,
+            "tokenizer_source": tokenizer_source,
+            "tokenizer": tokenizer,
+        }
+        self._read(YamlFile.of_tree(NAME, {key: value for key, value in given.items() if value is not None}))
+
     @classmethod
-    def _empty(cls, value: Any) -> Any:
-        return {} if value is None else value
+    def from_file(cls, path: Path | str) -> Recipe:
+        """A YAML file. Raises RecipeError naming file and line.
 
+        >>> ws.Recipe.from_file("ties.yml").schema.base_model
+        'base'
+        """
+        return cls.from_yaml(read_yaml(Path(path)))
 
-class SliceSource(ModelEntry):
-    """Layers `layer_range[0]` to `layer_range[1]` (exclusive) of one model."""
-
-    layer_range: tuple[int, int] = Field(description="`[first, last + 1]`: the layers to take.")
-
-    @field_validator("layer_range")
     @classmethod
-    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if not 0 <= value[0] < value[1]:
-            raise ValueError(f"layer_range {list(value)} holds no layer; it is [first, last + 1]")
-        return value
+    def from_dict(cls, keys: Mapping[str, Any], *, path: Path = NAME) -> Recipe:
+        """A mapping with mergekit's keys; `path` names it in messages, and models may lie beside it. Raises
+        RecipeError.
 
+        >>> ws.Recipe.from_dict({"merge_method": "passthrough", "models": [{"model": "a"}]}).method.name
+        'passthrough'
+        """
+        return cls.from_yaml(YamlFile.of_tree(path, keys))
 
-class Slice(StrictModel):
-    """A run of output layers, each merged from the same number of layers of every source."""
-
-    sources: list[SliceSource] = Field(min_length=1, description="Layers to merge, the same number from each model.")
-    base_model: str | None = Field(default=None, description="The base model of this slice, instead of the recipe's.")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters of this slice.")
-
-
-class TokenRule(StrictModel):
-    """Where the embedding of one token comes from: a model, one token of a model, or zeros (mergekit's forms)."""
-
-    source: str | dict[str, Any] | None = Field(
-        default=None,
-        description="A model; `{kind: model_token, model: M, token: T}` (or `token_id: N`); or `{kind: zero}`.",
-    )
-    force: bool = Field(default=False, description="Use it for the models that have the token, too.")
-
-
-class Tokenizer(StrictModel):
-    """The vocabulary of the merged model: `union`, `base` or a model's, with rules for single tokens."""
-
-    source: str = Field(default="union", description="`union`, `base`, or one of the models.")
-    tokens: dict[str, TokenRule] = Field(default_factory=dict, description="Where single tokens come from.")
-    pad_to_multiple_of: int | None = Field(
-        default=None, ge=1, description="Pad the vocabulary with zero rows to a multiple of this number."
-    )
-
-
-class Recipe(StrictModel):
-    """Top level. Exactly one of `models` and `slices`."""
-
-    merge_method: str = Field(description="One of the [methods](methods.md).")
-    models: list[ModelEntry] | None = Field(default=None, min_length=1, description="Whole models to merge.")
-    slices: list[Slice] | None = Field(
-        default=None, min_length=1, description="Runs of layers, stacked in this order to make the output."
-    )
-    base_model: str | None = Field(
-        default=None,
-        description="The model whose weights are subtracted to get task vectors; also the shape of the result.",
-    )
-    parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters of all models.")
-    dtype: str | None = Field(
-        default=None,
-        description="float32, float16 or bfloat16: what results are rounded to; by default the widest of the inputs'.",
-    )
-    out_dtype: str | None = Field(default=None, description="What tensors are stored as; `dtype` by default.")
-    tokenizer_source: str | None = Field(
-        default=None, description="The output's vocabulary: `union`, `base`, or one of the models."
-    )
-    tokenizer: Tokenizer | None = Field(
-        default=None, description="Like `tokenizer_source`, with rules for single tokens."
-    )
-
-    @field_validator("parameters", mode="before")
     @classmethod
-    def _empty(cls, value: Any) -> Any:
-        return {} if value is None else value
+    def from_yaml(cls, file: YamlFile) -> Recipe:
+        """A file that is read already. Raises RecipeError."""
+        recipe = cls.__new__(cls)
+        recipe._read(file)
+        return recipe
 
-    @field_validator("dtype", "out_dtype")
-    @classmethod
-    def _known_dtype(cls, value: str | None) -> str | None:
-        if value is not None and value not in DTYPES:
-            raise ValueError(f"unknown dtype {value!r}; known: {', '.join(DTYPES)}")
-        return value
+    def _read(self, file: YamlFile) -> None:
+        self.file, self.schema = file, file.validate(RecipeSchema)
+        self.method = _checked_method(file, self.schema)
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> Recipe:
-        if (self.models is None) == (self.slices is None):
-            raise ValueError("a recipe has exactly one of 'models' and 'slices'")
-        if self.tokenizer and self.tokenizer_source:
-            raise ValueError("a recipe has one of 'tokenizer' and 'tokenizer_source'")
-        return self
+    def __repr__(self) -> str:
+        return f"<Recipe {self.file.path}: {self.method.name}>"
 
-
-@dataclass(frozen=True)
-class LoadedRecipe:
-    """The file, what it says, and the method it names."""
-
-    file: YamlFile
-    recipe: Recipe
-    method: Method
+    def __str__(self) -> str:
+        """The recipe as YAML."""
+        return self.file.text
 
     def keys_of(self, reference: str) -> list[str | int]:
         """Where the recipe names a model, the most specific place first."""
-        for i, entry in enumerate(self.recipe.models or []):
+        for i, entry in enumerate(self.schema.models or []):
             if entry.model == reference:
                 return ["models", i, "model"]
-        for i, part in enumerate(self.recipe.slices or []):
+        for i, part in enumerate(self.schema.slices or []):
             for j, source in enumerate(part.sources):
                 if source.model == reference:
                     return ["slices", i, "sources", j, "model"]
@@ -143,30 +114,45 @@ class LoadedRecipe:
 
     def line_of(self, reference: str) -> str:
         """`recipe.yml:4`, the line that names a model."""
-        return f"{self.file.path}:{self.file.line(self.keys_of(reference))}"
+        return self.file.place(self.keys_of(reference))
+
+    def place_of(self, reference: str) -> Place:
+        """The same for an exception's `path` and `line`."""
+        return {"path": self.file.path, "line": self.file.line(self.keys_of(reference))}
 
 
-def load_recipe(recipe_file: Path | str | YamlFile) -> LoadedRecipe:
-    """Read and check a recipe; no model is opened. Raises RecipeError naming file and line."""
-    file = recipe_file if isinstance(recipe_file, YamlFile) else read_yaml(Path(recipe_file))
-    recipe = file.validate(Recipe)
-    if recipe.merge_method not in METHODS:
-        raise file.error(
-            ["merge_method"], f"unknown merge_method {recipe.merge_method!r}{nearest(recipe.merge_method, METHODS)}"
-        )
-    method = METHODS[recipe.merge_method]
-    if method.needs_base and not recipe.base_model and not _slices_have_bases(recipe):
+def load_recipe(recipe: Recipe | Path | str | YamlFile | Mapping[str, Any]) -> Recipe:
+    """Read and check a recipe: a file's path, a mapping, or one that is read already. No model is opened. Raises
+    RecipeError naming file and line.
+
+    >>> ws.load_recipe("ties.yml").method.name
+    'ties'
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, YamlFile):
+        return Recipe.from_yaml(recipe)
+    return Recipe.from_dict(recipe) if isinstance(recipe, Mapping) else Recipe.from_file(recipe)
+
+
+def _checked_method(file: YamlFile, schema: RecipeSchema) -> Method:
+    """The method, whose parameters are those that the recipe gives. Raises RecipeError."""
+    method = find_method(schema.merge_method)
+    if method is None:
+        suggestion = nearest(schema.merge_method, method_names())
+        raise file.error(["merge_method"], f"unknown merge_method {schema.merge_method!r}{suggestion}")
+    if method.needs_base and not schema.base_model and not _slices_have_bases(schema):
         raise file.error([], f"the key 'base_model' is missing; {method.name} needs one")
-    check_parameters(file, ["parameters"], recipe.parameters, method, of_one_model=False)
-    for i, entry in enumerate(recipe.models or []):
+    check_parameters(file, ["parameters"], schema.parameters, method, of_one_model=False)
+    for i, entry in enumerate(schema.models or []):
         check_parameters(file, ["models", i, "parameters"], entry.parameters, method, of_one_model=True)
-    for i, part in enumerate(recipe.slices or []):
+    for i, part in enumerate(schema.slices or []):
         check_parameters(file, ["slices", i, "parameters"], part.parameters, method, of_one_model=False)
         for j, source in enumerate(part.sources):
             keys = ["slices", i, "sources", j, "parameters"]
             check_parameters(file, keys, source.parameters, method, of_one_model=True)
-    return LoadedRecipe(file, recipe, method)
+    return method
 
 
-def _slices_have_bases(recipe: Recipe) -> bool:
-    return bool(recipe.slices) and all(part.base_model for part in recipe.slices or [])
+def _slices_have_bases(schema: RecipeSchema) -> bool:
+    return bool(schema.slices) and all(part.base_model for part in schema.slices or [])

@@ -18,6 +18,7 @@ from weightsmith.files.output_folder import check_output
 from weightsmith.machine import available_cores, available_memory, fast_precision
 from weightsmith.models.layer_numbers import LAYER
 from weightsmith.planning.plan import Plan, TensorPlan
+from weightsmith.progress import OnProgress, Progress, no_progress
 from weightsmith.recipe.recipe import load_recipe
 from weightsmith.recipe_search.objectives import AllAnswers, Objective, open_objectives, value
 from weightsmith.recipe_search.report.ablation_report import TABLE, Ablation, discard_ablation, write_ablation
@@ -46,11 +47,20 @@ def ablate(
     precision: str = "auto",
     force: bool = False,
     log: Callable[[str], None] = lambda text: None,
-    on_progress: Callable[[str, int, int], None] = lambda label, done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> Ablation:
-    """Of a recipe whose method has weights, with at least two models. `metric`: of `questions`, exact_match or
-    perplexity. Writes `ablation.csv` and `ablation.html` into `out`; an unfinished ablation that is there is continued.
-    Raises WeightsmithError."""
+    """Measure which layers of which model carry which skill: leave each model of a recipe out of each block of layers,
+    and ask what that costs.
+
+    `recipe`: one whose method has weights, with at least two models. `questions`, `texts`: files; `tasks`: of
+    lm-evaluation-harness; `metric`: of `questions`, exact_match or perplexity; `limit`: questions of each; `blocks`:
+    how many blocks the layers are divided into. Writes `ablation.csv` and `ablation.html` into the folder `out`; an
+    unfinished ablation that is there is continued. Raises WeightsmithError.
+
+    >>> ablation = ws.ablate("ties.yml", "ablation", texts=["novel.txt"], blocks=2)
+    >>> sorted(ablation.without)
+    ['coder', 'writer']
+    """
     if metric not in (None, "exact_match", "perplexity"):
         raise SearchError(f"--metric {metric}: questions have exact_match and perplexity")
     entries = [ObjectiveEntry(questions=path, metric=metric, limit=limit) for path in questions]
@@ -93,7 +103,8 @@ def ablate(
                 )
                 answers_without[label].append(answers)
                 log(f"without {label} in {name}: " + _shown(objectives, answers))
-                on_progress("tried", sum(map(len, answers_without.values())), len(models) * len(spans))
+                measured = sum(map(len, answers_without.values()))
+                on_progress(Progress("ablating", measured, len(models) * len(spans), "ablations"))
     merge.close()
     result = Ablation(
         tuple(objectives),
@@ -113,7 +124,7 @@ def _open_folder(folder: Path, *, force: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be created: {error.strerror}") from error
+        raise OutputError(f"{folder}: cannot be created: {error.strerror}", path=folder) from error
     if force:
         (folder / ANSWERS).unlink(missing_ok=True)
         discard_ablation(folder)
@@ -143,8 +154,9 @@ def _models(plan: Plan) -> dict[str, str]:
     references = [reference for reference in plan.models if reference in weighted]
     if len(references) < 2:
         raise SearchError(
-            f"{plan.loaded.file.path}: {plan.method.name} has no weights that could be set to 0 for one of several "
-            "models"
+            f"{plan.recipe.file.path}: {plan.method.name} has no weights that could be set to 0 for one of several "
+            "models",
+            path=plan.recipe.file.path,
         )
     labels = [last_name(reference) for reference in references]
     return dict(zip(labels if len(set(labels)) == len(labels) else references, references, strict=True))

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from weightsmith.methods.method import Method
-from weightsmith.methods.registry import METHODS
+from weightsmith.methods.registry import find_method
 from weightsmith.methods.task_vectors.task_vector_method import TaskVectorMethod
 from weightsmith.recipe_search.space import Keys, Space, set_at
 
 
 def matters(method: str, parameter: str | None) -> bool:
     """Whether a parameter changes anything in a method; other places of a recipe always do."""
-    method_class = METHODS.get(method)
+    method_class = find_method(method)
     if parameter is None or method_class is None:
         return True
     if parameter == "density" and isinstance(method_class, TaskVectorMethod) and method_class.sparsifier is None:
@@ -35,7 +33,7 @@ def candidate(tree: Mapping[str, Any], values: Mapping[Keys, Any], spaces: Seque
         if space.keys not in values:
             _drop_parameter(recipe, space.keys)
     if any(space.keys == ("merge_method",) for space in spaces):
-        method = METHODS.get(str(recipe["merge_method"]))
+        method = find_method(str(recipe["merge_method"]))
         if method:
             _drop_foreign(recipe, method)
             if not method.needs_base and "base_model" in recipe:
@@ -64,10 +62,24 @@ def _drop_foreign(node: Any, method: Method) -> None:
             _drop_foreign(value, method)
 
 
-def recipe_text(tree: Mapping[str, Any]) -> str:
-    """The recipe as YAML."""
-    text, writer = io.StringIO(), YAML()
-    writer.width = 4096
-    writer.default_flow_style = False
-    writer.dump(copy.deepcopy(dict(tree)), text)
-    return text.getvalue()
+def portable_recipe(node: Any, home: Path) -> Any:
+    """Model references that are relative to the search file's folder, as absolute paths: a recipe is read in another
+    folder."""
+    if isinstance(node, dict):
+        return {
+            key: _absolute(value, home)
+            if key in ("model", "base_model") and isinstance(value, str)
+            else portable_recipe(value, home)
+            for key, value in node.items()
+        }
+    return [portable_recipe(value, home) for value in node] if isinstance(node, list) else node
+
+
+def _absolute(reference: str, home: Path) -> str:
+    parts = []
+    for part in reference.split("+"):
+        here, beside_file = Path(part), home / part
+        parts.append(
+            str((here if here.exists() else beside_file).resolve()) if here.exists() or beside_file.exists() else part
+        )
+    return "+".join(parts)

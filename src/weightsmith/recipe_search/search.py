@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from weightsmith.errors import OutputError, SearchError, WeightsmithError
 from weightsmith.files.digests import file_digest
 from weightsmith.files.find_path import path_beside
 from weightsmith.files.suggestions import nearest
-from weightsmith.files.yaml_file import YamlFile, parse_yaml, read_yaml
+from weightsmith.files.yaml_file import YamlFile, dump_yaml, parse_yaml, read_yaml
 from weightsmith.machine import available_cores, fast_precision
-from weightsmith.methods.registry import METHODS
+from weightsmith.methods.registry import find_method, method_names
 from weightsmith.models.layer_numbers import count_layers
 from weightsmith.models.open_model import open_model
-from weightsmith.recipe_search.candidate_recipe import candidate, matters, recipe_text
+from weightsmith.progress import OnProgress, Progress, no_progress
+from weightsmith.recipe_search.candidate_recipe import candidate, matters, portable_recipe
 from weightsmith.recipe_search.default_recipes import default_recipes
 from weightsmith.recipe_search.mergekit_evolve import is_evolve, search_tree
 from weightsmith.recipe_search.objectives import Objective, value
@@ -35,7 +36,6 @@ from weightsmith.recipe_search.trials.trial import Trial
 from weightsmith.recipe_search.trials.workers import Workers, open_workers, result_of
 
 Log = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
 DEFAULT_TRIALS = 60
 _FAILURES = 10  # at the beginning, and nothing else: then the search stops
 _TICK = 0.5  # seconds
@@ -66,13 +66,18 @@ def search(
     resume: bool = False,
     force: bool = False,
     log: Log = lambda text: None,
-    on_progress: Progress = lambda label, done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> SearchSummary:
-    """Find the best values for the spaces in `search_file` (see `schema.SearchFile`), and write them, with the
+    """Find the best values for the spaces in `search_file` (see `SearchFile`), and write them, with the
     evidence, into the folder `out`. `resume` resumes a search that is there, `force` discards it; `trials` takes
     the place of the file's. `workers` candidates are tried at once, each with `threads` threads, in processes of their
     own or, with `ray`, on a cluster. Raises WeightsmithError; for everything that can be known then, before the first
-    candidate is merged."""
+    candidate is merged.
+
+    >>> summary = ws.search("search.yml", "found", trials=3)
+    >>> ws.merge(summary.best.recipe, "best").method
+    'task_arithmetic'
+    """
     started = time.monotonic()
     file = _read(Path(search_file))
     config = file.validate(SearchFile)
@@ -107,15 +112,27 @@ def search(
             _try_all(study, config, setup, pool, objectives, log, on_progress)
         best = study.best
         if best is None:
-            raise SearchError(f"{folder}: no candidate was scored; {_why(study.trials)}")
+            raise SearchError(f"{folder}: no candidate was scored; {_why(study.trials)}", path=folder)
         for warning in worker_of(setup).live.plan(best.tree).warnings:
             log(f"warning: the winner: {warning}")
         log("scoring the held-out part")
         final = final_scores(setup, objectives, study.trials, best, recipe.tree, models_digest, log)
         files = write_results(folder, file, study, spaces, objectives, best, final, len(study.trials))
+    found_trials = tuple(_portable(trial, file.path.parent) for trial in study.trials)
     return SearchSummary(
-        folder, tuple(study.trials), best, tuple(objectives), final, tuple(files), time.monotonic() - started
+        folder,
+        found_trials,
+        _portable(best, file.path.parent),
+        tuple(objectives),
+        final,
+        tuple(files),
+        time.monotonic() - started,
     )
+
+
+def _portable(trial: Trial, folder: Path) -> Trial:
+    """With models that are found from the working directory, not from the search file's folder."""
+    return replace(trial, tree=portable_recipe(trial.tree, folder))
 
 
 def _read(path: Path) -> YamlFile:
@@ -127,7 +144,7 @@ def _read(path: Path) -> YamlFile:
     def layers(reference: str) -> int:
         return count_layers(open_model(reference, beside=path.parent).checkpoint.tensors)
 
-    return parse_yaml(path, recipe_text(search_tree(file, layers)))
+    return parse_yaml(path, dump_yaml(search_tree(file, layers)))
 
 
 def _try_all(
@@ -137,7 +154,7 @@ def _try_all(
     pool: Workers,
     objectives: Sequence[Objective],
     log: Log,
-    on_progress: Progress,
+    on_progress: OnProgress,
 ) -> None:
     """Run trials until their number or the time is used up. Raises SearchError where nothing but failures comes."""
     began, limit = time.monotonic(), config.trials or (None if config.seconds else DEFAULT_TRIALS)
@@ -160,7 +177,7 @@ def _try_all(
             room -= 1
         if not running:
             return
-        on_progress("tried", len(trials), limit or 0)
+        on_progress(Progress("searching", len(trials), limit or 0, "trials"))
         finished, _ = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
         for future in finished:
             trial_request = running.pop(future)
@@ -192,8 +209,10 @@ def _methods(recipe: YamlFile, spaces: Sequence[Space]) -> list[str]:
     chosen = next((list(space.options) for space in spaces if space.keys == ("merge_method",)), None)
     methods = chosen or [str(recipe.tree.get("merge_method", ""))]
     for method in methods:
-        if method not in METHODS:
-            raise recipe.error(["merge_method"], f"unknown merge_method {method!r}{nearest(str(method), METHODS)}")
+        if find_method(str(method)) is None:
+            raise recipe.error(
+                ["merge_method"], f"unknown merge_method {method!r}{nearest(str(method), method_names())}"
+            )
     return [str(method) for method in methods]
 
 
@@ -223,9 +242,11 @@ def _models_digest(recipe: YamlFile, folder: Path) -> str:
 def _folder(out: Path, *, resume: bool, force: bool) -> Path:
     exists = (out / DATABASE).exists()
     if resume and not exists:
-        raise OutputError(f"{out}: there is no search to resume")
+        raise OutputError(f"{out}: there is no search to resume", path=out)
     if exists and not (resume or force):
-        raise OutputError(f"{out}: holds a search already; resume it with --resume, or discard it with --force")
+        raise OutputError(
+            f"{out}: holds a search already; resume it with --resume, or discard it with --force", path=out
+        )
     if (
         out.exists()
         and not exists
@@ -233,12 +254,12 @@ def _folder(out: Path, *, resume: bool, force: bool) -> Path:
         and not force
     ):
         raise OutputError(
-            f"{out}: exists and is not the folder of a search; choose another, or replace it with --force"
+            f"{out}: exists and is not the folder of a search; choose another, or replace it with --force", path=out
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{out}: cannot be created: {error.strerror}") from error
+        raise OutputError(f"{out}: cannot be created: {error.strerror}", path=out) from error
     if force and not resume:
         with search_lock(out):
             discard(out)

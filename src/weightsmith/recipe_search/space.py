@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.files.yaml_file import YamlFile
-from weightsmith.methods.registry import METHODS
+from weightsmith.methods.registry import METHODS, method_names
 
 SPACE_TYPES = ("uniform", "loguniform", "int", "choice")
 DENSITY_STEP = 0.001  # bounds of task vectors are known for these densities
@@ -169,7 +169,7 @@ def _check_place(file: YamlFile, keys: Keys, name: str, space_type: str) -> None
         return
     if parameter is None:
         raise file.error(keys, f"{name}: is not a number, so {space_type} cannot be searched for; use choice")
-    known = [p for method in METHODS.values() for p in method.parameters if p.name == parameter]
+    known = [p for name in method_names() for p in METHODS[name].parameters if p.name == parameter]
     if known and all(p.type is bool for p in known):
         raise file.error(
             keys, f"{name}: is true or false, so {space_type} cannot be searched for; use choice: [true, false]"

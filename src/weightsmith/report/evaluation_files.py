@@ -11,11 +11,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from weightsmith import __version__
 from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.evaluation.results.score_tables import autoeval_tables
 from weightsmith.evaluation.results.suite_result import ModelResult
 from weightsmith.files.write_whole import write_whole
+from weightsmith.version import __version__
 
 TABLES, TABLE = "evaluation.md", "evaluation.csv"
 

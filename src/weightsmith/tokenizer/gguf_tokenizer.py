@@ -23,13 +23,14 @@ def tokenizer_from_gguf(file: GGUFFile) -> tuple[Any, dict[str, Any]]:
         import tokenizers
     except ImportError as error:
         raise CheckpointError(
-            f"{file.path}: rebuilding the tokenizer of a GGUF file needs `pip install 'weightsmith[gguf]'`"
+            f"{file.path}: rebuilding the tokenizer of a GGUF file needs `pip install 'weightsmith[gguf]'`",
+            path=file.path,
         ) from error
     tokenizer_model = file.metadata.get("tokenizer.ggml.model")
     tokens = _texts(file, "tokenizer.ggml.tokens")
     types = file.metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     if len(types) != len(tokens):
-        raise CheckpointError(f"{file.path}: {len(tokens)} tokens have {len(types)} types")
+        raise CheckpointError(f"{file.path}: {len(tokens)} tokens have {len(types)} types", path=file.path)
     if tokenizer_model == "gpt2":
         tokenizer, bos = _byte_level(file, tokens)
     elif tokenizer_model == "llama":
@@ -38,7 +39,8 @@ def tokenizer_from_gguf(file: GGUFFile) -> tuple[Any, dict[str, Any]]:
         raise CheckpointError(
             f"{file.path}: its tokenizer has the type {tokenizer_model!r}, which cannot be rebuilt; known: gpt2, "
             "llama. "
-            "Use the model's safetensors folder instead"
+            "Use the model's safetensors folder instead",
+            path=file.path,
         )
     added = [
         tokenizers.AddedToken(token, special=type_ == _CONTROL, normalized=False)
@@ -62,7 +64,9 @@ def tokenizer_from_gguf(file: GGUFFile) -> tuple[Any, dict[str, Any]]:
 def _texts(file: GGUFFile, key: str) -> list[str]:
     value = file.metadata.get(key)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise CheckpointError(f"{file.path}: {key} is not a list of texts; the tokenizer cannot be rebuilt")
+        raise CheckpointError(
+            f"{file.path}: {key} is not a list of texts; the tokenizer cannot be rebuilt", path=file.path
+        )
     return value
 
 
@@ -75,20 +79,21 @@ def _byte_level(file: GGUFFile, tokens: list[str]) -> tuple[Any, bool]:
     if name not in known["names"]:
         raise CheckpointError(
             f"{file.path}: its pre-tokenizer is {name!r}, which cannot be rebuilt; known: {', '.join(known['names'])}. "
-            "Use the model's safetensors folder instead"
+            "Use the model's safetensors folder instead",
+            path=file.path,
         )
     merges = []
     for line in _texts(file, "tokenizer.ggml.merges"):
         cut = line.find(" ", 1)
         if cut < 0:
-            raise CheckpointError(f"{file.path}: {line!r} in tokenizer.ggml.merges is not a pair")
+            raise CheckpointError(f"{file.path}: {line!r} in tokenizer.ggml.merges is not a pair", path=file.path)
         merges.append((line[:cut], line[cut + 1 :]))
     whole_words_first = name in known["whole_words_first"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     try:
         tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=whole_words_first))
     except Exception as error:  # the library raises bare Exception, as for a merge of tokens that do not exist
-        raise CheckpointError(f"{file.path}: its BPE merges do not fit its tokens: {error}") from error
+        raise CheckpointError(f"{file.path}: its BPE merges do not fit its tokens: {error}", path=file.path) from error
     cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in known["patterns"][known["names"][name]]]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -103,7 +108,7 @@ def _sentencepiece(file: GGUFFile, tokens: list[str], types: list[int]) -> tuple
 
     scores = file.metadata.get("tokenizer.ggml.scores")
     if not isinstance(scores, list) or len(scores) != len(tokens):
-        raise CheckpointError(f"{file.path}: tokenizer.ggml.scores does not have one score per token")
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.scores does not have one score per token", path=file.path)
     vocabulary = {token: i for i, token in enumerate(tokens)}
     pairs: list[tuple[float, int, int, tuple[str, str]]] = []
     for token, score in zip(tokens, scores, strict=True):

@@ -68,7 +68,7 @@ def _from_json(path: Path) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
         return ids | {token: int(entry["id"]) for token, entry in added.items()}, added
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: not a tokenizer of the tokenizers library ({error!r}); download it again"
+            f"{path}: not a tokenizer of the tokenizers library ({error!r}); download it again", path=path
         ) from error
 
 
@@ -80,7 +80,7 @@ def _from_parts(folder: Path) -> tuple[dict[str, int], dict[str, dict[str, Any]]
         ids = {str(token): int(number) for token, number in (ids | added_rows).items()}
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{folder / 'vocab.json'}: not a list of tokens and numbers; download it again"
+            f"{folder / 'vocab.json'}: not a list of tokens and numbers; download it again", path=folder / "vocab.json"
         ) from error
     return ids, {token: {"content": token, "special": False, "normalized": True} for token in added_rows}
 
@@ -89,4 +89,4 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}; download it again") from error
+        raise CheckpointError(f"{path}: cannot be read: {error}; download it again", path=path) from error

@@ -25,7 +25,8 @@ class JoinedCheckpoint:
             if odd := part.tensors.keys() ^ parts[0].tensors.keys():
                 raise CheckpointError(
                     f"{file}: tensor {min(odd)!r} is in only one of this file and {files[0].name}; download the "
-                    "model again"
+                    "model again",
+                    path=file,
                 )
         for name, first in parts[0].tensors.items():
             infos = [part.tensors[name] for part in parts]

@@ -41,7 +41,8 @@ class LowRank:
         if (self.b.shape[0], self.a.shape[1]) != shape or self.a.shape[0] != self.b.shape[1]:
             raise CheckpointError(
                 f"{adapter}: {name!r} is B {list(self.b.shape)} @ A {list(self.a.shape)}, the base's weight is "
-                f"{list(shape)}; it was made for another model"
+                f"{list(shape)}; it was made for another model",
+                path=adapter,
             )
 
 
@@ -53,7 +54,7 @@ class LoraCheckpoint:
         self._low_rank: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # scale * B [out, r], A [r, in]
         for name, pair in read_adapter(adapter).items():
             if name not in base.tensors:
-                raise CheckpointError(f"{adapter}: adapts {name!r}, which the base model does not have")
+                raise CheckpointError(f"{adapter}: adapts {name!r}, which the base model does not have", path=adapter)
             pair.check_fits(adapter, name, base.tensors[name].shape)
             self._low_rank[name] = (pair.b * pair.scale, pair.a)
 
@@ -103,13 +104,14 @@ def _read_peft(adapter: Path) -> dict[str, LowRank]:
         match = _LORA.match(key)
         if not match:
             raise CheckpointError(
-                f"{adapter}: tensor {key!r} is not a LoRA matrix; only plain LoRA on linear layers is read"
+                f"{adapter}: tensor {key!r} is not a LoRA matrix; only plain LoRA on linear layers is read",
+                path=adapter,
             )
         sides.setdefault(match["module"], {})[match["side"]] = read_tensor(weights, key, torch.float32)
     low_rank = {}
     for module, pair in sides.items():
         if set(pair) != {"A", "B"}:
-            raise CheckpointError(f"{adapter}: {module!r} has only half of its LoRA pair")
+            raise CheckpointError(f"{adapter}: {module!r} has only half of its LoRA pair", path=adapter)
         a, b = pair["A"], pair["B"]
         if config.get("fan_in_fan_out"):
             a, b = b.T.contiguous(), a.T.contiguous()
@@ -125,19 +127,19 @@ def _read_gguf(adapter: Path) -> dict[str, LowRank]:
     file = _open_gguf(adapter)
     alpha = file.metadata.get("adapter.lora.alpha", 0.0)
     if not isinstance(alpha, float) or not math.isfinite(alpha):
-        raise CheckpointError(f"{adapter}: adapter.lora.alpha is {alpha!r}")
+        raise CheckpointError(f"{adapter}: adapter.lora.alpha is {alpha!r}", path=adapter)
     sides: dict[str, dict[str, torch.Tensor]] = {}
     for key in file.tensors:
         match = _LORA_GGUF.match(key)
         if not match or match["weight"].startswith("token_embd."):
             raise CheckpointError(
-                f"{adapter}: tensor {key!r} is not a LoRA matrix of a linear layer; only those are read"
+                f"{adapter}: tensor {key!r} is not a LoRA matrix of a linear layer; only those are read", path=adapter
             )
         sides.setdefault(match["weight"], {})[match["side"]] = read_tensor(file, key, torch.float32)
     low_rank = {}
     for name, pair in sides.items():
         if set(pair) != {"a", "b"} or any(side.ndim != 2 for side in pair.values()):
-            raise CheckpointError(f"{adapter}: {name!r} has only half of its LoRA pair")
+            raise CheckpointError(f"{adapter}: {name!r} has only half of its LoRA pair", path=adapter)
         low_rank[name] = LowRank(pair["a"], pair["b"], alpha / max(1, pair["b"].shape[1]) if alpha else 1.0)
     return low_rank
 
@@ -146,7 +148,7 @@ def _open_gguf(adapter: Path) -> GGUFFile:
     file = GGUFFile(adapter)
     types = (file.metadata.get("general.type"), file.metadata.get("adapter.type"))
     if types != ("adapter", "lora"):
-        raise CheckpointError(f"{adapter}: is a GGUF file, but not a LoRA adapter")
+        raise CheckpointError(f"{adapter}: is a GGUF file, but not a LoRA adapter", path=adapter)
     return file
 
 
@@ -155,7 +157,9 @@ def _open_weights(adapter: Path) -> WeightsFile:
     for name in ("adapter_model.safetensors", "adapter_model.bin"):
         if (adapter / name).exists():
             return open_weights(adapter / name)
-    raise CheckpointError(f"{adapter}: no adapter_model.safetensors in it; an adapter is a folder in peft's format")
+    raise CheckpointError(
+        f"{adapter}: no adapter_model.safetensors in it; an adapter is a folder in peft's format", path=adapter
+    )
 
 
 def _read_config(adapter: Path) -> dict[str, Any]:
@@ -163,14 +167,16 @@ def _read_config(adapter: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as an adapter's configuration: {error}") from error
+        raise CheckpointError(f"{path}: cannot be read as an adapter's configuration: {error}", path=path) from error
     if config.get("peft_type") != "LORA":
-        raise CheckpointError(f"{path}: peft_type is {config.get('peft_type')!r}; only LORA adapters are read")
+        raise CheckpointError(
+            f"{path}: peft_type is {config.get('peft_type')!r}; only LORA adapters are read", path=path
+        )
     for key in ("use_dora", "modules_to_save", "alora_invocation_tokens"):
         if config.get(key):
-            raise CheckpointError(f"{path}: {key} is set; merge this adapter into its base with peft first")
+            raise CheckpointError(f"{path}: {key} is set; merge this adapter into its base with peft first", path=path)
     if config.get("bias", "none") != "none":
-        raise CheckpointError(f"{path}: the adapter trains biases; merge it into its base with peft first")
+        raise CheckpointError(f"{path}: the adapter trains biases; merge it into its base with peft first", path=path)
     return config
 
 

@@ -25,7 +25,7 @@ def read_checksums(path: Path) -> dict[str, str]:
         return {str(name): str(digest) for name, digest in content["tensors"].items()}
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{path}: not there; `weightsmith merge` writes it beside the weights, as `unify` does"
+            f"{path}: not there; `weightsmith merge` writes it beside the weights, as `unify` does", path=path
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error!r}") from error
+        raise CheckpointError(f"{path}: cannot be read: {error!r}", path=path) from error

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.output.journal import Journal, Record
 from weightsmith.engine.output.resumable_folder import Scratch
-from weightsmith.engine.run_tensors import NotFinite, Progress, Tally
+from weightsmith.engine.run_tensors import NotFinite, OnBytes, Tally
 from weightsmith.planning.plan import TensorPlan
 
 # (tensors that are left, the shards, progress, what to call for each finished tensor) -> what was counted
-Runner = Callable[[Sequence[TensorPlan], ShardWriter, Progress, Callable[[str, Tally], None]], Tally]
+Runner = Callable[[Sequence[TensorPlan], ShardWriter, OnBytes, Callable[[str, Tally], None]], Tally]
 
 
 def run_journaled(
@@ -19,7 +19,7 @@ def run_journaled(
     run: Mapping[str, str],
     tensors: Sequence[TensorPlan],
     shard_bytes: int,
-    on_progress: Progress | None,
+    on_progress: OnBytes | None,
     runner: Runner,
 ) -> Tally:
     """Have `runner` make what an earlier run has not finished. `run` is what the journal says the run is. The shards

@@ -50,7 +50,8 @@ def resumable_folder(
                 changed = ", ".join(sorted(key for key in run if interrupted[0].get(key) != run[key])) or "the program"
                 raise OutputError(
                     f"{out}: a run that was interrupted lies in {folder}, and this is another one ({changed} changed "
-                    "since). Run that one again to resume it, or discard it with --restart"
+                    "since). Run that one again to resume it, or discard it with --restart",
+                    path=out,
                 )
             if not interrupted:
                 for entry in folder.iterdir():
@@ -79,7 +80,9 @@ def _only_process(out: Path, folder: Path) -> Iterator[None]:
         try:
             stack.enter_context(folder_lock(folder))
         except FolderInUse as error:
-            raise OutputError(f"{out}: another process is writing it; wait for it, or choose another folder") from error
+            raise OutputError(
+                f"{out}: another process is writing it; wait for it, or choose another folder", path=out
+            ) from error
         except OSError as error:
-            raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
+            raise OutputError(f"{out}: cannot be written: {error.strerror}", path=out) from error
         yield

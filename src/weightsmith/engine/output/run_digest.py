@@ -6,25 +6,26 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from weightsmith import __version__
 from weightsmith.checkpoint.weights_folder import find_weights
 from weightsmith.files.digests import digest
 from weightsmith.models.model import Model
 from weightsmith.planning.plan import Plan, TensorPlan
+from weightsmith.version import __version__
 
 _HEAD = 1 << 20  # bytes of a file of weights that are hashed: its header, with most files
 
 
 def run_digest(plan: Plan, shard_bytes: int, seed: int, device: str) -> dict[str, str]:
-    """`recipe`, `inputs` (names, sizes, times and first bytes of all files), `layout` of the output, `seed`, `device`
-    and `version`."""
+    """`recipe`, `inputs` (names, sizes, times and first bytes of all files), `layout` of the output, `seed`, `device`,
+    `version`, and the `method` where it is not one of ours."""
     return {
-        "recipe": digest(plan.loaded.file.text),
+        "recipe": digest(plan.recipe.file.text),
         "inputs": inputs_digest(plan.models.values()),
         "layout": _layout(plan.tensors, plan.config, shard_bytes),
         "seed": str(seed),
         "device": device,
         "version": __version__,
+        **({"method": plan.method.identity} if plan.method.identity else {}),
     }
 
 

@@ -15,8 +15,14 @@ from weightsmith.evaluation.settings import EvaluationSettings
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All models on all suites. `base` and `parents` are labels: each model is compared with the base, and each that is
-    no parent with the parent that is best."""
+    """All models on all suites; what `evaluate` returns.
+
+    `base` and `parents` are labels: each model is compared with the base, and each that is no parent with the parent
+    that is best.
+
+    >>> ws.evaluate(["base", "coder"], questions=["skill.jsonl"]).labels
+    ('base', 'coder')
+    """
 
     suites: tuple[SuiteResult, ...]
     settings: EvaluationSettings
@@ -41,7 +47,9 @@ class Evaluation:
         For pairs that `comparisons` has, these are the same numbers. Any other pair is corrected (Holm) together with
         those. Raises EvaluationError for an unknown label.
 
-        Example: `[c.verdict for c in result.compare("merged", "base")]`
+        >>> result = ws.evaluate(["base", "coder"], questions=["skill.jsonl"])
+        >>> [comparison.questions for comparison in result.compare("coder", "base")]
+        [24]
         """
         for name in (label, other):
             if name not in self.labels:

@@ -25,7 +25,8 @@ class Questions:
     it has one. `name`: in tables, by default the file's; `limit`: use the first so many questions. Raises
     EvaluationError naming file and line.
 
-    Example: `weightsmith.evaluate(["phi-2", "merged"], tasks=[weightsmith.Questions("skill.jsonl")])`
+    >>> len(ws.Questions("skill.jsonl").prompts)
+    24
     """
 
     def __init__(
@@ -82,10 +83,10 @@ def _load(path: Path) -> list[tuple[str, str]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise EvaluationError(f"{path}:{number}: not valid JSON: {error}") from error
+            raise EvaluationError(f"{path}:{number}: not valid JSON: {error}", path=path, line=number) from error
         if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ("prompt", "target")):
-            raise EvaluationError(f"{path}:{number}: needs the strings 'prompt' and 'target'")
+            raise EvaluationError(f"{path}:{number}: needs the strings 'prompt' and 'target'", path=path, line=number)
         questions.append((row["prompt"], row["target"]))
     if not questions:
-        raise EvaluationError(f"{path}: it holds no question")
+        raise EvaluationError(f"{path}: it holds no question", path=path)
     return questions

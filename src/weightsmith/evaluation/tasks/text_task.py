@@ -24,7 +24,8 @@ class Text:
     `name`: in tables, by default the file's; `limit`: use the first so many windows; `divisible`: cut a text that is
     too short for two windows into eight pieces, so that a part of it can be held out. Raises EvaluationError.
 
-    Example: `weightsmith.evaluate(["phi-2", "merged"], tasks=[weightsmith.Text("novel.txt")])`
+    >>> ws.Text("novel.txt").name
+    'novel'
     """
 
     metric, higher_is_better, factor = "perplexity", False, None
@@ -37,7 +38,7 @@ class Text:
         self._limit, self._divisible = limit, divisible
         self._text = read_data(self.path)
         if not self._text.strip():
-            raise EvaluationError(f"{self.path}: it holds no text")
+            raise EvaluationError(f"{self.path}: it holds no text", path=self.path)
         self._windows: dict[str, list[np.ndarray]] = {}  # by tokenizer
 
     def count(self, tokens: TextTokens) -> int:
@@ -53,7 +54,7 @@ class Text:
             pieces = [ids[start : start + size] for start in range(0, len(ids), size)]
             windows = [piece for piece in pieces if len(piece) > 1]
             if not windows:
-                raise EvaluationError(f"{self.path}: the text is a single token")
+                raise EvaluationError(f"{self.path}: the text is a single token", path=self.path)
             self._windows[key] = windows[: self._limit]
         return self._windows[key]
 
@@ -73,6 +74,6 @@ def read_data(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise EvaluationError(f"{path}: no such file") from error
+        raise EvaluationError(f"{path}: no such file", path=path) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"{path}: cannot be read as text: {error}") from error
+        raise EvaluationError(f"{path}: cannot be read as text: {error}", path=path) from error

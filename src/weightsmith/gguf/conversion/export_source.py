@@ -113,7 +113,7 @@ def open_source(job: ExportJob) -> ExportSource:
 def source_of_plan(plan: Plan, seed: int, *, tolerant: bool = False) -> ExportSource:
     """A merge, bit for bit what `merge` would write."""
     files = tuple(file for model in plan.models.values() for file in model.files)
-    path = plan.loaded.file.path
+    path = plan.recipe.file.path
     return ExportSource(
         str(path),
         path.stem,

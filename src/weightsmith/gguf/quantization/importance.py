@@ -74,7 +74,7 @@ def read_importance(path: Path) -> Importance:
         with path.open("rb") as file:
             head = file.read(4)
     except OSError as error:
-        raise ExportError(f"{path}: {error.strerror}") from error
+        raise ExportError(f"{path}: {error.strerror}", path=path) from error
     return _read_gguf(path) if head == b"GGUF" else _read_binary(path)
 
 
@@ -85,7 +85,7 @@ def _read_gguf(path: Path) -> Importance:
         raise ExportError(str(error)) from error
     names = [name.removesuffix(SUMS) for name in file.tensors if name.endswith(SUMS)]
     if file.metadata.get("general.type") != "imatrix" or not names:
-        raise ExportError(f"{path}: is a GGUF file, but not an importance matrix")
+        raise ExportError(f"{path}: is a GGUF file, but not an importance matrix", path=path)
     importance = Importance({}, {}, "", 0, int(file.metadata.get("imatrix.chunk_size") or 0))
     importance.dataset = ", ".join(map(str, file.metadata.get("imatrix.datasets") or []))
     importance.chunks = int(file.metadata.get("imatrix.chunk_count") or 0)
@@ -93,7 +93,7 @@ def _read_gguf(path: Path) -> Importance:
         for suffix, into in ((SUMS, importance.sums), (COUNTS, importance.counts)):
             info = file.tensors.get(name + suffix)
             if info is None:
-                raise ExportError(f"{path}: {name} has no {suffix[1:]}")
+                raise ExportError(f"{path}: {name} has no {suffix[1:]}", path=path)
             values = np.empty(info.numel, np.float32)
             file.read(name + suffix, 0, info.numel, values)
             into[name] = values.reshape(info.shape) if suffix == SUMS else values
@@ -102,7 +102,8 @@ def _read_gguf(path: Path) -> Importance:
         if len(importance.sums[name]) != len(importance.counts[name]):
             raise ExportError(
                 f"{path}: {name} has sums of {len(importance.sums[name])} matrices, counts of "
-                f"{len(importance.counts[name])}"
+                f"{len(importance.counts[name])}",
+                path=path,
             )
     return importance
 
@@ -117,7 +118,7 @@ def _read_binary(path: Path) -> Importance:
         nonlocal offset
         size = struct.calcsize(form)
         if offset + size > len(content):
-            raise ExportError(f"{path}: not an importance matrix, or cut short")
+            raise ExportError(f"{path}: not an importance matrix, or cut short", path=path)
         offset += size
         return struct.unpack_from(form, content, offset - size)
 
@@ -128,13 +129,13 @@ def _read_binary(path: Path) -> Importance:
         (name,) = take(f"<{max(length, 0)}s")
         calls, values = take("<ii")
         if length <= 0 or values <= 0 or calls <= 0 or offset + 4 * values > len(content):
-            raise ExportError(f"{path}: not an importance matrix, or cut short")
+            raise ExportError(f"{path}: not an importance matrix, or cut short", path=path)
         label = name.decode(errors="replace")
         importance.sums[label] = np.frombuffer(content, np.float32, values, offset)[None]
         importance.counts[label] = np.array([calls], np.float32)
         offset += 4 * values
     if not importance.sums:
-        raise ExportError(f"{path}: not an importance matrix: it has no entries")
+        raise ExportError(f"{path}: not an importance matrix: it has no entries", path=path)
     if offset + 8 <= len(content):
         importance.chunks, length = take("<ii")
         importance.dataset = content[offset : offset + max(length, 0)].decode(errors="replace")

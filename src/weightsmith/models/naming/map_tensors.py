@@ -39,14 +39,16 @@ def map_rows(
             if matches:
                 raise CheckpointError(
                     f"{path}: tensor {source!r} lies outside the {layers} layers that config.json names; one of them "
-                    "belongs to another model; download both again"
+                    "belongs to another model; download both again",
+                    path=path,
                 )
             if reason := buffer_reason(source, info):
                 left_out[source] = reason
                 continue
             raise CheckpointError(
                 f"{path}: tensor {source!r} has no place in the layout {scheme.name} of the other names; if "
-                "two layouts are mixed in it, remove the files of one, else download it again"
+                "two layouts are mixed in it, remove the files of one, else download it again",
+                path=path,
             )
         for rule, match in in_range:
             parts = match.groupdict()
@@ -56,7 +58,8 @@ def map_rows(
             if name in maps and maps[name].sources != sources:
                 raise CheckpointError(
                     f"{path}: tensors {maps[name].sources[0]!r} and {source!r} are both {name!r}; remove the one that "
-                    "is not of this model"
+                    "is not of this model",
+                    path=path,
                 )
             layout = rule.layout or {}
             transposed, add = layout.get("transpose", False), layout.get("add", 0.0)
@@ -65,7 +68,8 @@ def map_rows(
         for source in row_map.sources:
             if source not in tensors:
                 raise CheckpointError(
-                    f"{path}: tensor {source!r} is missing; {name!r} is made from it; download the model again"
+                    f"{path}: tensor {source!r} is missing; {name!r} is made from it; download the model again",
+                    path=path,
                 )
     return maps, left_out
 
@@ -84,7 +88,7 @@ def map_rows_back(scheme: Scheme, path: Path, tensors: Mapping[str, TensorInfo],
             if match := rule.canonical.fullmatch(name):
                 break
         else:
-            raise CheckpointError(f"{path}: tensor {name!r} has no place in the layout {scheme.name}")
+            raise CheckpointError(f"{path}: tensor {name!r} has no place in the layout {scheme.name}", path=path)
         parts = match.groupdict()
         number = int(parts.get("n", 0))
         sources = tuple(_fill(part, number, parts.get("w"), layers, rule.shift) for part in rule.sources)
@@ -101,12 +105,14 @@ def map_rows_back(scheme: Scheme, path: Path, tensors: Mapping[str, TensorInfo],
         rows = _rows(rule, path, sources[0], TensorInfo(shapes[sources[0]], info.dtype), sizes)
         count = sum(row_counts) if rows is None else len(rows)
         if info.shape and count != info.shape[0]:
-            raise CheckpointError(f"{path}: tensor {name!r} has {info.shape[0]} rows, config.json asks for {count}")
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has {info.shape[0]} rows, config.json asks for {count}", path=path
+            )
         maps[name] = RowMap(sources, rows, transposed, layout.get("add", 0.0))
     try:
         return {name.removeprefix(scheme.bare_of): row_map for name, row_map in invert(maps, shapes).items()}
     except ValueError as error:
-        raise CheckpointError(f"{path}: cannot be written as {scheme.name}: {error}") from error
+        raise CheckpointError(f"{path}: cannot be written as {scheme.name}: {error}", path=path) from error
 
 
 def _fill(template: str, number: int, weight_or_bias: str | None, layers: int, shift: int) -> str:
@@ -130,7 +136,8 @@ def _rows(rule: Rule, path: Path, source: str, info: TensorInfo, sizes: Mapping[
         raise CheckpointError(
             f"{path}: tensor {source!r} has the shape {list(info.shape)}; its rows do not divide into "
             f"{' x '.join(map(str, rule.layout['view']))} = {' x '.join(map(str, view))}, which config.json asks for; "
-            "one of them belongs to another model; download both again"
+            "one of them belongs to another model; download both again",
+            path=path,
         )
     rows = np.arange(info.shape[0]).reshape(view)
     for axis, kept in enumerate(rule.layout.get("take", [])):

@@ -54,7 +54,7 @@ def translate_config(
             if config.get(key) is not None:
                 continue  # `when` or `shape` knows it
             if key not in rules["default"]:
-                raise CheckpointError(f"{path}: the key {name} is missing")
+                raise CheckpointError(f"{path}: the key {name} is missing", path=path)
             value = rules["default"][key]
             if isinstance(value, str):
                 value = evaluate_size(value, config)

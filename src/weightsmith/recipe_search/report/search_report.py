@@ -9,9 +9,8 @@ from typing import Any
 
 from weightsmith.errors import ReportError
 from weightsmith.evaluation.task import mean
-from weightsmith.files.yaml_file import YamlFile
+from weightsmith.files.yaml_file import YamlFile, dump_yaml
 from weightsmith.machine import describe_machine
-from weightsmith.recipe_search.candidate_recipe import recipe_text
 from weightsmith.recipe_search.objectives import Objective, value
 from weightsmith.recipe_search.report.final_scores import FinalScores
 from weightsmith.recipe_search.space import Space
@@ -70,7 +69,7 @@ def search_report(
         plots=plots,
         counts=counts,
         best=best,
-        recipe=recipe_text(best.tree),
+        recipe=dump_yaml(best.tree),
         objectives=objectives,
         rows=rows,
         gains=final.gains,

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.files.write_whole import write_whole
-from weightsmith.files.yaml_file import YamlFile
-from weightsmith.recipe_search.candidate_recipe import recipe_text
+from weightsmith.files.yaml_file import YamlFile, dump_yaml
+from weightsmith.recipe_search.candidate_recipe import portable_recipe
 from weightsmith.recipe_search.objectives import Objective, value
 from weightsmith.recipe_search.report.final_scores import ANSWERS, FinalScores
 from weightsmith.recipe_search.report.search_report import search_report
@@ -35,7 +35,7 @@ def write_results(
     """Raises ReportError."""
     head = f"# Candidate {best.number} of {count} of {file.path.name}: the best one found.\n"
     contents = {
-        "best.yml": head + recipe_text(_portable(best.tree, file.path.parent)),
+        "best.yml": head + dump_yaml(portable_recipe(best.tree, file.path.parent)),
         "trials.csv": _table(study.trials, spaces, objectives),
         "summary.json": json.dumps(_summary(best, objectives, final), indent=2) + "\n",
         "report.html": search_report(file, study, spaces, objectives, best, final),
@@ -54,32 +54,9 @@ def write_top(folder: Path, search_file: Path, trials: Sequence[Trial], count: i
     """`top-1.yml`, ...: the recipes of the best complete candidates, best first."""
     written = []
     for rank, trial in enumerate(by_score(trials)[:count], start=1):
-        recipe = recipe_text(_portable(trial.tree, search_file.parent))
+        recipe = dump_yaml(portable_recipe(trial.tree, search_file.parent))
         written.append(write_whole(folder / f"top-{rank}.yml", f"# Candidate {trial.number}\n" + recipe))
     return written
-
-
-def _portable(node: Any, home: Path) -> Any:
-    """Model references that are relative to the search file's folder, as absolute paths: a recipe is read in another
-    folder."""
-    if isinstance(node, dict):
-        return {
-            key: _absolute(value, home)
-            if key in ("model", "base_model") and isinstance(value, str)
-            else _portable(value, home)
-            for key, value in node.items()
-        }
-    return [_portable(value, home) for value in node] if isinstance(node, list) else node
-
-
-def _absolute(reference: str, home: Path) -> str:
-    parts = []
-    for part in reference.split("+"):
-        here, beside_file = Path(part), home / part
-        parts.append(
-            str((here if here.exists() else beside_file).resolve()) if here.exists() or beside_file.exists() else part
-        )
-    return "+".join(parts)
 
 
 def _table(trials: Sequence[Trial], spaces: Sequence[Space], objectives: Sequence[Objective]) -> str:

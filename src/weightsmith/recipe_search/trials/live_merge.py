@@ -18,13 +18,11 @@ from weightsmith.engine.run_tensors import RunSettings
 from weightsmith.evaluation.backends.transformers.live_model import fill_model
 from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
 from weightsmith.evaluation.backends.transformers.unwritten_model import UnwrittenModel
-from weightsmith.files.yaml_file import parse_yaml
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
 from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan, TensorPlan
-from weightsmith.recipe.recipe import LoadedRecipe, load_recipe
-from weightsmith.recipe_search.candidate_recipe import recipe_text
+from weightsmith.recipe.recipe import Recipe
 from weightsmith.recipe_search.trials.bound_table import BoundTable
 from weightsmith.recipe_search.trials.input_cache import InputCache
 
@@ -59,8 +57,8 @@ class LiveMerge:
         """Raises RecipeError, CheckpointError or PlanError."""
         return make_plan(self.load(tree), opener=self._open)
 
-    def load(self, tree: Mapping[str, Any]) -> LoadedRecipe:
-        return load_recipe(parse_yaml(self._path, recipe_text(tree)))
+    def load(self, tree: Mapping[str, Any]) -> Recipe:
+        return Recipe.from_dict(tree, path=self._path)
 
     def become(self, plan: Plan) -> Merged:
         """Have `backend` be the merge. Raises MergeError or EvaluationError."""
@@ -69,8 +67,8 @@ class LiveMerge:
             plan.home.reference,
             plan.config,
             [(t.name, t.info, t.round_to) for t in plan.tensors],
-            plan.loaded.recipe.tokenizer_source,
-            plan.loaded.recipe.tokenizer,
+            plan.recipe.schema.tokenizer_source,
+            plan.recipe.schema.tokenizer,
         )
         if frame != self._frame:
             self._frame, self._computed_from = None, {}

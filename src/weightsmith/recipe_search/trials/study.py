@@ -46,7 +46,8 @@ def search_lock(folder: Path) -> Iterator[None]:
         except FolderInUse as error:
             raise SearchError(
                 f"{folder}: another search (process {error.owner or 'unknown'}) is running there; wait for it, or give "
-                "another folder"
+                "another folder",
+                path=folder,
             ) from None
         yield
 
@@ -216,7 +217,8 @@ class Study:
             cause = getattr(error.__cause__, "orig", None) or getattr(error, "orig", None) or error
             raise SearchError(
                 f"{self._path}: cannot be used ({_first_line(cause)}); if another program holds it, close that and "
-                "resume with --resume"
+                "resume with --resume",
+                path=self._path,
             ) from error
 
     def _check_same(self, settings: dict[str, Any]) -> None:
@@ -227,7 +229,8 @@ class Study:
         elif before != settings:
             key = next(key for key in settings if before.get(key) != settings[key])
             raise SearchError(
-                f"{self._path}: was made with another `{key}`; set it back, or discard the search with --force"
+                f"{self._path}: was made with another `{key}`; set it back, or discard the search with --force",
+                path=self._path,
             )
 
     def _lost(self) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weightsmith.evaluation.task import Answer
+from weightsmith.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Trial:
     error: str
     merge_seconds: float
     ask_seconds: float
+
+    @property
+    def recipe(self) -> Recipe:
+        """The candidate's recipe, ready to be merged. Raises RecipeError for one that failed because of it."""
+        return Recipe.from_dict(self.tree)
 
 
 def by_score(trials: Sequence[Trial]) -> list[Trial]:

@@ -47,7 +47,7 @@ class LlamaCppBackend:
         if memory:
             weights = path.stat().st_size
             if memory < weights:
-                raise EvaluationError(f"{path}: it takes {weights / 1e9:.2f} GB, more than --memory allows")
+                raise EvaluationError(f"{path}: it takes {weights / 1e9:.2f} GB, more than --memory allows", path=path)
             self._cells = (memory - weights) // 2 // self._model.bytes_per_position
             logits_bytes = 4 * self._model.vocabulary_size
             self._pack = min(PACK, max(_LEAST_PACK, (memory - weights) // 4 // logits_bytes))
@@ -83,7 +83,8 @@ class LlamaCppBackend:
         if 2 * longest > self._cells:  # its stems, and a pack that holds one answer of its own
             raise EvaluationError(
                 f"{self._path}: memory leaves room for keys and values of {self._cells} tokens, but a request of "
-                f"{longest} tokens needs twice its own length"
+                f"{longest} tokens needs twice its own length",
+                path=self._path,
             )
         pack = min(self._pack, self._cells - longest)
         sequences = min(SEQUENCES, self._pack - 1)  # llama.cpp wants a token per sequence in a full batch
@@ -158,7 +159,9 @@ class LlamaCppBackend:
         if not isinstance(error, MemoryError):
             raise error
         if self._pack == _LEAST_PACK:
-            raise EvaluationError(f"{self._path}: not enough memory even for {_LEAST_PACK} tokens at a time") from error
+            raise EvaluationError(
+                f"{self._path}: not enough memory even for {_LEAST_PACK} tokens at a time", path=self._path
+            ) from error
         self._pack, self._parallel = max(_LEAST_PACK, self._pack // 2), max(1, self._parallel // 2)
         self._log(f"{self._path}: out of memory; continuing with batches half as large ({self._pack} tokens)")
 

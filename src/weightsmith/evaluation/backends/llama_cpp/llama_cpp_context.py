@@ -85,7 +85,7 @@ class LlamaCppContext:
             if code in (_NO_ROOM, _NOT_ALLOCATED):
                 raise MemoryError(f"{self._path}: llama.cpp has no room for {len(entries)} tokens")
             if code:
-                raise EvaluationError(f"{self._path}: llama.cpp stopped with code {code}")
+                raise EvaluationError(f"{self._path}: llama.cpp stopped with code {code}", path=self._path)
             return [self._logits(i) for i, entry in enumerate(entries) if entry[3]]
         finally:
             self._library.llama_batch_free(batch)

@@ -41,7 +41,9 @@ class LlamaCppTokens:
         out = (self._library.llama_token * room)()
         count = self._library.llama_tokenize(self._vocabulary, raw, len(raw), out, room, special, True)
         if count < 0:
-            raise EvaluationError(f"{self._path}: llama.cpp cannot tokenize a text of {len(raw)} bytes")
+            raise EvaluationError(
+                f"{self._path}: llama.cpp cannot tokenize a text of {len(raw)} bytes", path=self._path
+            )
         return np.array(out[:count], np.int32)
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
@@ -53,7 +55,7 @@ class LlamaCppTokens:
 
     def chat(self, messages: Messages, *, answer: bool = True) -> str:
         if not self.template:
-            raise EvaluationError(f"{self._path}: no chat template in it")
+            raise EvaluationError(f"{self._path}: no chat template in it", path=self._path)
         return chat_text(self.template, messages, bos=self._text(self.bos), eos=self._text(self.eos), answer=answer)
 
     def _text(self, token: int | None) -> str:

@@ -77,4 +77,4 @@ def _load(home: Path) -> Any:
         return AutoTokenizer.from_pretrained(str(home), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise EvaluationError(f"{home}: its tokenizer cannot be loaded: {reason}") from error
+        raise EvaluationError(f"{home}: its tokenizer cannot be loaded: {reason}", path=home) from error

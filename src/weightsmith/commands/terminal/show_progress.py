@@ -1,0 +1,99 @@
+"""Progress: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from weightsmith.progress import OnProgress, Progress, no_progress
+from weightsmith.units import show_size
+
+SECONDS_BETWEEN_LINES = 10.0
+
+Log = Callable[[str], None]
+
+
+@contextmanager
+def show_progress(*, quiet: bool) -> Iterator[tuple[Log, OnProgress]]:
+    """Yields a function that prints a line, and one that shows how far the current stage is; the two never mix on one
+    line. Nothing is printed if `quiet`."""
+    if quiet:
+        yield lambda line: None, no_progress
+    elif sys.stderr.isatty():
+        with _bar() as functions:
+            yield functions
+    else:
+        yield lambda line: print(line, file=sys.stderr, flush=True), _Lines()
+
+
+@contextmanager
+def _bar() -> Iterator[tuple[Log, OnProgress]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}"),
+        TimeRemainingColumn(),
+    )
+    clock = _Clock()
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, amount="", visible=False)
+
+        def update(progress: Progress) -> None:
+            if clock.begins(progress):
+                bar.reset(task, total=progress.total or None, visible=True)
+            amount = _amount(progress, clock.rate(progress))
+            bar.update(
+                task, description=progress.stage, completed=progress.done, total=progress.total or None, amount=amount
+            )
+
+        yield lambda line: bar.console.print(line, markup=False, highlight=False), update
+
+
+class _Lines:
+    """A line when a stage has run for some seconds, and then once in as many."""
+
+    def __init__(self) -> None:
+        self._clock, self._last = _Clock(), time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        self._clock.begins(progress)
+        if time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = time.monotonic()
+        rate = self._clock.rate(progress)
+        left = f", {(progress.total - progress.done) / rate:.0f} s left" if rate and progress.total else ""
+        print(f"{progress.stage}: {_amount(progress, rate)}{left}", file=sys.stderr, flush=True)
+
+
+class _Clock:
+    """When a stage began, and how fast it is since."""
+
+    def __init__(self) -> None:
+        self._stage, self._began, self._first = "", 0.0, 0
+
+    def begins(self, progress: Progress) -> bool:
+        """Whether this is another stage than before."""
+        if progress.stage == self._stage and progress.done >= self._first:
+            return False
+        self._stage, self._began, self._first = progress.stage, time.monotonic(), progress.done
+        return True
+
+    def rate(self, progress: Progress) -> float | None:
+        """Units per second; None at the beginning."""
+        seconds = time.monotonic() - self._began
+        return (progress.done - self._first) / seconds if seconds > 1 and progress.done > self._first else None
+
+
+def _amount(progress: Progress, rate: float | None) -> str:
+    """`1.20 GB of 5.00 GB, 350 MB/s` or `12 of 60 trials`"""
+    if progress.unit != "bytes":
+        of = f" of {progress.total}" if progress.total else ""
+        return f"{progress.done}{of} {progress.unit}"
+    text = f"{show_size(progress.done)} of {show_size(progress.total)}"
+    return f"{text}, {show_size(int(rate))}/s" if rate else text
