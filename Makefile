@@ -25,6 +25,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check src tests scripts benchmarks
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/deptry src
 
 docs: $(VENV)/docs
 	$(BIN)/mkdocs build --strict --site-dir build/site

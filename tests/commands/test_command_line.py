@@ -42,7 +42,19 @@ def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
 def test_every_command_explains_itself(command: str) -> None:
     done = weightsmith_process(command, "--help")
     assert done.returncode == 0
-    assert f"Example: weightsmith {command}" in done.stdout
+    assert f"Example: weightsmith {command}" in done.stdout.splitlines()[2]  # before all else
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    def completed(words: str, position: int) -> list[str]:
+        shell = {"_WEIGHTSMITH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(position)}
+        script = Path(sys.executable).with_name("weightsmith")
+        done = subprocess.run([script], capture_output=True, text=True, check=False, env=os.environ | shell)
+        return done.stdout.split()
+
+    assert completed("weightsmith me", 1) == ["merge"]
+    assert "--out-shard-size" in completed("weightsmith merge --out", 2)
+    assert "complete_bash" in weightsmith_process("--show-completion", "bash").stdout
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -61,7 +61,16 @@ def test_what_chance_does_is_told(chat_models: Path, tmp_path: Path) -> None:
     result = weightsmith.ablate(path, tmp_path / "out", texts=[str(tmp_path / "text.txt")], blocks=1)
     assert {p for row in result.p["b"] for p in row} == {1.0}
     assert min(p for row in result.p["a"] for p in row) < 0.05
+    assert all(
+        c >= p
+        for label in "ab"
+        for a, b in zip(result.p_holm[label], result.p[label], strict=True)
+        for c, p in zip(a, b, strict=True)
+    )
     table = list(csv.DictReader((tmp_path / "out" / "ablation.csv").open()))
+    assert [float(row["text: p (Holm)"]) for row in table[1:]] == [
+        p for name in "ab" for row in result.p_holm[name] for p in row
+    ]
     assert [float(row["text: p"]) for row in table[1:]] == [p for name in "ab" for row in result.p[name] for p in row]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from weightsmith.checkpoint.dtypes import convert, numpy_dtypes
 from weightsmith.errors import CheckpointError
+from weightsmith.files.system_calls import BINARY, bytes_at, read_at
 
 
 class RangeFile:
@@ -18,7 +19,7 @@ class RangeFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._fd = os.open(path, os.O_RDONLY)
+            self._fd = os.open(path, os.O_RDONLY | BINARY)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be opened: {error.strerror}", path=path) from error
         self.size = os.fstat(self._fd).st_size
@@ -32,7 +33,7 @@ class RangeFile:
         view = out.view(np.uint8).data
         done = 0
         while done < len(view):
-            count = os.preadv(self._fd, [view[done:]], offset + done)
+            count = read_at(self._fd, view[done:], offset + done)
             if count == 0:
                 raise CheckpointError(f"{self.path}: the file became shorter while it was read", path=self.path)
             done += count
@@ -47,7 +48,7 @@ class RangeFile:
         convert(raw, out)
 
     def bytes_at(self, offset: int, count: int) -> bytes:
-        return os.pread(self._fd, count, offset)
+        return bytes_at(self._fd, count, offset)
 
 
 class _Memory(threading.local):

@@ -14,6 +14,7 @@ from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.dtypes import ITEM_SIZES
 from weightsmith.checkpoint.weights_folder import INDEX, SINGLE
 from weightsmith.errors import OutputError
+from weightsmith.files.system_calls import BINARY, bytes_at, reserve, sync_data, write_at
 
 
 class ShardWriter:
@@ -68,29 +69,27 @@ class ShardWriter:
             self._where[name] = (len(self._fds), start + begin)
         if self._resumed:
             return self._open(path, head, start + offset)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o644)
         self._fds.append(fd)
         os.write(fd, head)
         try:
             if offset:
-                os.posix_fallocate(fd, start, offset)
+                reserve(fd, path.parent, start, offset)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise OutputError(
                     f"{path.parent}: the disk is full: {offset:,} more bytes are needed", path=path.parent
                 ) from error
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-            os.ftruncate(fd, start + offset)
+            raise
 
     def _open(self, path: Path, head: bytes, size: int) -> None:
         try:
-            self._fds.append(os.open(path, os.O_RDWR))
+            self._fds.append(os.open(path, os.O_RDWR | BINARY))
         except OSError as error:
             raise OutputError(
                 f"{path}: left by an interrupted run, cannot be opened: {error.strerror}; use --restart", path=path
             ) from error
-        if os.fstat(self._fds[-1]).st_size != size or os.pread(self._fds[-1], len(head), 0) != head:
+        if os.fstat(self._fds[-1]).st_size != size or bytes_at(self._fds[-1], len(head), 0) != head:
             raise OutputError(
                 f"{path}: was changed since its run was interrupted; discard it with --restart", path=path
             )
@@ -100,18 +99,12 @@ class ShardWriter:
         thread may call it."""
         number, offset = self._where[name]
         fd = self._fds[number]
-        view = block.view(np.uint8).data
-        offset += start * self._sizes[name]
-        while view:
-            count = os.pwrite(fd, view, offset)
-            view, offset = view[count:], offset + count
+        write_at(fd, block.view(np.uint8).data, offset + start * self._sizes[name])
 
     def sync(self) -> None:
         """What was written so far is on the disk afterwards, and leaves the page cache to the inputs."""
         for fd in list(self._fds):
-            os.fdatasync(fd)
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            sync_data(fd)
 
     def close(self, *, sync: bool) -> None:
         """Close all shards; with `sync`, their bytes are on the disk first."""

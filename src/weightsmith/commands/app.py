@@ -4,7 +4,9 @@ runs, so that --help is fast."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from inspect import cleandoc
 from pkgutil import iter_modules
 from typing import Annotated
 
@@ -16,7 +18,6 @@ from weightsmith.errors import WeightsmithError
 app = typer.Typer(
     name="weightsmith",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -29,7 +30,7 @@ def command_names() -> list[str]:
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from weightsmith import __version__
+        from weightsmith.version import __version__
 
         typer.echo(f"weightsmith {__version__}")
         raise typer.Exit
@@ -44,8 +45,21 @@ def _root(
     pass
 
 
+def _help(function: Callable[..., None]) -> str:
+    """The docstring, its example first: what most readers look for."""
+    paragraphs = cleandoc(function.__doc__ or "").split("\n\n")
+    examples = [paragraph for paragraph in paragraphs if paragraph.startswith("Example: ")]
+    return "\n\n".join([*examples, *(paragraph for paragraph in paragraphs if paragraph not in examples)])
+
+
+def _first_sentence(function: Callable[..., None]) -> str:
+    """For the list of commands."""
+    return " ".join(cleandoc(function.__doc__ or "").split("\n\n")[0].split())
+
+
 for _name in command_names():
-    app.command()(getattr(import_module(f"weightsmith.commands.{_name}"), _name))
+    _function = getattr(import_module(f"weightsmith.commands.{_name}"), _name)
+    app.command(help=_help(_function), short_help=_first_sentence(_function))(_function)
 
 
 def main() -> None:

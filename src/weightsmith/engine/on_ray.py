@@ -8,6 +8,7 @@ another makes again.
 from __future__ import annotations
 
 import os
+import platform
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def _check_same(plan: Plan, job: RayJob) -> None:
     if own_digest != job.run:
         differs = ", ".join(sorted(key for key in own_digest if own_digest[key] != job.run.get(key)))
         raise MergeError(
-            f"{os.uname().nodename}: this worker sees another {differs} than the machine that started the merge; all "
+            f"{platform.node()}: this worker sees another {differs} than the machine that started the merge; all "
             "machines need the same weightsmith, and the same files under the same paths"
         )
 

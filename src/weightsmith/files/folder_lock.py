@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 class FolderInUse(Exception):
@@ -21,19 +25,27 @@ class FolderInUse(Exception):
 def folder_lock(folder: Path, *, owner_file: str | None = None) -> Iterator[None]:
     """Hold `folder`, created if it is not there, until the block or the process ends.
 
-    The lock is on the folder itself, so that it goes with the folder when that is renamed. `owner_file` names a file in
-    it that tells others which process holds it. Raises FolderInUse, or OSError where the folder cannot be created.
+    The lock is on the folder itself, so that it goes with the folder when that is renamed; where folders cannot be
+    locked, it is a file beside it. `owner_file` names a file in the folder that tells others which process holds it.
+    Raises FolderInUse, or OSError where the folder cannot be created.
     """
-    descriptor = _lock(folder, owner_file)
-    try:
+    with _lock_folder(folder, owner_file) if fcntl else _lock_beside(folder, owner_file):
         if owner_file:
             (folder / owner_file).write_text(str(os.getpid()), encoding="ascii")
+        yield
+
+
+@contextmanager
+def _lock_folder(folder: Path, owner_file: str | None) -> Iterator[None]:
+    descriptor = _locked(folder, owner_file)
+    try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(folder: Path, owner_file: str | None) -> int:
+def _locked(folder: Path, owner_file: str | None) -> int:
+    assert fcntl
     for _ in range(3):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -48,6 +60,20 @@ def _lock(folder: Path, owner_file: str | None) -> int:
             pass  # the other process finished between our two steps
         os.close(descriptor)
     raise FolderInUse(folder)
+
+
+@contextmanager
+def _lock_beside(folder: Path, owner_file: str | None) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder.with_name(f"{folder.name}.lock")
+    try:
+        with FileLock(file, blocking=False):
+            yield
+    except Timeout:
+        raise FolderInUse(folder, _owner(folder, owner_file)) from None
+    file.unlink(missing_ok=True)
 
 
 def _owner(folder: Path, owner_file: str | None) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from weightsmith.errors import OutputError
+from weightsmith.files.system_calls import sync_folder
 
 FREE_FOR_SMALL_FILES = 32 << 20  # bytes: config, tokenizer, checksums
 
@@ -39,11 +39,7 @@ def put_in_place(scratch: Path, out: Path) -> None:
         old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
         out.rename(old / "old")
     scratch.rename(out)
-    parent = os.open(out.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    sync_folder(out.parent)
     if old:
         shutil.rmtree(old)
 

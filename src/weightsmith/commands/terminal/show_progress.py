@@ -11,6 +11,7 @@ from weightsmith.progress import OnProgress, Progress, no_progress
 from weightsmith.units import show_size
 
 SECONDS_BETWEEN_LINES = 10.0
+_AMOUNT_WIDTH = 28  # `1.20 GB of 5.00 GB, 350 MB/s`
 
 Log = Callable[[str], None]
 
@@ -33,13 +34,10 @@ def _bar() -> Iterator[tuple[Log, OnProgress]]:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[amount]}"),
-        TimeRemainingColumn(),
-    )
+    amount = TextColumn("{task.fields[amount]}", table_column=Column(no_wrap=True, min_width=_AMOUNT_WIDTH))
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), amount, TimeRemainingColumn())
     clock = _Clock()
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None, amount="", visible=False)
@@ -47,9 +45,9 @@ def _bar() -> Iterator[tuple[Log, OnProgress]]:
         def update(progress: Progress) -> None:
             if clock.begins(progress):
                 bar.reset(task, total=progress.total or None, visible=True)
-            amount = _amount(progress, clock.rate(progress))
+            text = _amount(progress, clock.rate(progress))
             bar.update(
-                task, description=progress.stage, completed=progress.done, total=progress.total or None, amount=amount
+                task, description=progress.stage, completed=progress.done, total=progress.total or None, amount=text
             )
 
         yield lambda line: bar.console.print(line, markup=False, highlight=False), update

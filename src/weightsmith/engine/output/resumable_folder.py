@@ -56,7 +56,7 @@ def resumable_folder(
             if not interrupted:
                 for entry in folder.iterdir():
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            free = shutil.disk_usage(folder).free + sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+            free = shutil.disk_usage(folder).free + sum(map(_bytes_on_disk, folder.iterdir()))
             keep = interrupted is not None
             check_space(out, needed_bytes, free)
             keep = False
@@ -71,6 +71,11 @@ def resumable_folder(
         finally:
             if not keep:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _bytes_on_disk(path: Path) -> int:
+    state = path.stat()
+    return state.st_blocks * 512 if hasattr(state, "st_blocks") else state.st_size  # Windows has no st_blocks
 
 
 @contextmanager

@@ -13,6 +13,8 @@ import threading
 
 import numpy as np
 
+from weightsmith.files.system_calls import write_at
+
 _PAGE, _PIECE = 4096, 1 << 18  # a piece stays in the second-level cache
 
 
@@ -24,7 +26,7 @@ class _Memory(threading.local):
 
 
 _memory = _Memory()
-_library = ctypes.CDLL(None)
+_library = ctypes.CDLL(None) if os.name == "posix" else None
 _START_WRITING = 2  # SYNC_FILE_RANGE_WRITE: begin, do not wait
 
 
@@ -35,9 +37,7 @@ def aligned_write(fd: int, data: np.ndarray, offset: int) -> None:
         first = (offset + start) % _PAGE
         through = _memory.pages[first : first + len(part)]
         through[:] = part
-        done = 0
-        while done < len(part):
-            done += os.pwrite(fd, through[done:].data, offset + start + done)
+        write_at(fd, through.data, offset + start)
 
 
 def begin_writeback(fd: int, offset: int, count: int) -> None:

@@ -4,10 +4,11 @@ are there."""
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Sequence
 from typing import Any
+
+from weightsmith.files.system_calls import read_at
 
 _PIECE = 1 << 22
 
@@ -45,5 +46,5 @@ class GrowingDigest:
             event.wait()
             while position < end and not self._stopped:
                 view = memoryview(memory)[: min(_PIECE, end - position)]
-                position += os.preadv(self._fd, [view], position)
+                position += read_at(self._fd, view, position)
                 self._hash.update(view)

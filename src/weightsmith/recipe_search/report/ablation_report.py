@@ -6,11 +6,12 @@ import csv
 import io
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from weightsmith.evaluation.results.paired_tests import LEVEL
+from weightsmith.evaluation.results.paired_tests import LEVEL, holm
 from weightsmith.files.write_whole import write_whole
 from weightsmith.machine import describe_machine
 from weightsmith.recipe_search.objectives import Objective
@@ -32,6 +33,13 @@ class Ablation:
     p: dict[str, tuple[tuple[float, ...], ...]]
     files: tuple[Path, ...]
 
+    @cached_property
+    def p_holm(self) -> dict[str, tuple[tuple[float, ...], ...]]:
+        """`p` corrected for looking at all of them together (Holm)."""
+        flat = [p for rows in self.p.values() for row in rows for p in row]
+        corrected = iter(holm(flat))
+        return {label: tuple(tuple(next(corrected) for _ in row) for row in rows) for label, rows in self.p.items()}
+
 
 def discard_ablation(folder: Path) -> None:
     """What is written there, if it is there."""
@@ -43,11 +51,12 @@ def write_ablation(ablation: Ablation, folder: Path, recipe: str) -> list[Path]:
     """The table and the page of an ablation of the file called `recipe`. Raises ReportError."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["model", "block", *(word for o in ablation.objectives for word in (o.name, f"{o.name}: p"))])
-    writer.writerow(["none", "none", *(word for whole in ablation.whole for word in (whole, ""))])
+    heads = [word for o in ablation.objectives for word in (o.name, f"{o.name}: p", f"{o.name}: p (Holm)")]
+    writer.writerow(["model", "block", *heads])
+    writer.writerow(["none", "none", *(word for whole in ablation.whole for word in (whole, "", ""))])
     for label, rows in ablation.without.items():
-        for block, values, chances in zip(ablation.blocks, rows, ablation.p[label], strict=True):
-            writer.writerow([label, block, *(word for both in zip(values, chances, strict=True) for word in both)])
+        for block, *columns in zip(ablation.blocks, rows, ablation.p[label], ablation.p_holm[label], strict=True):
+            writer.writerow([label, block, *(word for cell in zip(*columns, strict=True) for word in cell)])
     maps = "".join(
         f"<h2>{escape(objective.name)} ({objective.metric}): {ablation.whole[k]:.4g} with all of "
         f"them</h2>{_svg(ablation, k)}"
@@ -73,7 +82,7 @@ def draw_heat_map(axis: Any, ablation: Ablation, number: int) -> None:
     axis.set_xticks(range(len(ablation.blocks)), ablation.blocks, rotation=25, ha="right", fontsize=8)
     for y, row in enumerate(changes):
         for x, change in enumerate(row):
-            chance = ablation.p[labels[y]][x][number] >= LEVEL
+            chance = ablation.p_holm[labels[y]][x][number] >= LEVEL
             color = "white" if abs(change) > 0.6 * largest else "0.4" if chance else "black"
             shown = f"{change:+.0f}" if abs(change) >= 100 else f"{change:+.2g}"
             axis.text(x, y, f"({shown})" if chance else shown, ha="center", va="center", fontsize=8, color=color)
@@ -91,7 +100,8 @@ _PAGE = """<!doctype html>
 svg {{ max-width: 100%; height: auto; }} footer {{ color: #777; font-size: .9rem; }}</style>
 <h1>Which layers carry which skill: {recipe}</h1>
 <p>Each cell: one model left out of one block of layers, all else as in the recipe. Red is worse; brackets mark
-changes that chance alone would produce in more than one case of twenty (paired bootstrap over questions).</p>
+changes that chance may explain (paired bootstrap over questions, p of 0.05 or more after Holm's correction for all
+cells).</p>
 {maps}
 <footer>{machine}</footer>
 </html>

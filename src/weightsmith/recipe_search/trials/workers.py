@@ -60,7 +60,7 @@ class _WorkerProcess:
         """Without waiting for its candidate."""
         if not self.is_free and self._process.done():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.result(), signal.SIGKILL)
+                os.kill(self._process.result(), getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has one signal
         self._executor.shutdown(cancel_futures=True)
 
     def _open(self) -> None:
