@@ -12,10 +12,10 @@ import torch
 from tests.conftest import weightsmith_process
 from weightsmith.engine.merge import merge
 from weightsmith.errors import RecipeError
-from weightsmith.files.yaml_file import parse_yaml
+from weightsmith.files.yaml_file import dump_yaml, parse_yaml
 from weightsmith.planning.make_plan import make_plan
 from weightsmith.recipe.recipe import load_recipe
-from weightsmith.recipe_search.candidate_recipe import candidate, recipe_text
+from weightsmith.recipe_search.candidate_recipe import candidate
 from weightsmith.recipe_search.mergekit_evolve import search_tree
 from weightsmith.recipe_search.search import middle
 from weightsmith.recipe_search.space import find_spaces
@@ -48,10 +48,10 @@ def text_of(case: str, models: Path) -> str:
 def test_as_mergekit_reads_it(case: str, chat_models: Path) -> None:
     file = parse_yaml(Path("evolve.yml"), text_of(case, chat_models))
     tree = search_tree(file, lambda reference: 2)
-    recipe = parse_yaml(Path("s.yml"), recipe_text(tree["recipe"]))
+    recipe = parse_yaml(Path("s.yml"), dump_yaml(tree["recipe"]))
     spaces = find_spaces(recipe)
     one = candidate(recipe.tree, middle(spaces, recipe.tree["merge_method"]), spaces)
-    plan = make_plan(load_recipe(parse_yaml(Path("s.yml"), recipe_text(one))))
+    plan = make_plan(load_recipe(parse_yaml(Path("s.yml"), dump_yaml(one))))
     evo = pytest.importorskip("mergekit.evo.genome")
     genome = evo.ModelGenome(evo.ModelGenomeDefinition.model_validate(file.tree["genome"]))
     genotype = genome.initial_genotype()

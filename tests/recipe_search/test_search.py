@@ -90,6 +90,7 @@ def test_what_it_leaves_behind(done: Path) -> None:
     assert summary["best"]["score"] == max(complete) >= max(defaults)
     page = (done / "report.html").read_text()
     assert "<svg" in page and "held-out" in page and "src=" not in page
+    assert "Holm&#39;s correction for all" in page and page.count("no difference seen with") >= 1
 
 
 @needs_chromium
@@ -98,6 +99,7 @@ def test_the_report_in_a_browser(done: Path, tmp_path: Path) -> None:
     headings = re.findall("<h2>(.*?)</h2>", dom)
     assert [h.split()[0] for h in headings] == [
         "On",
+        "Each",
         "The",
         "Best",
         "Which",
@@ -178,7 +180,11 @@ def test_what_was_held_out_is_asked_once(done: Path, home: Path, tmp_path: Path)
             text, sums = json.loads(answer)
             changed = json.dumps([text, {number: [1.0, 1.0] for number in sums}])
             store.execute("UPDATE answers SET answer = ? WHERE request = ?", [changed, request])
-    weightsmith.search(home / "whole.yml", out, precision="float32", resume=True)
+    summary = weightsmith.search(home / "whole.yml", out, precision="float32", resume=True)
+    winner, *_, last = summary.held_out.labels
+    comparisons = summary.held_out.compare(last, winner)
+    assert [c.on for c in comparisons] == [objective.name for objective in summary.objectives]
+    assert summary.best.recipe.method.name in ("ties", "task_arithmetic")
     whole, ours = (json.loads((folder / "summary.json").read_text())["candidates"] for folder in (done, out))
     scored = [(one["held_out"]["sums"], one["search"]["sums"]) for one in ours]
     before = [(one["held_out"]["sums"], one["search"]["sums"]) for one in whole]

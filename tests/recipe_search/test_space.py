@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tests.fuzzing import examples
 from weightsmith.errors import RecipeError
-from weightsmith.files.yaml_file import parse_yaml
+from weightsmith.files.yaml_file import dump_yaml, parse_yaml
 from weightsmith.recipe.recipe import load_recipe
-from weightsmith.recipe_search.candidate_recipe import candidate, recipe_text
+from weightsmith.recipe_search.candidate_recipe import candidate
 from weightsmith.recipe_search.default_recipes import default_recipes
 from weightsmith.recipe_search.search import middle
 from weightsmith.recipe_search.space import Space, find_spaces
@@ -60,7 +60,7 @@ def test_a_candidate_is_a_recipe(method: str) -> None:
     file = parse_yaml(Path("s.yml"), TEXT)
     spaces = find_spaces(file)
     tree = candidate(file.tree, middle(spaces, method), spaces)
-    loaded = load_recipe(parse_yaml(Path("s.yml"), recipe_text(tree)))
+    loaded = load_recipe(parse_yaml(Path("s.yml"), dump_yaml(tree)))
     assert loaded.schema.merge_method == method
     first = loaded.schema.models[0].parameters if loaded.schema.models else {}
     assert ("density" in first) == (method == "ties")

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from weightsmith.engine.output.run_digest import inputs_digest
 from weightsmith.errors import OutputError, SearchError, WeightsmithError
+from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.files.digests import file_digest
 from weightsmith.files.find_path import path_beside
 from weightsmith.files.suggestions import nearest
@@ -43,7 +45,8 @@ _TICK = 0.5  # seconds
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """`best` of `trials`, and how it does on what was held out; `files` that were written."""
+    """`best` of `trials`, and how it does on what was held out: by the score that was searched for (`final`), and by
+    each objective (`held_out`); `files` that were written."""
 
     out: Path
     trials: tuple[Trial, ...]
@@ -52,6 +55,11 @@ class SearchSummary:
     final: FinalScores
     files: tuple[Path, ...]
     seconds: float
+
+    @cached_property
+    def held_out(self) -> Evaluation:
+        """The winner first, then the default recipes, the base and the fine-tunes, each compared with the winner."""
+        return self.final.held_out(self.objectives)
 
 
 def search(

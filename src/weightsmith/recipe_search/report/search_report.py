@@ -73,6 +73,7 @@ def search_report(
         objectives=objectives,
         rows=rows,
         gains=final.gains,
+        tables=final.held_out(objectives).tables().suites[0],
         final=final,
         names=[space.name for space in spaces],
         seconds=sum(t.merge_seconds + t.ask_seconds for t in trials),
