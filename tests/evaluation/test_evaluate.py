@@ -284,6 +284,7 @@ def test_everything_goes_into_one_folder(
     again = weightsmith_process(*command)
     assert again.stdout == first.stdout
     assert re.findall(r"(\d+) requests answered", again.stderr) == ["0"] * 8
+    log: list[str] = []
     result = weightsmith.evaluate(
         models,
         tmp_path / "out",
@@ -296,7 +297,9 @@ def test_everything_goes_into_one_folder(
         ],
         limit=3,
         precision="float32",
+        log=log.append,
     )
+    assert not any("merging in memory" in line for line in log)  # nothing is asked, so nothing is loaded
     assert result.to_markdown().strip() == first.stdout.strip()
     lines = [line for line in first.stdout.splitlines() if line.startswith("| recipe ") and "| base " in line]
     assert len(lines) == 1 + 5  # the suite, the four tasks and their average

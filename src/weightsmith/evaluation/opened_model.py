@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,13 +66,16 @@ class OpenedModel:
 
     @contextmanager
     def _merged(self, plan: Plan, precision: str, threads: int, memory: int | None, log: Log) -> Iterator[LoadedModel]:
-        log(f"{self.label}: merging in memory ({plan.method.name} of {len(plan.models)} models)")
         for warning in plan.warnings:
             log(f"{self.label}: warning: {warning}")
         with UnwrittenModel(plan, self.reference) as described_model:
-            weights = compute_tensors(plan.tensors, plan.method, threads=threads)
-            filled = fill_model(self.reference, plan.config, weights, PRECISIONS[precision])
-            backend = TransformersBackend(described_model, memory=memory, log=log, live_model=filled)
+
+            def load() -> Any:
+                log(f"{self.label}: merging in memory ({plan.method.name} of {len(plan.models)} models)")
+                weights = compute_tensors(plan.tensors, plan.method, threads=threads)
+                return fill_model(self.reference, plan.config, weights, PRECISIONS[precision])
+
+            backend = TransformersBackend(described_model, precision=precision, memory=memory, log=log, load=load)
             yield LoadedModel(self.label, self.reference, backend, digest([run_digest(plan, 0, 0, "cpu"), precision]))
 
 

@@ -96,7 +96,9 @@ class LiveMerge:
         described_model = self._scratch.enter_context(UnwrittenModel(plan, str(self._path)))
         weights = self._compute(plan, tensors, {})
         model = fill_model(str(self._path), plan.config, weights, PRECISIONS[self._precision])
-        self.backend = TransformersBackend(described_model, memory=self._memory, live_model=model)
+        self.backend = TransformersBackend(
+            described_model, precision=self._precision, memory=self._memory, load=lambda: model
+        )
         self._places = {name: tensor for name, tensor in model.state_dict().items()}
 
     def _fill(self, plan: Plan, tensors: list[TensorPlan]) -> None:

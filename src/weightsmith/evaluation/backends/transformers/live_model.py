@@ -23,6 +23,19 @@ def fill_model(
     reference: str, config_values: dict[str, Any], weights: dict[str, torch.Tensor], dtype: torch.dtype
 ) -> Any:
     """The same from weights in memory, which become the model's own."""
+    config, architecture = causal_class(reference, config_values)
+    filled, loading = architecture.from_pretrained(
+        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+    )
+    if loading["missing_keys"] or loading["mismatched_keys"]:
+        missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
+        raise EvaluationError(f"{reference}: weights do not fill the {architecture.__name__}: {', '.join(missing[:3])}")
+    return filled.eval()
+
+
+def causal_class(reference: str, config_values: dict[str, Any]) -> tuple[Any, Any]:
+    """(configuration, class) of the causal model in today's `transformers`. Raises EvaluationError where there is
+    none."""
     try:
         from transformers import AutoConfig
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -34,18 +47,11 @@ def fill_model(
     options = {k: v for k, v in config_values.items() if k not in ("model_type", "auto_map", "quantization_config")}
     try:
         config = AutoConfig.for_model(config_values["model_type"], **options)
-        architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        return config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except (KeyError, ValueError) as error:
         raise EvaluationError(
             f"{reference}: the installed transformers knows no causal model {config_values.get('model_type')!r}"
         ) from error
-    filled, loading = architecture.from_pretrained(
-        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
-    )
-    if loading["missing_keys"] or loading["mismatched_keys"]:
-        missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
-        raise EvaluationError(f"{reference}: weights do not fill the {architecture.__name__}: {', '.join(missing[:3])}")
-    return filled.eval()
 
 
 def end_tokens(model: Model) -> set[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.backend import GREEDY, GoesOn, OnAnswers, Sampling
 from weightsmith.evaluation.backends.transformers.bfloat16_attention import use_bfloat16_attention
-from weightsmith.evaluation.backends.transformers.live_model import end_tokens, load_live_model
-from weightsmith.evaluation.backends.transformers.memory_plan import plan_memory
+from weightsmith.evaluation.backends.transformers.live_model import causal_class, end_tokens, load_live_model
+from weightsmith.evaluation.backends.transformers.memory_plan import MemoryPlan, plan_memory
 from weightsmith.evaluation.backends.transformers.transformers_tokens import TransformersTokens
 from weightsmith.evaluation.backends.transformers.transformers_tree import TransformersTree
 from weightsmith.evaluation.generation.batch_generation import BatchGeneration
@@ -37,31 +38,50 @@ class TransformersBackend:
         precision: str = "float32",
         memory: int | None = None,
         log: Callable[[str], None] = lambda text: None,
-        live_model: Any = None,
+        load: Callable[[], Any] | None = None,
     ) -> None:
-        """`precision`: a key of PRECISIONS; `memory`: bytes that weights, keys, values and activations may take
-        together; `live_model`: a model that is loaded already, where `model` only says what it is. Raises
-        EvaluationError."""
-        self._reference, self._log = model.reference, log
-        self.tokens = TransformersTokens(model.home)
-        self._model = live_model if live_model is not None else load_live_model(model, PRECISIONS[precision])
-        self.precision = str(self._model.dtype).removeprefix("torch.")
-        if self.precision == "bfloat16":
-            use_bfloat16_attention(self._model)
-        config = self._model.config.get_text_config()
-        self.window = next((int(v) for name in _OWN_LIMITS if (v := getattr(config, name, None))), None)
+        """Weights are loaded when something is asked for the first time: by `load`, which gives the live model where
+        `model` only says what it is, or from `model`'s files.
+
+        `precision`: a key of PRECISIONS; `memory`: bytes that weights, keys, values and activations may take together.
+        Raises EvaluationError, and so does the first request where the memory is too little."""
+        self._reference, self._memory, self._log = model.reference, memory, log
+        self.tokens, self.precision = TransformersTokens(model.home), precision
+        self._load = load or (lambda: load_live_model(model, PRECISIONS[precision]))
+        config, _ = causal_class(model.reference, model.config)
+        text_config = config.get_text_config()
+        self.window = next((int(v) for name in _OWN_LIMITS if (v := getattr(text_config, name, None))), None)
         self._ends = end_tokens(model) | ({self.tokens.eos} if self.tokens.eos is not None else set())
+        self._halvings = 0
+
+    @cached_property
+    def _model(self) -> Any:
+        model = self._load()
+        if self.precision == "bfloat16":
+            use_bfloat16_attention(model)
+        return model
+
+    @cached_property
+    def _plan(self) -> MemoryPlan:
         weights = sum(tensor.numel() * tensor.element_size() for tensor in self._model.parameters())
-        itemsize = PRECISIONS[self.precision].itemsize
-        if memory and memory < weights:
+        if self._memory and self._memory < weights:
             raise EvaluationError(
-                f"{model.reference}: its weights take {weights / 1e9:.2f} GB in {self.precision}, more than --memory "
+                f"{self._reference}: its weights take {weights / 1e9:.2f} GB in {self.precision}, more than --memory "
                 "allows"
             )
-        self._plan, self._halvings = plan_memory(self._model.config, weights, itemsize, memory), 0
-        self.branches = self._agrees_with_itself()
+        return plan_memory(self._model.config, weights, PRECISIONS[self.precision].itemsize, self._memory)
+
+    @cached_property
+    def branches(self) -> bool:
+        """Whether answers of one question can be read as branches of a tree."""
+        return self._agrees_with_itself()
+
+    def _ready(self) -> None:
+        """Load the model, if it is not: what goes wrong then is not about the size of a batch."""
+        _ = self._plan, self.branches
 
     def score(self, requests: Sequence[Request], *, on_scores: OnScores | None = None) -> list[Score]:
+        self._ready()
         return until_answered(
             len(requests),
             lambda left, on_results: self._score([requests[k] for k in left], on_results),
@@ -98,6 +118,7 @@ class TransformersBackend:
         sampling: Sampling = GREEDY,
         on_answers: OnAnswers | None = None,
     ) -> list[str]:
+        self._ready()
         form = BatchGeneration if self.branches else PlainGeneration
 
         def ask(left: Sequence[int], on_results: OnAnswers) -> None:
