@@ -22,8 +22,11 @@ import weightsmith
 from tests.conftest import stderr_lines, weightsmith_process
 from weightsmith.errors import EvaluationError, RecipeError
 from weightsmith.evaluation.harness.suite_tasks import load_tasks
+from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.evaluation.results.paired_tests import Comparison, compare, compare_averages, corrected, holm
+from weightsmith.evaluation.results.suite_result import ModelResult, SuiteResult
 from weightsmith.evaluation.results.task_result import TaskResult, result_of
+from weightsmith.evaluation.settings import EvaluationSettings
 from weightsmith.evaluation.task import Sample
 from weightsmith.evaluation.tasks.suite import SuiteEntry, load_suite, suite_names, suite_of
 
@@ -97,6 +100,33 @@ def test_the_standard_error_of_a_ratio() -> None:
     text = result_of(SuiteEntry(text="t.txt"), _Task(None), windows, "windows", "")  # type: ignore[arg-type]
     assert text.value == pytest.approx(math.exp(4 / 3))
     assert text.error == pytest.approx(math.exp(4 / 3) * math.sqrt(2 * 200 / 9) / 15)
+
+
+def test_texts_cut_by_other_tokenizers_are_shown_and_not_compared() -> None:
+    ours, theirs = value([20.0] * 8, None, 10.0), value([21.0] * 8, None, 10.0)
+    other = dataclasses.replace(theirs, units_digest="other")
+    suite = suite_of([ours.entry])
+    models = [
+        ModelResult(label, "", "transformers", "float32", {ours.entry: of_text}, {}, {}, 0, 0, 0.0)
+        for label, of_text in (("base", ours), ("same", theirs), ("other", other))
+    ]
+    result = SuiteResult(suite, tuple(models), {"task": (8, 8)})
+    evaluation = Evaluation((result,), EvaluationSettings(), "base", ())
+    assert [c.label for c in evaluation.comparisons] == ["same"] and evaluation.compare("other", "base") == ()
+    page = evaluation.to_markdown()
+    assert "Where tokenizers differ, perplexities are not compared" in page and "other" in page
+    assert evaluation.scores["other"] == {"task": theirs.value}
+
+
+def test_questions_and_texts_need_no_lm_eval(chat_models: Path, questions: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys\nfor name in ('lm_eval', 'datasets', 'optuna', 'matplotlib'):\n    sys.modules[name] = None\n"
+        "from weightsmith.commands.app import main\nmain()"
+    )
+    command = [sys.executable, "-c", script, "evaluate", chat_models / "base", chat_models / "a", "--questions"]
+    done = subprocess.run([*command, questions, "-o", tmp_path / "out"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "a" / "model-index.yml").exists()
 
 
 @dataclasses.dataclass

@@ -20,8 +20,11 @@ class Evaluation:
     `base` and `parents` are labels: each model is compared with the base, and each that is no parent with the parent
     that is best.
 
-    >>> ws.evaluate(["base", "coder"], questions=["skill.jsonl"]).labels
+    >>> result = ws.evaluate(["base", "coder"], questions=["skill.jsonl"])
+    >>> result.labels
     ('base', 'coder')
+    >>> 0 <= result.scores["coder"]["skill"] <= 100
+    True
     """
 
     suites: tuple[SuiteResult, ...]
@@ -33,6 +36,14 @@ class Evaluation:
     def labels(self) -> tuple[str, ...]:
         """Of the models, in the order they were given in."""
         return tuple(model.label for model in self.suites[0].models)
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """The published value of each task, by model and task: a percentage, or a perplexity."""
+        return {
+            label: {entry.name: value.value for s in self.suites for entry, value in s.model(label).values.items()}
+            for label in self.labels
+        }
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
