@@ -1,3 +1,3 @@
-"""The version, which pyproject.toml has too."""
+"""The version; pyproject.toml reads it here."""
 
 __version__ = "0.1.0"
