@@ -37,10 +37,16 @@ class AnswerStore:
         for start in range(0, len(requests), _AT_ONCE):
             names = requests[start : start + _AT_ONCE]
             marks = ",".join("?" * len(names))
-            for name, answer in self._db.execute(
-                f"SELECT request, answer FROM answers WHERE request IN ({marks})", names
-            ):
-                answers[name] = json.loads(answer)
+            try:
+                for name, answer in self._db.execute(
+                    f"SELECT request, answer FROM answers WHERE request IN ({marks})", names
+                ):
+                    answers[name] = json.loads(answer)
+            except (sqlite3.Error, ValueError) as error:
+                raise EvaluationError(
+                    f"{self._path}: stored answers cannot be read: {error}; remove it, or give another -o",
+                    path=self._path,
+                ) from error
         return answers
 
     def put(self, answers: dict[str, Any]) -> None:

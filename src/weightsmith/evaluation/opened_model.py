@@ -20,7 +20,7 @@ from weightsmith.evaluation.backends.transformers.transformers_backend import PR
 from weightsmith.evaluation.backends.transformers.unwritten_model import UnwrittenModel
 from weightsmith.evaluation.settings import EvaluationSettings
 from weightsmith.files.digests import FileDigests, digest
-from weightsmith.machine import available_cores, fast_precision
+from weightsmith.machine import available_cores
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
 from weightsmith.planning.make_plan import make_plan
@@ -51,10 +51,10 @@ class OpenedModel:
 
     @contextmanager
     def load(self, settings: EvaluationSettings, digests: FileDigests | None, log: Log) -> Iterator[LoadedModel]:
-        """`digests`: None where answers are kept for this evaluation alone. Raises WeightsmithError."""
+        """`settings.precision` is not auto here; `digests`: None where answers are kept for this evaluation alone. Raises WeightsmithError."""
         threads = settings.threads or available_cores()
         torch.set_num_threads(threads)
-        precision = settings.precision if settings.precision != "auto" else fast_precision()
+        precision = settings.precision
         if isinstance(self.content, Plan):
             with self._merged(self.content, precision, threads, settings.memory, log) as model:
                 yield model
