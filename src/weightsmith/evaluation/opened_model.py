@@ -51,7 +51,8 @@ class OpenedModel:
 
     @contextmanager
     def load(self, settings: EvaluationSettings, digests: FileDigests | None, log: Log) -> Iterator[LoadedModel]:
-        """`settings.precision` is not auto here; `digests`: None where answers are kept for this evaluation alone. Raises WeightsmithError."""
+        """`settings.precision` is not auto here; `digests`: None where answers are kept for this evaluation alone.
+        Raises WeightsmithError."""
         threads = settings.threads or available_cores()
         torch.set_num_threads(threads)
         precision = settings.precision
