@@ -15,7 +15,7 @@ import pytest
 
 import weightsmith as ws
 from tests.code_blocks import ROOT, blocks, save_recipes
-from tests.conftest import SKILLS, weightsmith_process
+from tests.conftest import SKILLS, save_stranger, weightsmith_process
 from weightsmith.commands.app import command_names
 from weightsmith.methods.registry import METHODS
 
@@ -223,6 +223,18 @@ def test_a_recipe_from_keywords_a_mapping_and_a_file_is_the_same(chat_models: Pa
     for recipe in recipes:
         tensors = ws.merge(recipe)
         assert tensors.keys() == whole.keys() and all(tensors[name].equal(whole[name]) for name in whole)
+
+
+def test_nan_in_memory_is_an_error_or_a_warning(tmp_path: Path) -> None:
+    save_stranger(tmp_path / "a", 0, 3, (8, 8))
+    save_stranger(tmp_path / "b", 1, 3, (8, 8), **{"1": (0, 0, float("nan"))})
+    entries = [{"model": str(tmp_path / name), "parameters": {"weight": 0.5}} for name in "ab"]
+    recipe = ws.Recipe(merge_method="linear", models=entries, dtype="float32")
+    with pytest.raises(ws.MergeError, match="holds 1 NaN"):
+        ws.merge(recipe)
+    with pytest.warns(UserWarning, match=r"1 tensors have NaN or infinite inputs, such as 'net.1.w' of .*b$"):
+        tensors = ws.merge(recipe, on_nan="warn")
+    assert sum(int(tensor.isnan().sum()) for tensor in tensors.values()) == 1
 
 
 def test_errors_say_where() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from weightsmith.checkpoint.dtypes import torch_dtypes
-from weightsmith.engine.run_tensors import DEFAULT_RUN, OnBytes, RunSettings, run_tensors
+from weightsmith.engine.run_tensors import DEFAULT_RUN, OnBytes, RunSettings, Tally, run_tensors
 from weightsmith.methods.method import Method
 from weightsmith.planning.plan import TensorPlan
 
@@ -24,9 +24,10 @@ def compute_tensors(
     threads: int = 1,
     settings: RunSettings = DEFAULT_RUN,
     on_progress: OnBytes | None = None,
+    on_tensor: Callable[[str, Tally], None] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Every tensor in its output dtype, bit for bit what `merge` would write. Those of `into` that have the name, shape
-    and dtype are written in place. Raises MergeError."""
+    and dtype are written in place; `on_tensor` as in `run_tensors`. Raises MergeError."""
     import torch
 
     memory = {}
@@ -41,7 +42,7 @@ def compute_tensors(
         memory[tensor.name] = (
             target.detach() if fits and target is not None else torch.empty(tensor.info.shape, dtype=dtype)
         )
-    run_tensors(tensors, method, _Memory(memory), threads, on_progress, settings=settings)
+    run_tensors(tensors, method, _Memory(memory), threads, on_progress, settings=settings, on_tensor=on_tensor)
     return memory
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,8 @@ def merge(
     `recipe`: a `Recipe`, a file, or a mapping with mergekit's keys. `out_shard_size`: bytes, or a size such as "5GB".
     The bytes do not depend on `threads`; `seed` is that of the methods that draw random numbers. A run that was
     interrupted or killed is continued by the same call, to the same bytes; `restart` discards it; `force` replaces an
-    output that exists. `on_nan`: NaN and infinities in the inputs are an error, or counted. `device`: where blocks are
+    output that exists. `on_nan`: NaN and infinities in the inputs are an error, or counted (in memory: a
+    Python warning). `device`: where blocks are
     combined, `cpu`, or one that torch knows, which gives the plain form of the method, and so bytes of its own. `ray`:
     the address of a Ray cluster whose workers make the shards, or `auto`, or `local`. `mappings` and `accept_mapping`
     are for models in a layout of their own (docs/naming-schemes.md). `on_progress` receives a
@@ -212,10 +214,19 @@ def _merge_in_memory(
 
     if on_plan:
         on_plan(plan)
-    return compute_tensors(
+    not_finite: list[NotFinite] = []
+    tensors = compute_tensors(
         plan.tensors,
         plan.method,
         threads=threads,
         settings=settings,
         on_progress=counted(on_progress, "merging", "bytes"),
+        on_tensor=lambda name, tally: not_finite.extend(tally.not_finite),
     )
+    if not_finite:
+        first = min(not_finite, key=lambda count: (count.tensor, count.model))
+        names = {count.tensor for count in not_finite}
+        warnings.warn(
+            f"{len(names)} tensors have NaN or infinite inputs, such as {first.tensor!r} of {first.model}", stacklevel=3
+        )
+    return tensors
