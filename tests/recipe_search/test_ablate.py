@@ -67,6 +67,10 @@ def test_what_chance_does_is_told(chat_models: Path, tmp_path: Path) -> None:
         for a, b in zip(result.p_holm[label], result.p[label], strict=True)
         for c, p in zip(a, b, strict=True)
     )
+    assert result.evaluation
+    compared = [c for label in result.evaluation.labels[1:] for c in result.evaluation.compare(label, "whole")]
+    assert [c.label for c in compared] == [f"without {name} in {block}" for name in "ab" for block in result.blocks]
+    assert [c.p for c in compared] == [p for name in "ab" for row in result.p[name] for p in row]  # one paired test
     table = list(csv.DictReader((tmp_path / "out" / "ablation.csv").open()))
     assert [float(row["text: p (Holm)"]) for row in table[1:]] == [
         p for name in "ab" for row in result.p_holm[name] for p in row

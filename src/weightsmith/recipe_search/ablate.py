@@ -22,6 +22,7 @@ from weightsmith.progress import OnProgress, Progress, no_progress
 from weightsmith.recipe.recipe import load_recipe
 from weightsmith.recipe_search.objectives import AllAnswers, Objective, open_objectives, value
 from weightsmith.recipe_search.report.ablation_report import TABLE, Ablation, discard_ablation, write_ablation
+from weightsmith.recipe_search.report.as_evaluation import as_evaluation
 from weightsmith.recipe_search.search_file import ObjectiveEntry, SearchFile
 from weightsmith.recipe_search.space import last_name
 from weightsmith.recipe_search.trials.input_cache import InputCache
@@ -106,6 +107,11 @@ def ablate(
                 measured = sum(map(len, answers_without.values()))
                 on_progress(Progress("ablating", measured, len(models) * len(spans), "ablations"))
     merge.close()
+    by_label = {"whole": whole_answers} | {
+        f"without {label} in {name}": answers
+        for label, rows in answers_without.items()
+        for name, answers in zip(spans, rows, strict=True)
+    }
     result = Ablation(
         tuple(objectives),
         tuple(spans),
@@ -113,6 +119,7 @@ def ablate(
         {label: tuple(_values(objectives, answers) for answers in rows) for label, rows in answers_without.items()},
         {label: tuple(_chances(whole_answers, answers) for answers in rows) for label, rows in answers_without.items()},
         (),
+        as_evaluation(objectives, by_label, "ablation", f"{path.name}, with a model left out of a block of layers"),
     )
     return replace(result, files=tuple(write_ablation(result, folder, path.name)))
 

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.evaluation.results.paired_tests import LEVEL, holm
 from weightsmith.files.write_whole import write_whole
 from weightsmith.machine import describe_machine
@@ -24,7 +25,8 @@ TABLE, PAGE = "ablation.csv", "ablation.html"
 class Ablation:
     """`whole`: the value of each objective with every model everywhere; `without[model][block]`: the same values with
     the model left out of that block, in the order of `blocks`; the last block is what is in no layer;
-    `p[model][block]`: how often chance makes such a difference, by a paired bootstrap."""
+    `p[model][block]`: how often chance makes such a difference, by a paired bootstrap. `evaluation`: the same as one,
+    in which each "without MODEL in BLOCK" is compared with "whole"."""
 
     objectives: tuple[Objective, ...]
     blocks: tuple[str, ...]
@@ -32,6 +34,7 @@ class Ablation:
     without: dict[str, tuple[tuple[float, ...], ...]]
     p: dict[str, tuple[tuple[float, ...], ...]]
     files: tuple[Path, ...]
+    evaluation: Evaluation | None = None
 
     @cached_property
     def p_holm(self) -> dict[str, tuple[tuple[float, ...], ...]]:

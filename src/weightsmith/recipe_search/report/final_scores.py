@@ -11,13 +11,8 @@ import numpy as np
 from weightsmith.errors import SearchError
 from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.evaluation.results.paired_tests import DRAWS, LEVEL, bootstrap_p, drawn_differences, holm
-from weightsmith.evaluation.results.suite_result import ModelResult, SuiteResult
-from weightsmith.evaluation.results.task_result import result_of
-from weightsmith.evaluation.settings import EvaluationSettings
-from weightsmith.evaluation.task import Sample
-from weightsmith.evaluation.tasks.suite import Suite, SuiteEntry, suite_of
-from weightsmith.evaluation.tasks.text_task import Text
 from weightsmith.recipe_search.objectives import AllAnswers, Objective, utility
+from weightsmith.recipe_search.report.as_evaluation import as_evaluation
 from weightsmith.recipe_search.space import last_name
 from weightsmith.recipe_search.trials.kept_answers import KeptAnswers
 from weightsmith.recipe_search.trials.run_trial import Setup, TrialJob, run_trial
@@ -67,26 +62,13 @@ class FinalScores:
 
     def held_out(self, objectives: Sequence[Objective]) -> Evaluation:
         """What was held out as an evaluation: each candidate against the winner, on each objective and on average."""
-        suite = suite_of([SuiteEntry(task=objective.name) for objective in objectives])
-        models = tuple(_model_result(candidate, suite, objectives) for candidate in self.candidates)
-        asked = {o.name: (len(a), len(a)) for o, a in zip(objectives, self.candidates[0].held_out, strict=True)}
-        about = suite.model_copy(update={"name": "held out", "about": "Questions that the search has not seen"})
-        result = SuiteResult(about, models, asked)
-        return Evaluation((result,), EvaluationSettings(), self.candidates[0].label, ())
+        answers = {candidate.label: candidate.held_out for candidate in self.candidates}
+        return as_evaluation(objectives, answers, "held out", "Questions that the search has not seen")
 
     @property
     def within_noise(self) -> bool:
         """Whether the gain over the best default recipe may be chance."""
         return any(gain.other.startswith(DEFAULT) and gain.p_holm >= LEVEL for gain in self.gains)
-
-
-def _model_result(candidate: ScoredCandidate, suite: Suite, objectives: Sequence[Objective]) -> ModelResult:
-    values = {}
-    for entry, objective, answers in zip(suite.entries, objectives, candidate.held_out, strict=True):
-        samples = [Sample(number, answer) for number, answer in answers.items()]
-        units = "windows" if isinstance(objective.task, Text) else "questions"
-        values[entry] = result_of(entry, objective.task, samples, units, "")
-    return ModelResult(candidate.label, "", "transformers", "", values, {}, {}, 0, 0, 0.0)
 
 
 def final_scores(
