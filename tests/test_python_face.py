@@ -256,3 +256,18 @@ def test_errors_of_a_file_have_its_path_and_line(tmp_path: Path) -> None:
     with pytest.raises(ws.CheckpointError) as missing:
         ws.open_model(str(tmp_path / "nowhere"))
     assert missing.value.path == tmp_path / "nowhere"
+
+
+def test_a_method_that_changed_is_another_one() -> None:
+    """Also where it has no source to read: one that was typed in, with another number."""
+    identities = []
+    before = dict(METHODS)
+    try:
+        for factor in (0.5, 0.6):
+            names = {"ws": ws}
+            exec(f"@ws.merge_method()\ndef typed(block: ws.Block):\n    return block.inputs.mean(0) * {factor}", names)
+            identities.append(METHODS["typed"].identity)
+    finally:
+        METHODS.clear()
+        METHODS.update(before)
+    assert len(set(identities)) == 2 and METHODS["ties"].identity == ""

@@ -363,6 +363,9 @@ def test_a_suite_of_ones_own_may_hold_questions_and_texts(chat_models: Path, que
     (tmp_path / "mine.yaml").write_text(bad)
     with pytest.raises(RecipeError, match=r"mine.yaml:5: .*'fewshot' belongs to a 'task'"):
         weightsmith.evaluate([chat_models / "a"], suites=[str(tmp_path / "mine.yaml")])
+    (tmp_path / "mine.yaml").write_text(bad.replace("fewshot: 3", "metric: acc"))
+    with pytest.raises(RecipeError, match="the metric of a text is perplexity"):
+        weightsmith.evaluate([chat_models / "a"], suites=[str(tmp_path / "mine.yaml")])
 
 
 def test_data_in_linked_folders(tmp_path: Path) -> None:

@@ -119,11 +119,13 @@ def evaluate_suites(
     *,
     base: str | None,
     parents: Sequence[str],
+    digests: FileDigests | None = None,
     log: Log = lambda text: None,
     on_progress: OnProgress = no_progress,
 ) -> Evaluation:
     """`evaluate` for models and suites that are open already. `settings.precision` auto: float32 where there is a
-    question file or a text, because perplexities are compared to parts of a percent; else the processor's fast one."""
+    question file or a text, because perplexities are compared to parts of a percent; else the processor's fast one.
+    `digests`: of files that are known already, by default those that an earlier run noted in `output`."""
     if settings.precision == "auto":
         own = any(suite.own for suite in suites)
         settings = replace(settings, precision="float32" if own else fast_precision())
@@ -132,7 +134,8 @@ def evaluate_suites(
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EvaluationError(f"{output}: cannot be created: {error.strerror}") from error
-    digests = FileDigests(output / DIGESTS) if output else None
+    if output and digests is None:
+        digests = FileDigests(output / DIGESTS)
     results: list[list[ModelResult]] = [[] for _ in suites]
     chosen: list[dict[str, list[int]] | None] = [None] * len(suites)
     with AnswerStore(output / STORE if output else None) as store:

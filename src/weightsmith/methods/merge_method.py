@@ -99,7 +99,8 @@ class FunctionMethod(Method):
         try:
             content = inspect.getsource(self.function).encode()
         except (OSError, TypeError):  # it was typed in
-            content = self.function.__code__.co_code  # type: ignore[attr-defined]
+            code = self.function.__code__  # type: ignore[attr-defined]
+            content = code.co_code + repr((code.co_consts, code.co_names)).encode()
         return hashlib.sha256(content).hexdigest()
 
     def combine(self, block: Block, settings: Settings, statistics: Statistics) -> torch.Tensor:

@@ -80,6 +80,7 @@ def run_evaluate_stage(
             settings,
             base=job.base,
             parents=job.parents,
+            digests=stages.files,
             log=log,
             on_progress=on_progress,
         )

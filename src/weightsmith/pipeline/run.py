@@ -128,7 +128,7 @@ def _merge(checked: _Checked, out: Path, stages: Stages, threads: int | None, on
         return {k: v for k, v in asdict(summary).items() if k != "out"}
 
     models = {name: _identity(stages, model) for name, model in checked.plan.models.items()}
-    depends = {"recipe": checked.recipe.schema.model_dump(), "models": models}
+    depends = {"recipe": checked.recipe.schema.model_dump(), "models": models, "method": checked.plan.method.identity}
     return stages.run("merge", depends, [folder], work)
 
 

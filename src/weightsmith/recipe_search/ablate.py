@@ -87,7 +87,7 @@ def ablate(
     models = _models(plan)
     spans = _blocks(plan, blocks)
     dependencies = _dependencies(loaded.file.text, [*questions, *texts], tasks, metric, limit, precision)
-    dependencies["models"] = inputs_digest(plan.models.values())
+    dependencies |= {"models": inputs_digest(plan.models.values()), "method": plan.method.identity}
     merge.become(plan)
     assert merge.backend
     objectives = open_objectives(search_file, Path.cwd(), merge.backend)

@@ -20,7 +20,7 @@ from weightsmith.files.find_path import path_beside
 from weightsmith.files.suggestions import nearest
 from weightsmith.files.yaml_file import YamlFile, dump_yaml, parse_yaml, read_yaml
 from weightsmith.machine import available_cores, fast_precision
-from weightsmith.methods.registry import find_method, method_names
+from weightsmith.methods.registry import METHODS, find_method, method_names
 from weightsmith.models.layer_numbers import count_layers
 from weightsmith.models.open_model import open_model
 from weightsmith.progress import OnProgress, Progress, no_progress
@@ -115,6 +115,7 @@ def search(
         defaults = default_recipes(spaces, recipe.tree, methods)
         models_digest = _models_digest(recipe, file.path.parent)
         depends_on = {"precision": setup.precision, "models": models_digest} | _digests(file, config)
+        depends_on |= {f"merge_method {name}": METHODS[name].identity for name in methods if METHODS[name].identity}
         study = Study(folder, config, recipe.tree, spaces, defaults, parallel=workers > 1, depends_on=depends_on)
         with open_workers(workers, ray, count) as pool:
             _try_all(study, config, setup, pool, objectives, log, on_progress)

@@ -15,7 +15,7 @@ from weightsmith.evaluation.harness.harness_run import run_harness
 from weightsmith.evaluation.harness.read_result import read_result
 from weightsmith.evaluation.harness.suite_tasks import SuiteTasks, load_tasks
 from weightsmith.evaluation.task import Sample
-from weightsmith.evaluation.tasks.suite import Part, Suite, SuiteEntry
+from weightsmith.evaluation.tasks.suite import SuiteEntry, suite_of
 from weightsmith.evaluation.text_tokens import TextTokens
 
 _LIMIT_STREAM = 0x5EED
@@ -39,9 +39,8 @@ class HarnessTask:
         chat: bool = False,
         direction: Literal["maximize", "minimize"] | None = None,
     ) -> None:
-        suite = Suite(name=entry.name, about="", source="", parts=(Part(name=entry.name, tasks=(entry,)),))
         self._entry, self._chat, self._direction = entry, chat, direction
-        self._tasks = load_tasks(suite, data=data, fewshot=entry.fewshot, include=include)
+        self._tasks = load_tasks(suite_of([entry]), data=data, fewshot=entry.fewshot, include=include)
         leaves = self._tasks.leaves[entry]
         self._questions = [(leaf, n) for leaf in leaves for n in range(len(self._tasks.tasks[leaf].eval_docs))]
         if limit and limit < len(self._questions):

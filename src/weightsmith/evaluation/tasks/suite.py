@@ -47,6 +47,9 @@ class SuiteEntry(StrictModel):
         harness_only = {"filter", "fewshot", "choices", "baseline", "scale"} & self.model_fields_set
         if not self.task and harness_only:
             raise ValueError(f"{', '.join(sorted(harness_only))!r} belongs to a 'task'")
+        known = ("perplexity",) if self.text else ("exact_match", "perplexity")
+        if not self.task and (len(self.metric) > 1 or not set(self.metric) <= set(known)):
+            raise ValueError(f"the metric of {'a text' if self.text else 'questions'} is {' or '.join(known)}")
         return self
 
     @property
