@@ -14,10 +14,28 @@ if TYPE_CHECKING:
 
 # Names as the safetensors format spells them (https://github.com/huggingface/safetensors#format), and bytes per
 # element.
-ITEM_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+ITEM_SIZES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
+}
 
 
-FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = ("F64", "F32", "F16", "BF16")  # what arithmetic knows; 8-bit floats are decoded first
+FLOAT8 = ("F8_E4M3", "F8_E5M2")  # F8_E8M0 holds scales
 
 
 _NUMPY = {
@@ -28,12 +46,21 @@ _NUMPY = {
     "I32": "int32",
     "I16": "int16",
     "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
     "U8": "uint8",
     "BOOL": "bool",
 }
 
-
-_TORCH = _NUMPY | {"BF16": "bfloat16"}
+# torch's names; numpy has them from ml_dtypes.
+_ML_DTYPES = {
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+}
+_TORCH = _NUMPY | _ML_DTYPES
 
 
 _BY_TORCH = {name: dtype for dtype, name in _TORCH.items()}
@@ -41,10 +68,12 @@ _BY_TORCH = {name: dtype for dtype, name in _TORCH.items()}
 
 @lru_cache(maxsize=1)
 def numpy_dtypes() -> dict[str, np.dtype]:
-    """Each name's numpy dtype; bfloat16 is that of ml_dtypes."""
+    """Each name's numpy dtype; bfloat16 and the 8-bit floats are those of ml_dtypes."""
     import ml_dtypes
 
-    return {dtype: np.dtype(name) for dtype, name in _NUMPY.items()} | {"BF16": np.dtype(ml_dtypes.bfloat16)}
+    return {dtype: np.dtype(name) for dtype, name in _NUMPY.items()} | {
+        dtype: np.dtype(getattr(ml_dtypes, name)) for dtype, name in _ML_DTYPES.items()
+    }
 
 
 @lru_cache(maxsize=1)
@@ -90,6 +119,10 @@ def convert(values: np.ndarray, out: np.ndarray) -> None:
         from weightsmith.blocks.convert import from_bfloat16, from_float16
 
         return (from_float16 if values.dtype == np.float16 else from_bfloat16)(values.view(np.uint16), out)
+    if values.dtype == np.float32 and out.dtype.itemsize == 2 and out.dtype in _half_dtypes():
+        from weightsmith.blocks.convert import to_bfloat16, to_float16
+
+        return (to_float16 if out.dtype == np.float16 else to_bfloat16)(values, out.view(np.uint16))
     with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is looked for where it matters
         out[:] = values.astype(out.dtype, copy=False)
 

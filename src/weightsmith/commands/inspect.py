@@ -146,6 +146,7 @@ def _rows(model: ModelFacts) -> list[tuple[str, str]]:
         ("layers", str(model.layers)),
         ("parameters", f"{model.parameters:,}"),
         ("dtype", ", ".join(model.dtypes)),
+        *([("quantization", model.quantization)] if model.quantization else []),
         ("vocabulary", f"{model.vocabulary or 'unknown'} rows, {output}"),
         ("files", f"{model.files}, {show_size(model.bytes)}"),
     ]

@@ -19,7 +19,7 @@ from weightsmith.models.model import Model
 class ModelFacts:
     """`dtypes`: those on disk, the one of most weights first; `vocabulary`: the number of embedding rows; `tied`: the
     output matrix is the embedding; `left_out`: tensors that are no weights -> why; `asks_for_code`: what config.json's
-    auto_map names, which is never followed."""
+    auto_map names, which is never followed; `quantization`: the format that weights are decoded from."""
 
     reference: str
     architecture: str
@@ -32,6 +32,7 @@ class ModelFacts:
     files: int
     bytes: int
     lora_rank: int | None
+    quantization: str | None
     left_out: dict[str, str]
     asks_for_code: tuple[str, ...]
 
@@ -53,6 +54,7 @@ def model_facts(model: Model) -> ModelFacts:
         files=len(weights),
         bytes=sum(path.stat().st_size for path in weights),
         lora_rank=max(model.lora_ranks, default=None),
+        quantization=model.quantization,
         left_out=model.left_out,
         asks_for_code=asked_code(model),
     )

@@ -37,6 +37,7 @@ class Model(Mapping[str, "torch.Tensor"]):
     kept_because: str | None = None  # why a known foreign layout is left as it is
     lora_ranks: tuple[int, ...] = ()
     config_file: str = "config.json"  # the name that the layout gives its configuration
+    quantization: str | None = None  # the format that its weights are decoded from
     headers_only: bool = False  # a hub model of which nothing but headers was fetched
 
     @property
@@ -70,6 +71,8 @@ class Model(Mapping[str, "torch.Tensor"]):
     def conversion(self) -> str | None:
         """What is done to its names and rows on the fly, in a few words."""
         notes = []
+        if self.quantization:
+            notes.append(f"{self.quantization}, decoded to bfloat16")
         if self.scheme:
             notes.append(f"{self.scheme.name} naming, read as {self.config['architectures'][0]}'s")
         if self.renamed:

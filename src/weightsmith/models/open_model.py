@@ -11,6 +11,7 @@ from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.checkpoint.hub import HEADERS_ONLY
 from weightsmith.checkpoint.views.joined_parts import JoinedCheckpoint
+from weightsmith.checkpoint.views.quantized.find_quantized import decode_quantized
 from weightsmith.checkpoint.views.row_mapped import RowMap, RowMappedCheckpoint, ordered
 from weightsmith.checkpoint.weights_folder import WeightsFolder, find_weights, open_weights
 from weightsmith.errors import CheckpointError
@@ -22,7 +23,7 @@ from weightsmith.models.model import Model
 from weightsmith.models.multimodal import without_wrapper
 from weightsmith.models.naming.detect import detect_scheme, scheme_named
 from weightsmith.models.naming.framework_prefixes import unwrap, without_prefix
-from weightsmith.models.naming.left_out import buffers_among, tied_twins
+from weightsmith.models.naming.left_out import buffers_among, check_integers, tied_twins
 from weightsmith.models.naming.map_tensors import map_rows, map_rows_back
 from weightsmith.models.naming.scheme import Scheme, known_schemes
 from weightsmith.models.naming.translate_config import NoTransformersClass, translate_config, translate_config_back
@@ -76,7 +77,8 @@ def in_layout(model: Model, layout: str) -> Model:
 
 def _open_folder(folder: Path) -> Model:
     config, config_file = _read_config(folder)
-    files, aliases = _open_weights(folder, config)
+    stored, aliases = _open_weights(folder, config)
+    files, quantization, unused = decode_quantized(stored, config, folder)
     names = _Names.of(folder, files, aliases, config)
     scheme, canonical_config, kept_because = _detect(folder / config_file, config, names.infos)
     if scheme is None:
@@ -84,9 +86,10 @@ def _open_folder(folder: Path) -> Model:
     else:
         maps, left_out = map_rows(scheme, folder, names.infos, canonical_config)
         maps, notes = {name: names.in_files(row_map) for name, row_map in maps.items()}, []
-    left_out |= names.tied
+    left_out |= names.tied | unused
     check_layers(folder, maps, canonical_config)
     view = RowMappedCheckpoint(files, ordered(maps))
+    check_integers(folder, view.tensors)
     if not kept_because:
         check_shapes(folder / config_file, view.tensors, canonical_config)
     untouched = scheme is None and not left_out and all(m.sources == (name,) for name, m in maps.items())
@@ -101,6 +104,7 @@ def _open_folder(folder: Path) -> Model:
         renamed=not notes and names.wrapped,
         notes=tuple(notes),
         kept_because=kept_because,
+        quantization=quantization,
     )
 
 

@@ -55,7 +55,8 @@ def make_plan(
     config = _output_config(home, slices, ordered)
     if vocabulary and vocabulary.home.reference != home.reference:  # the ids of special tokens go with the tokenizer
         config |= {key: vocabulary.home.config[key] for key in _SPECIAL if key in vocabulary.home.config}
-    return Plan(recipe, recipe.method, models, home, config, ordered, vocabulary, planner.warnings)
+    warnings = (*_of_quantized(models), *planner.warnings)
+    return Plan(recipe, recipe.method, models, home, config, ordered, vocabulary, warnings)
 
 
 def plan(
@@ -145,6 +146,14 @@ def _tensors_of_layers(planner: TensorPlanner, slices: list[Slice]) -> Iterator[
                 inputs = [f"{prefix}{source.layer_range[0] + offset}{suffix}" for source in part.sources]
                 yield planner.plan(part, f"{prefix}{number}{suffix}", inputs, t)
             number += 1
+
+
+def _of_quantized(models: Mapping[str, Model]) -> Iterator[str]:
+    if quantized := [reference for reference, model in models.items() if model.quantization]:
+        yield (
+            f"{', '.join(quantized)}: decoding does not bring back what quantizing took from the weights; merge the "
+            "unquantized models where you have them"
+        )
 
 
 def _check_nothing_left(recipe: Recipe, models: dict[str, Model], home: Model) -> None:

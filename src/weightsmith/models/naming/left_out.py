@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
+from weightsmith.errors import CheckpointError
 from weightsmith.models.embeddings import OUTPUTS, is_tied
 
 TIED = "tied output matrix: the embedding under a second name"
@@ -23,8 +25,14 @@ _BUFFERS = (
     (re.compile(r"(.*\.)?decoder\.version"), "buffer: a version number"),
 )
 _CAUSAL_MASK = re.compile(r".*\.(attn|attention|self_attention)\.bias")  # four dimensions; a real bias has one
+# Integers that classes of transformers keep beside their weights. Any other integer tensor is a packed weight.
+_INTEGERS = re.compile(
+    r"(.*\.)?(position_ids|token_type_ids|num_batches_tracked|relative_position_index|version|attn\.bias|attention\.bias"
+    r"|bias_mask|attn_mask|codebook\.\w+|initialized|inited|cluster_size|step)"
+)
 _PLURALS = {
     "buffer": "buffers",
+    "quantization parameter": "quantization parameters",
     "tied output matrix": "tied output matrices",
     "tensor of other parts": "tensors of other parts",
 }
@@ -36,6 +44,19 @@ def buffer_reason(name: str, info: TensorInfo) -> str | None:
         if pattern.fullmatch(name):
             return reason
     return "buffer: causal mask" if len(info.shape) == 4 and _CAUSAL_MASK.fullmatch(name) else None
+
+
+def check_integers(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    """Raises CheckpointError for a tensor of integers that is no known buffer: weights are floating point, and what is
+    packed into integers cannot be averaged."""
+    for name, info in tensors.items():
+        if not info.is_float and not _INTEGERS.fullmatch(name):
+            raise CheckpointError(
+                f"{path}: tensor {name!r} holds integers ({info.dtype} {list(info.shape)}) and is no buffer that is "
+                "known; it may be a weight of a quantized model whose config.json does not say how. Take the model "
+                "that is not quantized",
+                path=path,
+            )
 
 
 def buffers_among(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Quantized checkpoints, decoded for the blocks asked for: one file per format."""

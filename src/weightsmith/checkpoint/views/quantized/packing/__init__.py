@@ -1,0 +1,1 @@
+"""How codes and scales lie in tensors, whatever the format is called."""
