@@ -78,6 +78,16 @@ def test_a_quantized_model_merges_with_one_that_is_not(models: Path, tmp_path: P
         torch.testing.assert_close(tensor, (values[name] + other[name]) / 2, rtol=1e-6, atol=1e-7)
 
 
+def test_the_dtype_is_that_of_weights_that_were_not_decoded(models: Path, tmp_path: Path) -> None:
+    quantize(models / "a", tmp_path / "a", "gptq")
+    weights = {name: weight.half() for name, weight in load_file(models / "b/model.safetensors").items()}
+    (tmp_path / "b").mkdir()
+    save_file(weights, tmp_path / "b/model.safetensors")
+    (tmp_path / "b/config.json").write_text((models / "b/config.json").read_text())
+    merged = ws.merge(write_recipe(tmp_path / "r.yml", tmp_path / "a", tmp_path / "b"))
+    assert {tensor.dtype for name, tensor in merged.items() if name.endswith("_proj.weight")} == {torch.float16}
+
+
 def test_inspect_and_unify_name_the_format(models: Path, tmp_path: Path) -> None:
     values = quantize(models / "a", tmp_path / "a", "gptq")
     quantize(models / "b", tmp_path / "b", "gptq")

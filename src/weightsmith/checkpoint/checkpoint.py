@@ -18,11 +18,13 @@ from weightsmith.checkpoint.dtypes import FLOATS, ITEM_SIZES, as_array, numpy_dt
 @dataclass(frozen=True)
 class TensorInfo:
     """Shape and dtype (safetensors spelling) of a tensor on disk. `computed`: its values are computed in float32, and
-    `dtype` is what they are meant to be stored as."""
+    `dtype` is what they are meant to be stored as. `decoded`: from a quantized weight, so that a tensor merged with it
+    decides about the dtype."""
 
     shape: tuple[int, ...]
     dtype: str
     computed: bool = field(default=False, compare=False)
+    decoded: bool = field(default=False, compare=False)
 
     @property
     def numel(self) -> int:

@@ -49,7 +49,8 @@ class TensorPlanner:
         infos = [source.model.checkpoint.tensors[source.tensor] for source in sources]
         self._check_shapes(name, sources, infos, base or 0)
         settings = self._settings(part, name, inputs, base, t)
-        dtype = promoted(info.dtype for info in infos)
+        stored = [info.dtype for info in infos if not info.decoded]
+        dtype = promoted(stored or [info.dtype for info in infos])
         if dtype not in FLOATS:
             first = base or 0
             return TensorPlan(name, infos[first], (sources[first],), settings, infos[first].dtype, copy=True)

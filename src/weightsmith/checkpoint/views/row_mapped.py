@@ -43,7 +43,8 @@ class RowMappedCheckpoint:
             count = _ends(source, row_map)[-1] if row_map.rows is None else len(row_map.rows)
             shape = first.shape if not first.shape else (count, *first.shape[1:])
             computed = any(source.tensors[s].computed for s in row_map.sources)
-            self.tensors[name] = TensorInfo(first.shape[::-1] if row_map.transposed else shape, first.dtype, computed)
+            shape = first.shape[::-1] if row_map.transposed else shape
+            self.tensors[name] = replace(first, shape=shape, computed=computed)
 
     def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         row_map, info = self._maps[name], self.tensors[name]

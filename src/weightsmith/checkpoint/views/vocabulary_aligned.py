@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +41,7 @@ class VocabularyAligned:
         self.tensors = dict(self.sources[self.number].tensors)
         for name, info in self.tensors.items():
             if name in self.names[self.number]:
-                self.tensors[name] = TensorInfo((len(self.rows), *info.shape[1:]), info.dtype, computed=True)
+                self.tensors[name] = replace(info, shape=(len(self.rows), *info.shape[1:]), computed=True)
         self._mean: dict[str, torch.Tensor] = {}
 
     def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:

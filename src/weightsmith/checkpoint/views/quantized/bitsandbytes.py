@@ -152,7 +152,9 @@ def _read_state(source: Checkpoint, path: Path, name: str) -> dict[str, Any]:
         float(state.get("nested_offset", 0.0))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: {name!r} does not describe a bitsandbytes weight: {error!r:.200}; download it again", path=path
+            f"{path}: quantized by bitsandbytes to 4 bit, and {name!r}, which describes a weight, is not the JSON that "
+            f"bitsandbytes writes ({type(error).__name__}); the file is damaged. Take the unquantized model",
+            path=path,
         ) from error
     return state
 

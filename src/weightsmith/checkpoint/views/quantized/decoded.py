@@ -68,7 +68,7 @@ class DecodedCheckpoint:
         self._source, self._decoders = source, decoders
         self.tensors = {name: info for name, info in source.tensors.items() if name not in parts}
         for name, decoder in decoders.items():
-            self.tensors[name] = TensorInfo(decoder.shape, "BF16", computed=True)
+            self.tensors[name] = TensorInfo(decoder.shape, "BF16", computed=True, decoded=True)
 
     def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         decoder = self._decoders.get(name)

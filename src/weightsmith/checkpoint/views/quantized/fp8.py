@@ -43,7 +43,9 @@ def find_fp8(source: Checkpoint, settings: Mapping[str, Any], path: Path) -> Qua
         grid = scale_grid(source, path, name, shape, scales, None if four_bit else tile)
         bits, values = (4, FP4) if four_bit else (8, values_of(info.dtype))
         weights.add(name, PackedRows(source, shape, name, bits, values, grid), name, scales)
-        titles.add("FP4" if four_bit else "FP8")
+        down, across = grid.tile
+        in_tiles = f" in blocks of {down} x {across}" if grid.rows > 1 and grid.columns > 1 else ""
+        titles.add("FP4" if four_bit else f"FP8{in_tiles}")
     weights.title = " and ".join(sorted(titles, reverse=True)) or "FP8"
     return weights
 
