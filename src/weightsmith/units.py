@@ -7,7 +7,15 @@ from weightsmith.errors import WeightsmithError
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
-def parse_size(text: str, option: str = "--out-shard-size") -> int:
+def parse_shard_size(text: str) -> int:
+    """Bytes of a shard. As mergekit has it, K, M and B are thousands, millions and billions: `5B`, its default, is
+    5 GB (its help says parameters; its `TensorWriter` counts bytes). Raises WeightsmithError."""
+    number, unit = text.strip()[:-1].rstrip(), text.strip()[-1:].upper()
+    return parse_size(f"{number}G" if unit == "B" and number[-1:].isdigit() else text, "--out-shard-size")
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes; `5GB`, `500 MB`, `2G` or a plain number. Raises WeightsmithError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
     if not match or match[2].upper() not in _UNITS or not (size := int(float(match[1]) * _UNITS[match[2].upper()])):
         raise WeightsmithError(f"{option} {text!r}: not a size; write it as 5GB or 500MB")

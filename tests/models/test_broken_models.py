@@ -138,3 +138,14 @@ def test_broken(case: str, models: Path, tmp_path: Path) -> None:
         for part in (str(tmp_path / "bad"), *messages):
             assert part in done.stderr, done.stderr
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+def test_a_single_file_comes_before_an_index_that_was_left_beside_it(models: Path, tmp_path: Path) -> None:
+    """As in transformers; the index is of the shards that were there before."""
+    shutil.copytree(models / "a", tmp_path / "m")
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (tmp_path / "m/model.safetensors.index.json").write_text(json.dumps(index))
+    shown = weightsmith_process("inspect", models / "a", tmp_path / "m")
+    assert shown.returncode == 0, shown.stderr
+    assert "model.safetensors is read, as transformers does; model.safetensors.index.json" in shown.stdout
+    assert "2 models can be merged" in shown.stdout

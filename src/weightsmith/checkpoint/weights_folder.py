@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,15 @@ WeightsFile = SafetensorsFile | PyTorchFile
 
 
 class WeightsFolder:
-    """All tensors of a folder as one checkpoint. `aliases`: tied tensors that a PyTorch file lists under two names."""
+    """All tensors of a folder as one checkpoint. `aliases`: tied tensors that a PyTorch file lists under two names;
+    `notes`: files that were passed over."""
 
     def __init__(self, folder: Path) -> None:
         self._home: dict[str, WeightsFile] = {}
         self.tensors: dict[str, TensorInfo] = {}
         self.aliases: dict[str, str] = {}
         self.files, listed = find_weights(folder)
+        self.notes = tuple(_ignored_index(folder))
         for path in self.files:
             shard = open_weights(path)
             for tensor, info in shard.tensors.items():
@@ -64,8 +67,11 @@ def open_weights(path: Path) -> WeightsFile:
 
 
 def find_weights(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """(the files that hold the weights, tensor -> file as the index says). Raises CheckpointError."""
+    """(the files that hold the weights, tensor -> file as the index says), in the order in which transformers looks for
+    them: a single file comes before an index. Raises CheckpointError."""
     for index, single in ((INDEX, SINGLE), (_PYTORCH_INDEX, _PYTORCH_SINGLE)):
+        if (folder / single).exists():
+            return [folder / single], {}
         if (folder / index).exists():
             listed = parse_index(folder / index, (folder / index).read_text(encoding="utf-8", errors="replace"))
             for name in sorted(set(listed.values())):
@@ -75,13 +81,21 @@ def find_weights(folder: Path) -> tuple[list[Path], dict[str, str]]:
                         path=folder / index,
                     )
             return [folder / name for name in sorted(set(listed.values()))], listed
-        files = [folder / single] if (folder / single).exists() else _others(folder, Path(single).suffix)
-        if files:
+        if files := _others(folder, Path(single).suffix):
             return files, {}
     raise CheckpointError(
         f"{folder}: no weights in it; they are read from .safetensors, .gguf, and PyTorch's .bin and .pth files",
         path=folder,
     )
+
+
+def _ignored_index(folder: Path) -> Iterator[str]:
+    """An index beside the single file that is read in its place."""
+    for index, single in ((INDEX, SINGLE), (_PYTORCH_INDEX, _PYTORCH_SINGLE)):
+        if (folder / single).exists():
+            if (folder / index).exists():
+                yield f"{single} is read, as transformers does; {index} beside it is not"
+            return
 
 
 def _others(folder: Path, suffix: str) -> list[Path]:

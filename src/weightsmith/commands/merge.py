@@ -68,9 +68,9 @@ def merge(
     from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.engine.merge import merge as merge_models
     from weightsmith.machine import available_cores
-    from weightsmith.units import parse_size
+    from weightsmith.units import parse_shard_size
 
-    shard_bytes = parse_size(out_shard_size)
+    shard_bytes = parse_shard_size(out_shard_size)
     mapping_files = _parse_mappings(mappings or [])
     if gguf:
         from weightsmith.gguf.export import check_types

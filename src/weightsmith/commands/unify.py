@@ -31,9 +31,9 @@ def unify(
     """
     from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.engine.unify import unify as unify_model
-    from weightsmith.units import parse_size, show_size
+    from weightsmith.units import parse_shard_size, show_size
 
-    shard_bytes = parse_size(out_shard_size)
+    shard_bytes = parse_shard_size(out_shard_size)
     with resumable(), show_progress(quiet=quiet) as (_, on_progress):
         summary = unify_model(
             model,

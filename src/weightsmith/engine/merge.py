@@ -24,7 +24,7 @@ from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.progress import OnProgress, counted, no_progress
 from weightsmith.recipe.recipe import Recipe, load_recipe
 from weightsmith.tokenizer.merged_tokenizer import write_merged_tokenizer
-from weightsmith.units import parse_size
+from weightsmith.units import parse_shard_size
 
 if TYPE_CHECKING:
     import torch
@@ -109,15 +109,14 @@ def merge(
     checksums), or, without a folder, in memory: name -> tensor, in the output's dtype and shape, bit for bit what would
     be written.
 
-    `recipe`: a `Recipe`, a file, or a mapping with mergekit's keys. `out_shard_size`: bytes, or a size such as "5GB".
-    The bytes do not depend on `threads`; `seed` is that of the methods that draw random numbers. A run that was
-    interrupted or killed is continued by the same call, to the same bytes; `restart` discards it; `force` replaces an
-    output that exists. `on_nan`: NaN and infinities in the inputs are an error, or counted (in memory: a
-    Python warning). `device`: where blocks are
-    combined, `cpu`, or one that torch knows, which gives the plain form of the method, and so bytes of its own. `ray`:
-    the address of a Ray cluster whose workers make the shards, or `auto`, or `local`. `mappings` and `accept_mapping`
-    are for models in a layout of their own (docs/naming-schemes.md). `on_progress` receives a
-    `Progress` in bytes; `on_plan` the plan, before a weight is read.
+    `recipe`: a `Recipe`, a file, or a mapping with mergekit's keys. `out_shard_size`: bytes, or a size such as "5GB" or
+    mergekit's "5B". The bytes do not depend on `threads`; `seed` is that of the methods that draw random numbers. A run
+    that was interrupted or killed is continued by the same call, to the same bytes; `restart` discards it; `force`
+    replaces an output that exists. `on_nan`: NaN and infinities in the inputs are an error, or counted (in memory: a
+    Python warning). `device`: where blocks are combined, `cpu`, or one that torch knows, which gives the plain form of
+    the method, and so bytes of its own. `ray`: the address of a Ray cluster whose workers make the shards, or `auto`,
+    or `local`. `mappings` and `accept_mapping` are for models in a layout of their own (docs/naming-schemes.md).
+    `on_progress` receives a `Progress` in bytes; `on_plan` the plan, before a weight is read.
 
     Raises RecipeError, CheckpointError, PlanError, MergeError or OutputError, and then leaves nothing behind.
 
@@ -138,7 +137,7 @@ def merge(
             on_plan,
         )
     started, out = time.monotonic(), Path(out)
-    shard_bytes = parse_size(out_shard_size) if isinstance(out_shard_size, str) else out_shard_size
+    shard_bytes = parse_shard_size(out_shard_size) if isinstance(out_shard_size, str) else out_shard_size
     check_output(out, force=force)
     plan = make_plan(recipe, mappings=mappings, accept_mapping=accept_mapping)
     if on_plan:

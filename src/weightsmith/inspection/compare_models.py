@@ -119,7 +119,7 @@ def _tied(base: Model, other: Model) -> Iterator[Finding]:
     what = (
         "its embedding is used as the output matrix, which the base stores separately"
         if has[0]
-        else "its output matrix is left out: the base, and so the result, ties it to the embedding"
+        else "it has an output matrix of its own, which the base ties to the embedding: the result has its own, too"
     )
     yield Finding("note", other.reference, what)
 

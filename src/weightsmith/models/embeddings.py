@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
 
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight")
 OUTPUTS = ("lm_head.weight", "embed_out.weight", "output_projection.weight")
-# Families whose class ties the two where config.json says nothing.
+# Families whose class ties the two where config.json says nothing, for where transformers is not installed to be asked.
 _TIED_BY_DEFAULT = {
     "gpt2",
     "bloom",
@@ -20,15 +21,52 @@ _TIED_BY_DEFAULT = {
     "gemma2",
     "gemma3",
     "gemma3_text",
+    "gemma3n",
+    "gemma3n_text",
+    "gemma4",
+    "gemma4_text",
     "gpt_bigcode",
     "starcoder2",
+    "cohere",
+    "cohere2",
+    "lfm2",
+    "lfm2_moe",
+    "mistral3",
+    "paligemma",
+    "t5",
+    "bert",
+    "bart",
+    "whisper",
 }
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether the output matrix is the embedding."""
+    """Whether the output matrix is the embedding, where a model does not store one of its own: as config.json says,
+    else as the class does by default."""
     declared = config.get("tie_word_embeddings")
-    return declared if isinstance(declared, bool) else config.get("model_type") in _TIED_BY_DEFAULT
+    return declared if isinstance(declared, bool) else _tied_by_default(str(config.get("model_type")))
+
+
+@lru_cache(maxsize=64)
+def _tied_by_default(model_type: str) -> bool:
+    try:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    except ImportError:
+        return model_type in _TIED_BY_DEFAULT
+    try:
+        return bool(getattr(CONFIG_MAPPING[model_type](), "tie_word_embeddings", False))
+    except Exception:  # a type that is not known, or a class that needs arguments
+        return model_type in _TIED_BY_DEFAULT
+
+
+def untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a model that stores an output matrix of its own."""
+    parts = {
+        key: value | {"tie_word_embeddings": False}
+        for key, value in config.items()
+        if isinstance(value, dict) and key.endswith("_config") and value.get("tie_word_embeddings")
+    }
+    return {**config, **parts, "tie_word_embeddings": False}
 
 
 def embedding_name(tensors: Iterable[str]) -> str | None:

@@ -23,10 +23,11 @@ from weightsmith.models.model import Model
 from weightsmith.models.multimodal import without_wrapper
 from weightsmith.models.naming.detect import detect_scheme, scheme_named
 from weightsmith.models.naming.framework_prefixes import unwrap, without_prefix
-from weightsmith.models.naming.left_out import buffers_among, check_integers, tied_twins
+from weightsmith.models.naming.left_out import TIED, buffers_among, check_integers, tied_twins
 from weightsmith.models.naming.map_tensors import map_rows, map_rows_back
 from weightsmith.models.naming.scheme import Scheme, known_schemes
 from weightsmith.models.naming.translate_config import NoTransformersClass, translate_config, translate_config_back
+from weightsmith.models.own_output import own_output
 
 
 def open_model(reference: str, *, beside: Path | None = None, headers_only: bool = False) -> Model:
@@ -77,7 +78,7 @@ def in_layout(model: Model, layout: str) -> Model:
 
 def _open_folder(folder: Path) -> Model:
     config, config_file = _read_config(folder)
-    stored, aliases = _open_weights(folder, config)
+    stored, aliases, passed_over = _open_weights(folder, config)
     files, quantization, unused = decode_quantized(stored, config, folder)
     names = _Names.of(folder, files, aliases, config)
     scheme, canonical_config, kept_because = _detect(folder / config_file, config, names.infos)
@@ -89,6 +90,11 @@ def _open_folder(folder: Path) -> Model:
     left_out |= names.tied | unused
     check_layers(folder, maps, canonical_config)
     view = RowMappedCheckpoint(files, ordered(maps))
+    canonical_config, twin, untied_note = own_output(view, canonical_config, (folder / HEADERS_ONLY).exists())
+    if twin:
+        left_out[twin] = TIED
+        del maps[twin]
+        view = RowMappedCheckpoint(files, ordered(maps))
     check_integers(folder, view.tensors)
     if not kept_because:
         check_shapes(folder / config_file, view.tensors, canonical_config)
@@ -102,7 +108,7 @@ def _open_folder(folder: Path) -> Model:
         scheme=scheme,
         left_out=left_out,
         renamed=not notes and names.wrapped,
-        notes=tuple(notes),
+        notes=(*passed_over, *notes, *untied_note),
         kept_because=kept_because,
         quantization=quantization,
     )
@@ -157,12 +163,12 @@ def _detect(
         return None, raw_config, str(reason)
 
 
-def _open_weights(folder: Path, config: dict[str, Any]) -> tuple[Checkpoint, dict[str, str]]:
-    """(the tensors under the names in the files, tied names of PyTorch files)."""
+def _open_weights(folder: Path, config: dict[str, Any]) -> tuple[Checkpoint, dict[str, str], tuple[str, ...]]:
+    """(the tensors under the names in the files, tied names of PyTorch files, notes on files that are not read)."""
     files, _ = find_weights(folder)
     if len(files) == 1 or not all(path.name.startswith("consolidated.") for path in files):
         weights = WeightsFolder(folder)
-        return weights, weights.aliases
+        return weights, weights.aliases, weights.notes
     parts = [open_weights(path) for path in files]
     scheme = detect_scheme(parts[0].tensors, config=config)
     if scheme is None or not scheme.columns:
@@ -171,7 +177,7 @@ def _open_weights(folder: Path, config: dict[str, Any]) -> tuple[Checkpoint, dic
             path=folder,
         )
     axes = {name: _split_axis(scheme, name, info, config) for name, info in parts[0].tensors.items()}
-    return JoinedCheckpoint(parts, files, axes), {}
+    return JoinedCheckpoint(parts, files, axes), {}, ()
 
 
 def _split_axis(scheme: Scheme, name: str, info: TensorInfo, config: dict[str, Any]) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from weightsmith.checkpoint.checkpoint import natural_key
 from weightsmith.errors import CheckpointError, PlanError
-from weightsmith.models.embeddings import OUTPUTS, is_tied
+from weightsmith.models.embeddings import is_tied, output_name, untied
 from weightsmith.models.fit_to_base import fit_text_parts, fit_to
 from weightsmith.models.layer_numbers import LAYER, count_layers
 from weightsmith.models.model import Model
@@ -49,13 +49,16 @@ def make_plan(
     check_slices(recipe, slices, layers)
     planner = TensorPlanner(recipe, models)
     tensors = [*_tensors_outside_layers(planner, slices, home), *_tensors_of_layers(planner, slices)]
-    if schema.slices is None:
-        _check_nothing_left(recipe, models, home)
     ordered = tuple(sorted(tensors, key=lambda tensor: natural_key(tensor.name)))
-    config = _output_config(home, slices, ordered)
+    if schema.slices is None:
+        _check_nothing_left(recipe, models, home, {tensor.name for tensor in ordered})
+    config, warnings = _output_config(home, slices, ordered), ()
     if vocabulary and vocabulary.home.reference != home.reference:  # the ids of special tokens go with the tokenizer
         config |= {key: vocabulary.home.config[key] for key in _SPECIAL if key in vocabulary.home.config}
-    warnings = (*_of_quantized(models), *planner.warnings)
+    if not output_name(home.checkpoint.tensors) and output_name(tensor.name for tensor in ordered):
+        config = untied(config)
+        warnings += (_about_untied(models, home),)
+    warnings += (*_of_quantized(models), *planner.warnings)
     return Plan(recipe, recipe.method, models, home, config, ordered, vocabulary, warnings)
 
 
@@ -122,10 +125,20 @@ def _fit(
 
 
 def _tensors_outside_layers(planner: TensorPlanner, slices: list[Slice], home: Model) -> Iterator[TensorPlan]:
-    for name in home.checkpoint.tensors:
-        if not LAYER.match(name):
-            part = slices[-1] if _AFTER_LAYERS.search(name) else slices[0]
-            yield planner.plan(part, name, [name] * len(part.sources), 0.0)
+    names = [name for name in home.checkpoint.tensors if not LAYER.match(name)]
+    if output := _untied_output(planner, slices[-1], home):
+        names.append(output)
+    for name in names:
+        part = slices[-1] if _AFTER_LAYERS.search(name) else slices[0]
+        yield planner.plan(part, name, [name] * len(part.sources), 0.0)
+
+
+def _untied_output(planner: TensorPlanner, last: Slice, home: Model) -> str | None:
+    """The output matrix that a model has of its own, where `home` ties its own to the embedding."""
+    if output_name(home.checkpoint.tensors) or not is_tied(home.config):
+        return None
+    sources = (planner.models[source.model].checkpoint.tensors for source in last.sources)
+    return next((output for tensors in sources if (output := output_name(tensors))), None)
 
 
 def _tensors_of_layers(planner: TensorPlanner, slices: list[Slice]) -> Iterator[TensorPlan]:
@@ -148,6 +161,14 @@ def _tensors_of_layers(planner: TensorPlanner, slices: list[Slice]) -> Iterator[
             number += 1
 
 
+def _about_untied(models: Mapping[str, Model], home: Model) -> str:
+    own = [reference for reference, model in models.items() if output_name(model.checkpoint.tensors)]
+    return (
+        f"{', '.join(own)} has an output matrix of its own, {home.reference} ties it to the embedding: the merged "
+        "model has its own, and its config.json says tie_word_embeddings: false"
+    )
+
+
 def _of_quantized(models: Mapping[str, Model]) -> Iterator[str]:
     if quantized := [reference for reference, model in models.items() if model.quantization]:
         yield (
@@ -156,10 +177,10 @@ def _of_quantized(models: Mapping[str, Model]) -> Iterator[str]:
         )
 
 
-def _check_nothing_left(recipe: Recipe, models: dict[str, Model], home: Model) -> None:
+def _check_nothing_left(recipe: Recipe, models: dict[str, Model], home: Model, planned: set[str]) -> None:
     for model in models.values():
         for tensor in model.checkpoint.tensors:
-            if tensor not in home.checkpoint.tensors and not (tensor.endswith(OUTPUTS) and is_tied(home.config)):
+            if tensor not in planned:
                 raise PlanError(
                     f"{recipe.line_of(model.reference)}: tensor {tensor!r} of {model.reference} has no counterpart in "
                     f"{home.reference}, which gives the merged model its shape; the two cannot be merged",

@@ -14,7 +14,9 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Worker th
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Discard what an interrupted run has done.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")]
-OutShardSize = Annotated[str, typer.Option(help="Largest shard, such as 5GB or 500MB (decimal units).")]
+OutShardSize = Annotated[
+    str, typer.Option(help="Largest shard, such as 5GB or 500MB (decimal units; 5B, as mergekit writes it, is 5GB).")
+]
 AcceptMapping = Annotated[
     bool, typer.Option("--accept-mapping", help="Map unknown tensor names by the values of the weights.")
 ]
