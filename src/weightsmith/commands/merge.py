@@ -173,7 +173,7 @@ def show_plan(plan: Plan) -> None:
     from rich.table import Table
 
     from weightsmith.commands.terminal.tables import plain_console
-    from weightsmith.models.layer_numbers import LAYER
+    from weightsmith.models.stacks import LAYER
 
     groups: dict[tuple[object, ...], list[TensorPlan]] = {}
     for tensor in plan.tensors:

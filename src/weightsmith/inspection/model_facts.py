@@ -11,8 +11,8 @@ from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.checkpoint.weights_folder import find_weights
 from weightsmith.models.embeddings import embedding_rows, is_tied, output_name
-from weightsmith.models.layer_numbers import LAYER
 from weightsmith.models.model import Model
+from weightsmith.models.stacks import find_stacks
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def model_facts(model: Model) -> ModelFacts:
         reference=model.reference,
         architecture=str(architectures[0]),
         naming=model.naming,
-        layers=len({match[2] for name in infos if (match := LAYER.match(name))}),
+        layers=find_stacks(infos, model.config).depth,
         parameters=sum(info.numel for info in infos.values()),
         dtypes=tuple(GGUFFile(model.home).ggml_types()) if model.is_gguf else _dtypes(infos),
         vocabulary=embedding_rows(infos),

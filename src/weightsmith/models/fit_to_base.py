@@ -11,29 +11,35 @@ from typing import Any
 from weightsmith.checkpoint.views.row_mapped import RowMappedCheckpoint, ordered
 from weightsmith.errors import CheckpointError
 from weightsmith.models.embeddings import OUTPUTS, is_tied
-from weightsmith.models.layer_numbers import check_layers, count_layers
 from weightsmith.models.model import Model
-from weightsmith.models.multimodal import text_names, text_part
+from weightsmith.models.multimodal import as_text_part_of, text_names, text_part
 from weightsmith.models.naming.map_tensors import map_rows
 from weightsmith.models.naming.scheme import Scheme, parse_scheme
+from weightsmith.models.stacks import check_layers, find_stacks
 
 
 def names_differ(base: Model, other: Model) -> tuple[list[str], list[str]]:
-    """(tensors only the base has, tensors only the other has), an output matrix that is tied in one of them aside."""
-    base_names, other_names = base.checkpoint.tensors.keys(), other.checkpoint.tensors.keys()
+    """(tensors only the base has, tensors only the other has), an output matrix that is tied in one of them aside, and
+    layers that predict further tokens."""
+    base_names, other_names = base.checkpoint.tensors.keys() - other.lacks, other.checkpoint.tensors.keys()
+    stacks = [find_stacks(model.checkpoint.tensors, model.config) for model in (base, other)]
     optional = OUTPUTS if is_tied(base.config) or is_tied(other.config) else ()
     only = [
-        sorted(n for n in names if not n.endswith(optional))
-        for names in (base_names - other_names, other_names - base_names)
+        sorted(n for n in names if not n.endswith(optional) and not own.is_further(n))
+        for own, names in zip(stacks, (base_names - other_names, other_names - base_names), strict=True)
     ]
     return only[0], only[1]
 
 
-def fit_text_parts(models: dict[str, Model]) -> dict[str, Model]:
-    """Where language models and multimodal ones are merged, the latter's language models alone."""
+def fit_text_parts(models: dict[str, Model], first: Model | None = None) -> dict[str, Model]:
+    """Where language models and multimodal ones are merged: the latter's language models alone, if the first model is a
+    language model; else language models as parts of the first, which keeps its other parts."""
     wrapped = {reference: bool(text_names(model.checkpoint.tensors)) for reference, model in models.items()}
     if all(wrapped.values()) or not any(wrapped.values()):
         return models
+    first = next(iter(models.values())) if first is None else first
+    if wrapped[first.reference]:
+        return {r: model if wrapped[r] else as_text_part_of(first, model) for r, model in models.items()}
     return {reference: text_part(model) if wrapped[reference] else model for reference, model in models.items()}
 
 
@@ -71,7 +77,7 @@ def fit_to(base: Model, other: Model, *, mapping: Path | None = None, accept: bo
 def _mapped(base: Model, other: Model, scheme: Scheme, note: str) -> Model:
     """`other`, whose layout nobody described, seen through the mapping `scheme` as a model of the base's
     configuration."""
-    layers = count_layers(base.checkpoint.tensors)
+    layers = find_stacks(base.checkpoint.tensors, base.config).depth
     maps, left_out = map_rows(scheme, other.home, other.checkpoint.tensors, base.config, layers=layers)
     view = RowMappedCheckpoint(other.checkpoint, ordered(maps))
     check_layers(other.home, view.tensors, base.config)

@@ -38,6 +38,7 @@ class Model(Mapping[str, "torch.Tensor"]):
     lora_ranks: tuple[int, ...] = ()
     config_file: str = "config.json"  # the name that the layout gives its configuration
     quantization: str | None = None  # the format that its weights are decoded from
+    lacks: frozenset[str] = frozenset()  # of the base's tensors, those that it need not have: a text model's no tower
     headers_only: bool = False  # a hub model of which nothing but headers was fetched
 
     @property

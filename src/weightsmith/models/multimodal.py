@@ -1,8 +1,9 @@
 """The language model inside a multimodal one: `model.language_model.layers.0` is `model.layers.0` of a model that only
-reads."""
+reads. Some classes name its tensors as such a model does, and have a tower beside them (Qwen2-VL's `visual.*`)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,11 @@ _WRAPPERS = (
     ("model.language_model.", "model."),
     ("language_model.lm_head.", "lm_head."),
     ("language_model.model.", "model."),
+)
+_TOWERS = re.compile(
+    r"(model\.)?(visual|vision_\w+|vpm|vit|audio\w*|embed_vision|embed_audio|multi_modal_\w+|mm_projector|mlp1"
+    r"|connector|aligner|projector|image_newline|view_seperator|img_\w+|qformer|query_tokens|language_projection"
+    r"|modality_projection|speech_\w+|sound_\w+)(\..*|)"
 )
 # What today's class for a `text_config` is called, where it is not the obvious name.
 _CLASSES = {
@@ -40,7 +46,11 @@ _CARRIED = ("tie_word_embeddings", "dtype", "torch_dtype", "bos_token_id", "eos_
 def text_names(names: Iterable[str]) -> dict[str, str]:
     """Name alone -> name in the multimodal model, for the tensors of its language model; empty where there is no such
     part."""
-    text_tensors, wrapped = {}, False
+    text_tensors, wrapped, names = {}, False, list(names)
+    if any(_TOWERS.fullmatch(name) for name in names):
+        plain = {name: name for name in names if not _TOWERS.fullmatch(name)}
+        if plain and not any(name.startswith(wrapper) for name in plain for wrapper, _ in _WRAPPERS):
+            return plain
     for name in names:
         for wrapper, plain in _WRAPPERS:
             if name.startswith(wrapper):
@@ -55,6 +65,8 @@ def text_names(names: Iterable[str]) -> dict[str, str]:
 def text_config(home: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of the language model alone. Raises CheckpointError where config.json has none."""
     text = config.get("text_config")
+    if text is None and type(config.get("hidden_size")) is int:  # Qwen2-VL as it was published
+        return {key: value for key, value in config.items() if key not in ("vision_config", "audio_config")}
     if not isinstance(text, dict):
         raise CheckpointError(
             f"{home}: has the names of a multimodal model, and its config.json no text_config", path=home
@@ -83,6 +95,26 @@ def without_wrapper(
     return {s: infos[n] for s, n in names.items()}, {s: plain[n] for s, n in names.items()}, text, notes
 
 
+def _text_settings(model: Model) -> dict[str, Any]:
+    """The settings of a language model that is read beside others and gives no configuration itself."""
+    part = next((model.config[key] for key in ("text_config", "llm_config") if key in model.config), model.config)
+    known = isinstance(part, dict) and part.get("model_type") in _CLASSES
+    return text_config(model.home, model.config) if known else {**part, "architectures": []}
+
+
+def as_text_part_of(base: Model, model: Model) -> Model:
+    """A language model under the names that it has inside the multimodal `base`, whose other parts it lacks."""
+    names = text_names(base.checkpoint.tensors)
+    maps = {names.get(name, name): RowMap((name,)) for name in model.checkpoint.tensors}
+    parts = frozenset(base.checkpoint.tensors.keys() - set(names.values()))
+    return replace(
+        model,
+        checkpoint=RowMappedCheckpoint(model.checkpoint, ordered(maps)),
+        lacks=parts,
+        notes=(*model.notes, f"read as the language model of {base.reference}"),
+    )
+
+
 def text_part(model: Model) -> Model:
     """The language model of a multimodal one, under the names it has alone. Raises CheckpointError where it has
     none."""
@@ -93,7 +125,7 @@ def text_part(model: Model) -> Model:
         checkpoint=RowMappedCheckpoint(
             model.checkpoint, ordered({plain: RowMap((name,)) for plain, name in names.items()})
         ),
-        config=text_config(model.home, model.config),
+        config=_text_settings(model),
         left_out=model.left_out | dict.fromkeys(sorted(others, key=natural_key), OTHER_PART),
         notes=(*model.notes, "its language model alone"),
     )

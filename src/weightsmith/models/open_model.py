@@ -18,7 +18,6 @@ from weightsmith.errors import CheckpointError
 from weightsmith.models.adapter import with_adapter
 from weightsmith.models.check_config import check_shapes
 from weightsmith.models.find_model import find_model, is_gguf
-from weightsmith.models.layer_numbers import check_layers
 from weightsmith.models.model import Model
 from weightsmith.models.multimodal import without_wrapper
 from weightsmith.models.naming.detect import detect_scheme, scheme_named
@@ -28,6 +27,7 @@ from weightsmith.models.naming.map_tensors import map_rows, map_rows_back
 from weightsmith.models.naming.scheme import Scheme, known_schemes
 from weightsmith.models.naming.translate_config import NoTransformersClass, translate_config, translate_config_back
 from weightsmith.models.own_output import own_output
+from weightsmith.models.stacks import check_layers
 
 
 def open_model(reference: str, *, beside: Path | None = None, headers_only: bool = False) -> Model:

@@ -20,11 +20,11 @@ import torch
 
 from weightsmith.checkpoint.checkpoint import Checkpoint, natural_key
 from weightsmith.errors import CheckpointError
-from weightsmith.models.layer_numbers import LAYER
 from weightsmith.models.model import Model
 from weightsmith.models.naming.dimensions import dimensions
 from weightsmith.models.naming.left_out import buffer_reason
 from weightsmith.models.naming.scheme import Scheme, parse_scheme
+from weightsmith.models.stacks import LAYER
 
 SOUND = 0.5  # correlation with the base below which a tensor is not taken for a fine-tune of it
 _SAMPLED_ROWS, _SAMPLED_COLUMNS = 8, 4096

@@ -3,7 +3,6 @@ read."""
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,20 +12,24 @@ from weightsmith.checkpoint.checkpoint import natural_key
 from weightsmith.errors import CheckpointError, PlanError
 from weightsmith.models.embeddings import is_tied, output_name, untied
 from weightsmith.models.fit_to_base import fit_text_parts, fit_to
-from weightsmith.models.layer_numbers import LAYER, count_layers
 from weightsmith.models.model import Model
 from weightsmith.models.naming.translate_config import published
 from weightsmith.models.open_model import open_model
+from weightsmith.models.stacks import LAYER, Stack, Stacks, find_stacks
 from weightsmith.planning.align_vocabularies import align_vocabularies
+from weightsmith.planning.output_config import checked_config, restacked_config
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.planning.plan_tensor import TensorPlanner
 from weightsmith.planning.slices import check_slices, layers_of, whole_models
 from weightsmith.recipe.recipe import Recipe, load_recipe
 from weightsmith.recipe.recipe_schema import Slice
 
-# Tensors behind the layers come from the last slice, those before them (embeddings) from the first; file order says
-# nothing, safetensors files are sorted by name.
-_AFTER_LAYERS = re.compile(r"(^|[._])(lm_head|embed_out|output|score|final\w*|norm|ln_f|norm_f)\.")
+# What lies before the layers (embeddings, towers of images and sound) comes from the first slice, what lies behind them
+# (norms, heads) from the last; file order says nothing, safetensors files are sorted by name.
+_BEFORE_LAYERS = re.compile(
+    r"(^|[._])(embed(?!_out)\w*|\w*embeddings?|\w*embeddings_layernorm|wte|wpe|project_in|per_layer_\w+|altup_proj\w*"
+    r"|vision\w*|visual\w*|image\w*|audio\w*|speech\w*|\w*projector|connector|multi_modal\w*|aligner|rotary_\w+)\."
+)
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -43,22 +46,32 @@ def make_plan(
     schema = recipe.schema
     models = _fit(recipe, _open_models(recipe, opener), mappings or {}, accept_mapping)
     models, vocabulary = align_vocabularies(recipe, models, schema.base_model)
-    layers = {reference: count_layers(model.checkpoint.tensors) for reference, model in models.items()}
+    stacks = {reference: find_stacks(model.checkpoint.tensors, model.config) for reference, model in models.items()}
+    layers = {reference: found.depth for reference, found in stacks.items()}
     slices = schema.slices or [whole_models(recipe, layers)]
     home = models[slices[0].base_model or schema.base_model or slices[0].sources[0].model]
     check_slices(recipe, slices, layers)
     planner = TensorPlanner(recipe, models)
-    tensors = [*_tensors_outside_layers(planner, slices, home), *_tensors_of_layers(planner, slices)]
+    main = _stack_to_slice(recipe, stacks[home.reference], home) if schema.slices else None
+    tensors = [*_tensors_outside(planner, slices, home, stacks[home.reference], main)]
+    if main:
+        tensors += _tensors_of_layers(planner, slices, stacks)
     ordered = tuple(sorted(tensors, key=lambda tensor: natural_key(tensor.name)))
     if schema.slices is None:
-        _check_nothing_left(recipe, models, home, {tensor.name for tensor in ordered})
-    config, warnings = _output_config(home, slices, ordered), ()
+        _check_nothing_left(recipe, models, home, stacks, {tensor.name for tensor in ordered})
+    config, warnings = home.config, ()
+    if main:
+        config = restacked_config(
+            recipe, home, main, [n for part in slices for n in range(*part.sources[0].layer_range)]
+        )
     if vocabulary and vocabulary.home.reference != home.reference:  # the ids of special tokens go with the tokenizer
-        config |= {key: vocabulary.home.config[key] for key in _SPECIAL if key in vocabulary.home.config}
+        config = config | {key: vocabulary.home.config[key] for key in _SPECIAL if key in vocabulary.home.config}
     if not output_name(home.checkpoint.tensors) and output_name(tensor.name for tensor in ordered):
         config = untied(config)
         warnings += (_about_untied(models, home),)
     warnings += (*_of_quantized(models), *planner.warnings)
+    config = published(config, [tensor.info for tensor in ordered if not tensor.copy])
+    config = checked_config(recipe, home, config, ordered, main)
     return Plan(recipe, recipe.method, models, home, config, ordered, vocabulary, warnings)
 
 
@@ -114,7 +127,7 @@ def _fit(
             f"--mapping names {min(unknown)!r}, which {recipe.file.path} does not; it has: {', '.join(models)}"
         )
     first = recipe.schema.base_model or next(iter(models))
-    models = fit_text_parts(models)
+    models = fit_text_parts(models, models[first])
     for reference in models.keys() - {first}:
         mapping = mappings.get(reference)
         try:
@@ -124,13 +137,40 @@ def _fit(
     return models
 
 
-def _tensors_outside_layers(planner: TensorPlanner, slices: list[Slice], home: Model) -> Iterator[TensorPlan]:
-    names = [name for name in home.checkpoint.tensors if not LAYER.match(name)]
+def _stack_to_slice(recipe: Recipe, stacks: Stacks, home: Model) -> Stack:
+    """The stack of layers that `slices` cut. Raises RecipeError where it is not clear which one."""
+    if stacks.main:
+        return stacks.main
+    found = ", ".join(f"{stack.prefix}* ({stack.depth} layers)" for stack in stacks.stacks.values())
+    raise recipe.file.error(
+        ["slices"],
+        f"{home.reference} has {'several stacks of layers: ' + found if found else 'no layers'}; slices take the "
+        "layers "
+        "of one language model. Use `models`",
+    )
+
+
+def _tensors_outside(
+    planner: TensorPlanner, slices: list[Slice], home: Model, stacks: Stacks, main: Stack | None
+) -> Iterator[TensorPlan]:
+    """All tensors but the layers of the stack `main`, which slices cut."""
+    names = [n for n in home.checkpoint.tensors if not (main and (place := stacks.layer_of(n)) and place[0] == main)]
     if output := _untied_output(planner, slices[-1], home):
         names.append(output)
+    may_lack = frozenset().union(*(model.lacks for model in planner.models.values()))
     for name in names:
-        part = slices[-1] if _AFTER_LAYERS.search(name) else slices[0]
-        yield planner.plan(part, name, [name] * len(part.sources), 0.0)
+        part = slices[0] if main is None or _BEFORE_LAYERS.search(name) else slices[-1]
+        optional = stacks.is_further(name) or name in may_lack
+        target = _behind(name, main, slices) if main else name
+        yield planner.plan(part, target, [name] * len(part.sources), stacks.depth_of(name), optional)
+
+
+def _behind(name: str, main: Stack, slices: list[Slice]) -> str:
+    """The name of a tensor of a layer behind those that slices cut: the depth may be another one now."""
+    match = LAYER.match(name)
+    if match is None or match[1] != main.prefix:
+        return name
+    return f"{main.prefix}{int(match[2]) - main.depth + sum(map(layers_of, slices))}{match[3]}"
 
 
 def _untied_output(planner: TensorPlanner, last: Slice, home: Model) -> str | None:
@@ -141,23 +181,23 @@ def _untied_output(planner: TensorPlanner, last: Slice, home: Model) -> str | No
     return next((output for tensors in sources if (output := output_name(tensors))), None)
 
 
-def _tensors_of_layers(planner: TensorPlanner, slices: list[Slice]) -> Iterator[TensorPlan]:
+def _tensors_of_layers(
+    planner: TensorPlanner, slices: list[Slice], stacks: Mapping[str, Stacks]
+) -> Iterator[TensorPlan]:
     """Each output layer has the tensors of the layer it comes from in its slice's base (or first) model."""
     number = 0
     for part in slices:
         base = part.base_model or planner.recipe.schema.base_model
         references = [source.model for source in part.sources]
         lead = part.sources[references.index(base) if base in references else 0]
-        by_layer: dict[int, list[tuple[str, str]]] = {}
-        for tensor in planner.models[lead.model].checkpoint.tensors:
-            if match := LAYER.match(tensor):
-                by_layer.setdefault(int(match[2]), []).append((match[1], match[3]))
+        stack = _stack_to_slice(planner.recipe, stacks[lead.model], planner.models[lead.model])
+        first = stack.numbers[0]
         count = layers_of(part)
         for offset in range(count):
             t = offset / (count - 1) if count > 1 else 1.0
-            for prefix, suffix in by_layer.get(lead.layer_range[0] + offset, []):
-                inputs = [f"{prefix}{source.layer_range[0] + offset}{suffix}" for source in part.sources]
-                yield planner.plan(part, f"{prefix}{number}{suffix}", inputs, t)
+            for suffix in sorted(stack.suffixes[first + lead.layer_range[0] + offset]):
+                inputs = [f"{stack.prefix}{first + source.layer_range[0] + offset}{suffix}" for source in part.sources]
+                yield planner.plan(part, f"{stack.prefix}{first + number}{suffix}", inputs, t)
             number += 1
 
 
@@ -177,24 +217,14 @@ def _of_quantized(models: Mapping[str, Model]) -> Iterator[str]:
         )
 
 
-def _check_nothing_left(recipe: Recipe, models: dict[str, Model], home: Model, planned: set[str]) -> None:
-    for model in models.values():
+def _check_nothing_left(
+    recipe: Recipe, models: dict[str, Model], home: Model, stacks: Mapping[str, Stacks], planned: set[str]
+) -> None:
+    for reference, model in models.items():
         for tensor in model.checkpoint.tensors:
-            if tensor not in planned:
+            if tensor not in planned and not stacks[reference].is_further(tensor):
                 raise PlanError(
                     f"{recipe.line_of(model.reference)}: tensor {tensor!r} of {model.reference} has no counterpart in "
                     f"{home.reference}, which gives the merged model its shape; the two cannot be merged",
                     **recipe.place_of(model.reference),
                 )
-
-
-def _output_config(home: Model, slices: list[Slice], tensors: tuple[TensorPlan, ...]) -> dict[str, Any]:
-    config = copy.deepcopy(home.config)
-    old = config.get("num_hidden_layers")
-    if (old is not None and slices[0].sources[0].layer_range != (0, old)) or len(slices) > 1:
-        taken = [n for part in slices for n in range(*part.sources[0].layer_range)]
-        for key, value in config.items():  # per-layer lists such as layer_types follow their layers
-            if isinstance(value, list) and len(value) == old:
-                config[key] = [value[n] for n in taken]
-        config["num_hidden_layers"] = len(taken)
-    return published(config, [tensor.info for tensor in tensors if not tensor.copy])

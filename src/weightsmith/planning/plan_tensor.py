@@ -25,26 +25,40 @@ class TensorPlanner:
 
     recipe: Recipe
     models: Mapping[str, Model]
+    # (model, those without) -> tensors
+    kept: dict[tuple[str, tuple[str, ...]], list[str]] = field(default_factory=dict)
     _warned: Counter[str] = field(default_factory=Counter)  # warning -> number of tensors, in order
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """About parameters, of all tensors planned so far: the first one, and how many tensors have another (a gradient
         gives each layer its own)."""
+        kept = tuple(
+            f"{', '.join(lacking)}: without {len(names)} tensors of {reference}, such as {names[0]}, which are "
+            "taken from "
+            "there as they are"
+            for (reference, lacking), names in self.kept.items()
+        )
         if not self._warned:
-            return ()
+            return kept
         (first, _), *others = self._warned.items()
         more = sum(count for _, count in others)
         ending = f" ({more} tensors with other values give the same warning)" if more else ""
-        return (f"{self.recipe.file.path}: {self.recipe.method.name}: {first}{ending}",)
+        return (
+            *kept,
+            f"{self.recipe.file.path}: {self.recipe.method.name}: {first}{ending}",
+        )
 
-    def plan(self, part: Slice, name: str, inputs: Sequence[str], t: float) -> TensorPlan:
+    def plan(self, part: Slice, name: str, inputs: Sequence[str], t: float, optional: bool = False) -> TensorPlan:
         """The output tensor `name` of a slice, made from the tensors `inputs` of its sources; `t`: its depth, 0 for the
-        first layer of the slice and 1 for the last. Raises RecipeError or PlanError."""
+        first layer of the slice and 1 for the last. `optional`: where a model lacks it, it is the base's (or first
+        model's) as it is. Raises RecipeError or PlanError."""
         schema = self.recipe.schema
         references = [source.model for source in part.sources]
         base_reference = part.base_model or schema.base_model
         base = references.index(base_reference) if base_reference in references else None
+        if optional and (lacking := self._lacking(references, inputs)):
+            return self._kept(references[base or 0], name, inputs[base or 0], lacking)
         sources = tuple(self._source(self.models[r], tensor) for r, tensor in zip(references, inputs, strict=True))
         infos = [source.model.checkpoint.tensors[source.tensor] for source in sources]
         self._check_shapes(name, sources, infos, base or 0)
@@ -57,6 +71,21 @@ class TensorPlanner:
         round_to = dtype_named(schema.dtype) if schema.dtype else dtype
         out_dtype = dtype_named(schema.out_dtype) if schema.out_dtype else round_to
         return TensorPlan(name, TensorInfo(infos[0].shape, out_dtype), sources, settings, round_to)
+
+    def _lacking(self, references: Sequence[str], inputs: Sequence[str]) -> list[str]:
+        pairs = zip(references, inputs, strict=True)
+        return [reference for reference, tensor in pairs if tensor not in self.models[reference].checkpoint.tensors]
+
+    def _kept(self, reference: str, name: str, tensor: str, lacking: Sequence[str]) -> TensorPlan:
+        """A tensor that one model alone has, as it is."""
+        model = self.models[reference]
+        self.kept.setdefault((reference, tuple(lacking)), []).append(name)
+        info = model.checkpoint.tensors[tensor]
+        out_dtype = self.recipe.schema.out_dtype or self.recipe.schema.dtype
+        dtype = dtype_named(out_dtype) if out_dtype and info.is_float else info.dtype
+        settings = Settings({}, (), None)
+        source = TensorSource(model, tensor)
+        return TensorPlan(name, TensorInfo(info.shape, dtype), (source,), settings, dtype, copy=True)
 
     def _source(self, model: Model, tensor: str) -> TensorSource:
         if tensor in model.checkpoint.tensors:

@@ -21,8 +21,8 @@ from weightsmith.files.suggestions import nearest
 from weightsmith.files.yaml_file import YamlFile, dump_yaml, parse_yaml, read_yaml
 from weightsmith.machine import available_cores, fast_precision
 from weightsmith.methods.registry import METHODS, find_method, method_names
-from weightsmith.models.layer_numbers import count_layers
 from weightsmith.models.open_model import open_model
+from weightsmith.models.stacks import find_stacks
 from weightsmith.progress import OnProgress, Progress, no_progress
 from weightsmith.recipe_search.candidate_recipe import candidate, matters, portable_recipe
 from weightsmith.recipe_search.default_recipes import default_recipes
@@ -151,7 +151,8 @@ def _read(path: Path) -> YamlFile:
         return file
 
     def layers(reference: str) -> int:
-        return count_layers(open_model(reference, beside=path.parent).checkpoint.tensors)
+        model = open_model(reference, beside=path.parent)
+        return find_stacks(model.checkpoint.tensors, model.config).depth
 
     return parse_yaml(path, dump_yaml(search_tree(file, layers)))
 

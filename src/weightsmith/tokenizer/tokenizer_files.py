@@ -1,8 +1,10 @@
-"""The tokenizer, chat template and generation settings of the merged model, taken from one of its inputs."""
+"""What belongs to a model beside its weights and its configuration, taken from one of the inputs: tokenizer, chat
+templates, generation settings, processors of images and sound, and the modules of sentence-transformers."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -25,7 +27,16 @@ COPIED = (
     "chat_template.jinja",
     "chat_template.json",
     "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
 )
+# Folders of data files: chat templates by name, and what sentence-transformers lays behind the model.
+_FOLDERS = re.compile(r"additional_chat_templates|\d+_(Pooling|Normalize|Dense|LayerNorm|Dropout|CNN|LSTM|WordWeights)")
+_DATA = (".json", ".jinja", ".safetensors", ".txt")
 
 
 def write_tokenizer_files(model: Model, out: Path) -> list[str]:
@@ -36,10 +47,22 @@ def write_tokenizer_files(model: Model, out: Path) -> list[str]:
         for name in COPIED:
             if (model.home / name).is_file():
                 shutil.copyfile(model.home / name, out / name)
+        for folder in model.home.iterdir():
+            if folder.is_dir() and _FOLDERS.fullmatch(folder.name):
+                _copy_data(folder, out / folder.name)
     _edit_json(out / "tokenizer_config.json", drop=("auto_map", "is_local", "local_files_only", "name_or_path"))
+    for name in ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"):
+        _edit_json(out / name, drop=("auto_map",))
     if (out / "generation_config.json").exists():
         _edit_json(out / "generation_config.json", drop=("transformers_version",))
     return [name for name in COPIED if (out / name).exists()]
+
+
+def _copy_data(folder: Path, out: Path) -> None:
+    out.mkdir(exist_ok=True)
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.suffix in _DATA:
+            shutil.copyfile(file, out / file.name)
 
 
 def _rebuild_from_gguf(model: Model, out: Path) -> None:

@@ -1,0 +1,152 @@
+"""What the class that a config.json names makes of it: run in a process of its own, as transformers and torch take
+seconds and hundreds of MB to import.
+
+The class comes from transformers itself, never from a model's folder, and is built on the meta device: no weight is
+made or read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+_SECONDS = 300  # more than a trillion parameters take
+
+
+@dataclass(frozen=True)
+class ClassCheck:
+    """`known`: whether transformers has the class; `lists`: per-layer settings that the class derives and that
+    config.json is to spell out; `problem`: why the configuration is none; the others: tensors that the class has and
+    the model does not, the other way round, and those with another shape."""
+
+    known: bool
+    lists: Mapping[str, list[Any]] = field(default_factory=dict)
+    problem: str | None = None
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+
+
+def check_class(
+    config: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    before: Mapping[str, Any] | None = None,
+    section: Sequence[str] = (),
+    taken: Sequence[int] | None = None,
+    depth: int = 0,
+) -> ClassCheck:
+    """Build the class of `config` and hold the tensors `shapes` against it. `taken`: the layers of the configuration
+    `before` that the output's layers come from; what its class derives for them is to be the same afterwards, in the
+    part `section` of config.json, which counted `depth` layers."""
+    if not find_spec("transformers") or not find_spec("torch"):
+        return ClassCheck(known=False)
+    job = {
+        "config": config,
+        "shapes": shapes,
+        "before": before,
+        "section": list(section),
+        "taken": taken,
+        "depth": depth,
+    }
+    return _run(json.dumps(job, sort_keys=True))
+
+
+@lru_cache(maxsize=32)
+def _run(job: str) -> ClassCheck:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-P", "-m", __name__]
+    try:
+        process = subprocess.run(
+            command, input=job, capture_output=True, text=True, timeout=_SECONDS, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return ClassCheck(known=False)
+    answer = next((line for line in reversed(process.stdout.splitlines()) if line.startswith("{")), None)
+    if answer is None:
+        return ClassCheck(known=False)
+    result = json.loads(answer)
+    return ClassCheck(
+        result["known"],
+        result.get("lists", {}),
+        result.get("problem"),
+        *(tuple(result.get(key, ())) for key in ("missing", "unexpected", "mismatched")),
+    )
+
+
+def main() -> None:
+    """The child: a job in JSON on standard input, a `ClassCheck` in JSON on standard output."""
+    print(json.dumps(_answer(json.load(sys.stdin))))
+
+
+def _answer(job: dict[str, Any]) -> dict[str, Any]:
+    import transformers
+
+    config = job["config"]
+    architectures = config.get("architectures") or []
+    model_class = getattr(transformers, str(architectures[0]), None) if architectures else None
+    if not isinstance(model_class, type) or not issubclass(model_class, transformers.PreTrainedModel):
+        return {"known": False}
+    lists: dict[str, list[Any]] = {}
+    if job["taken"] is not None:
+        from weightsmith.models.layer_settings import derived_lists
+
+        lists, problem = derived_lists(job["before"], config, job["section"], job["taken"], job["depth"], _defaults)
+        if problem:
+            return {"known": True, "problem": problem}
+        part = config
+        for key in job["section"]:
+            part = part[key]
+        part |= lists
+    try:
+        missing, unexpected, mismatched = _loaded(model_class, config, job["shapes"])
+    except Exception as error:  # whatever the class says against its configuration
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        return {"known": True, "problem": f"{model_class.__name__}: {text[-1]}"}
+    return {
+        "known": True,
+        "lists": lists,
+        "missing": missing,
+        "unexpected": unexpected,
+        "mismatched": mismatched,
+    }
+
+
+def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with everything that its class adds."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    made = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+    derived = {name: getattr(made, name) for name in ("layers_block_type", "layers_num_experts") if hasattr(made, name)}
+    return made.to_dict() | derived
+
+
+def _loaded(
+    model_class: Any, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]
+) -> tuple[list[str], list[str], list[str]]:
+    """(missing, unexpected, mismatched) as transformers reports them, names in its own checkpoint's form included."""
+    import torch
+
+    tensors = {name: torch.empty(tuple(shape), device="meta", dtype=torch.bfloat16) for name, shape in shapes.items()}
+    made = model_class.config_class.from_dict({k: v for k, v in config.items() if k != "quantization_config"})
+    _, report = model_class.from_pretrained(
+        None,
+        config=made,
+        state_dict=tensors,
+        output_loading_info=True,
+        device_map={"": "meta"},
+        ignore_mismatched_sizes=True,
+    )
+    mismatched = [entry[0] if isinstance(entry, tuple | list) else entry for entry in report["mismatched_keys"]]
+    return sorted(report["missing_keys"]), sorted(report["unexpected_keys"]), sorted(mismatched)
+
+
+if __name__ == "__main__":
+    main()

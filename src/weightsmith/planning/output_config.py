@@ -1,0 +1,107 @@
+"""config.json of a merged model: its layers in their new order, and held against the class that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from weightsmith.errors import PlanError
+from weightsmith.models.layer_settings import reordered
+from weightsmith.models.model import Model
+from weightsmith.models.naming.translate_config import published
+from weightsmith.models.stacks import Stack
+from weightsmith.models.transformers_class import ClassCheck, check_class
+from weightsmith.planning.plan import TensorPlan
+from weightsmith.recipe.recipe import Recipe
+
+_SHOWN = 3
+_NOT_COMPARED = ("dtype", "vocab_size")  # of two configurations whose classes have the same tensors, up to rows
+
+
+def restacked_config(recipe: Recipe, home: Model, stack: Stack, taken: Sequence[int]) -> dict[str, Any]:
+    """The configuration of `home` with the layers `taken` in place of those of `stack`. Raises PlanError where
+    config.json cannot say it."""
+    if list(taken) == list(range(stack.depth)):
+        return home.config
+    if not stack.keys:
+        raise PlanError(
+            f"{recipe.file.path}: no key of {home.reference}'s config.json counts the {stack.depth} layers of "
+            f"{stack.prefix}*, so another number of them cannot be written; use all layers in their order"
+        )
+    section = stack.keys[0][:-1]
+    counted = {keys[-1]: len(taken) for keys in stack.keys}
+    part: Mapping[str, Any] = home.config
+    for key in section:
+        part = part[key]
+    settings, problem = reordered(part, stack.depth, taken)
+    if problem:
+        raise _refusal(recipe, home, problem)
+    return _with_part(home.config, section, {**settings, **counted})
+
+
+def checked_config(
+    recipe: Recipe, home: Model, config: dict[str, Any], tensors: Sequence[TensorPlan], stack: Stack | None
+) -> dict[str, Any]:
+    """`config`, with what its class derives layer by layer spelled out where layers are in another order. It is built
+    where it is not `home`'s own configuration with `home`'s own tensors. Raises PlanError where the class would not
+    have exactly the tensors that are written."""
+    shapes = {tensor.name: tensor.info.shape for tensor in tensors}
+    own = {name: info.shape for name, info in home.checkpoint.tensors.items()}
+    before = published(home.config, list(home.checkpoint.tensors.values()))
+    same = all(before.get(key) == config.get(key) for key in {*before, *config} - set(_NOT_COMPARED))
+    taken = None
+    if stack and not same:
+        taken = [_origin(tensors, stack, number) for number in range(_count(tensors, stack))]
+    if same and shapes.keys() == own.keys() and taken is None:
+        return config
+    section = stack.keys[0][:-1] if stack and stack.keys else ()
+    depth = stack.depth if stack else 0
+    check = check_class(config, shapes, before=before, section=section, taken=taken, depth=depth)
+    if problem := _problem(check):
+        raise _refusal(recipe, home, problem)
+    return _with_part(config, section, check.lists) if check.lists else config
+
+
+def _count(tensors: Sequence[TensorPlan], stack: Stack) -> int:
+    numbers = {_number(tensor.name, stack) for tensor in tensors} - {None}
+    return len(numbers)
+
+
+def _origin(tensors: Sequence[TensorPlan], stack: Stack, number: int) -> int:
+    """The layer that output layer `number` comes from."""
+    prefix = f"{stack.prefix}{stack.numbers[0] + number}."
+    tensor = next(tensor for tensor in tensors if tensor.name.startswith(prefix))
+    return (_number(tensor.sources[0].tensor, stack) or 0) - stack.numbers[0]
+
+
+def _number(name: str, stack: Stack) -> int | None:
+    rest = name.removeprefix(stack.prefix)
+    return int(rest.partition(".")[0]) if rest != name else None
+
+
+def _problem(check: ClassCheck) -> str | None:
+    if check.problem:
+        return check.problem
+    for names, what in (
+        (check.missing, "the class has and the merged model would not have"),
+        (check.unexpected, "the class does not have"),
+        (check.mismatched, "have another shape in the class"),
+    ):
+        if names:
+            shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+            return f"{len(names)} tensors {what}: {shown}"
+    return None
+
+
+def _refusal(recipe: Recipe, home: Model, problem: str) -> PlanError:
+    architecture = (home.config.get("architectures") or ["its class"])[0]
+    return PlanError(
+        f"{recipe.file.path}: {architecture} cannot be described with these layers: {problem}. Take layers in an order "
+        "that its config.json can say, such as whole periods"
+    )
+
+
+def _with_part(config: Mapping[str, Any], section: Sequence[str], more: Mapping[str, Any]) -> dict[str, Any]:
+    if not section:
+        return {**config, **more}
+    return {**config, section[0]: _with_part(config[section[0]], section[1:], more)}
