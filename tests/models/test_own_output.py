@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import weightsmith as ws
 from tests.conftest import weightsmith_process
-from weightsmith.models.embeddings import _TIED_BY_DEFAULT
+from weightsmith.models.parts.embeddings import _TIED_BY_DEFAULT
 
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -98,7 +98,7 @@ def test_every_family_of_the_fallback_is_tied_by_default_in_transformers() -> No
 
 def test_what_config_json_does_not_say_is_the_class_default(models: Path, tmp_path: Path) -> None:
     """Cohere ties where nothing is said, Llama does not."""
-    from weightsmith.models.embeddings import is_tied
+    from weightsmith.models.parts.embeddings import is_tied
 
     assert is_tied({"model_type": "cohere"})
     assert is_tied({"model_type": "lfm2"})

@@ -50,6 +50,14 @@ def merge(
         typer.Option("--mappings", "--mapping", help="MODEL=FILE: maps a model's unknown tensor names; repeatable."),
     ] = None,
     accept_mapping: AcceptMapping = False,
+    allow_different_settings: Annotated[
+        bool,
+        typer.Option(
+            "--allow-different-settings",
+            "--allow-crimes",
+            help="Merge models whose config.json makes them different functions (heads, activation, ...).",
+        ),
+    ] = False,
     gguf: Annotated[
         list[str] | None, typer.Option(help="Also export to OUT/gguf: f16, q4_k_m, ...; repeatable.")
     ] = None,
@@ -89,6 +97,7 @@ def merge(
             tolerant=on_nan is OnNan.warn,
             mappings={model: str(file) for model, file in mapping_files.items()},
             accept_mapping=accept_mapping,
+            allow_different_settings=allow_different_settings,
         )
         export_and_show(job, out / "gguf", quiet, types=gguf, keep=False, name=out.name, threads=threads, force=force)
         return
@@ -108,7 +117,12 @@ def merge(
 
         check_device(device)
         check_output(out, force=force)
-        plan = make_plan(load_recipe(recipe), mappings=mapping_files, accept_mapping=accept_mapping)
+        plan = make_plan(
+            load_recipe(recipe),
+            mappings=mapping_files,
+            accept_mapping=accept_mapping,
+            allow_different_settings=allow_different_settings,
+        )
         show_notes(plan)
         _show_dry_run(plan, out, threads or available_cores(), device, quiet)
         return
@@ -127,6 +141,7 @@ def merge(
             ray=ray,
             mappings=mapping_files,
             accept_mapping=accept_mapping,
+            allow_different_settings=allow_different_settings,
             on_progress=on_progress,
             on_plan=show_notes,
         )
@@ -173,7 +188,7 @@ def show_plan(plan: Plan) -> None:
     from rich.table import Table
 
     from weightsmith.commands.terminal.tables import plain_console
-    from weightsmith.models.stacks import LAYER
+    from weightsmith.models.parts.stacks import LAYER
 
     groups: dict[tuple[object, ...], list[TensorPlan]] = {}
     for tensor in plan.tensors:

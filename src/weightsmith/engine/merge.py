@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -63,6 +64,7 @@ def merge(
     device: str = "cpu",
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
+    allow_different_settings: bool = False,
     on_progress: OnProgress = no_progress,
     on_plan: Callable[[Plan], None] | None = None,
 ) -> dict[str, torch.Tensor]: ...
@@ -83,6 +85,7 @@ def merge(
     ray: str | None = None,
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
+    allow_different_settings: bool = False,
     on_progress: OnProgress = no_progress,
     on_plan: Callable[[Plan], None] | None = None,
 ) -> MergeSummary: ...
@@ -102,6 +105,7 @@ def merge(
     ray: str | None = None,
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
+    allow_different_settings: bool = False,
     on_progress: OnProgress = no_progress,
     on_plan: Callable[[Plan], None] | None = None,
 ) -> MergeSummary | dict[str, torch.Tensor]:
@@ -115,7 +119,8 @@ def merge(
     replaces an output that exists. `on_nan`: NaN and infinities in the inputs are an error, or counted (in memory: a
     Python warning). `device`: where blocks are combined, `cpu`, or one that torch knows, which gives the plain form of
     the method, and so bytes of its own. `ray`: the address of a Ray cluster whose workers make the shards, or `auto`,
-    or `local`. `mappings` and `accept_mapping` are for models in a layout of their own (docs/naming-schemes.md).
+    or `local`. `mappings` and `accept_mapping` are for models in a layout of their own (docs/naming-schemes.md);
+    `allow_different_settings` merges models that config.json makes different functions, such as of 4 heads and of 8.
     `on_progress` receives a `Progress` in bytes; `on_plan` the plan, before a weight is read.
 
     Raises RecipeError, CheckpointError, PlanError, MergeError or OutputError, and then leaves nothing behind.
@@ -128,9 +133,16 @@ def merge(
     """
     recipe = load_recipe(recipe)
     check_device(device)
+    open_plan = partial(
+        make_plan,
+        recipe,
+        mappings=mappings,
+        accept_mapping=accept_mapping,
+        allow_different_settings=allow_different_settings,
+    )
     if out is None:
         return _merge_in_memory(
-            make_plan(recipe, mappings=mappings, accept_mapping=accept_mapping),
+            open_plan(),
             threads or available_cores(),
             RunSettings(seed, tolerant=on_nan == "warn", device=device),
             on_progress,
@@ -139,7 +151,7 @@ def merge(
     started, out = time.monotonic(), Path(out)
     shard_bytes = parse_shard_size(out_shard_size) if isinstance(out_shard_size, str) else out_shard_size
     check_output(out, force=force)
-    plan = make_plan(recipe, mappings=mappings, accept_mapping=accept_mapping)
+    plan = open_plan()
     if on_plan:
         on_plan(plan)
     inputs = tuple(path for model in plan.models.values() for path in model.files)
@@ -178,6 +190,7 @@ def merge(
                 device,
                 dict(mappings or {}),
                 accept_mapping,
+                allow_different_settings,
             )
             return run_on_ray(job, unfinished, writer.file_of, ray, on_shard_progress, on_tensor)
 

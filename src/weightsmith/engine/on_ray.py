@@ -45,6 +45,7 @@ class RayJob:
     device: str
     mappings: dict[str, Path]
     accept_mapping: bool
+    allow_different_settings: bool
 
 
 def run_on_ray(
@@ -88,7 +89,10 @@ def _make_shard(job: RayJob, names: list[str]) -> list[tuple[str, Tally]]:
     """On a worker: these tensors, all of one shard, written and on the disk."""
     os.chdir(job.here)
     plan = make_plan(
-        load_recipe(parse_yaml(job.recipe, job.text)), mappings=job.mappings, accept_mapping=job.accept_mapping
+        load_recipe(parse_yaml(job.recipe, job.text)),
+        mappings=job.mappings,
+        accept_mapping=job.accept_mapping,
+        allow_different_settings=job.allow_different_settings,
     )
     _check_same(plan, job)
     names_to_make, tallies = set(names), []

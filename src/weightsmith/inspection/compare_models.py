@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from weightsmith.inspection.compare_vocabularies import VocabularyDifference, compare_vocabularies
 from weightsmith.inspection.model_facts import asked_code, main_dtype
-from weightsmith.models.embeddings import EMBEDDINGS, OUTPUTS, embedding_rows, is_tied, output_name
+from weightsmith.models.configs.compare_settings import compare_settings
 from weightsmith.models.fit_to_base import names_differ
 from weightsmith.models.model import Model
+from weightsmith.models.parts.embeddings import EMBEDDINGS, OUTPUTS, embedding_rows, is_tied, output_name
 from weightsmith.tokenizer.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def compare(base: Model, other: Model, proposal: Proposal | None, tokenizer_sour
     yield from _missing(base, other, missing, more, proposal)
     yield from _tied(base, other)
     yield from _shapes(base, other)
+    yield from _settings(base, other)
     yield from _vocabularies(base, other, tokenizer_source)
     dtypes = main_dtype(base.checkpoint.tensors), main_dtype(other.checkpoint.tensors)
     if dtypes[0] != dtypes[1]:
@@ -141,6 +143,16 @@ def _shapes(base: Model, other: Model) -> Iterator[Finding]:
             "base"
         )
         yield Finding("blocks", other.reference, text, tuple(sorted(differing)))
+
+
+def _settings(base: Model, other: Model) -> Iterator[Finding]:
+    for difference in compare_settings(base.config, other.config):
+        text = f"its config.json says {difference}"
+        if difference.breaks:
+            text += f": another function than {base.reference}, with the same shapes; choose a fine-tune of one model"
+            yield Finding("blocks", other.reference, text)
+        else:
+            yield Finding("note", other.reference, f"{text}; a merge has the base's")
 
 
 def _vocabularies(base: Model, other: Model, tokenizer_source: str | None) -> Iterator[Finding]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.checkpoint.weights_folder import find_weights
-from weightsmith.models.embeddings import embedding_rows, is_tied, output_name
 from weightsmith.models.model import Model
-from weightsmith.models.stacks import find_stacks
+from weightsmith.models.parts.embeddings import embedding_rows, is_tied, output_name
+from weightsmith.models.parts.stacks import find_stacks
 
 
 @dataclass(frozen=True)

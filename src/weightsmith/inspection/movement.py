@@ -16,9 +16,9 @@ from typing import TypeVar
 import torch
 
 from weightsmith.engine.on_threads import on_threads
-from weightsmith.models.embeddings import embedding_name, output_name
 from weightsmith.models.model import Model
-from weightsmith.models.stacks import LAYER
+from weightsmith.models.parts.embeddings import embedding_name, output_name
+from weightsmith.models.parts.stacks import LAYER
 
 _BLOCK = 1 << 18  # elements per read
 Number = TypeVar("Number", int, float)

@@ -10,12 +10,12 @@ from typing import Any
 
 from weightsmith.checkpoint.views.row_mapped import RowMappedCheckpoint, ordered
 from weightsmith.errors import CheckpointError
-from weightsmith.models.embeddings import OUTPUTS, is_tied
 from weightsmith.models.model import Model
 from weightsmith.models.multimodal import as_text_part_of, text_names, text_part
 from weightsmith.models.naming.map_tensors import map_rows
 from weightsmith.models.naming.scheme import Scheme, parse_scheme
-from weightsmith.models.stacks import check_layers, find_stacks
+from weightsmith.models.parts.embeddings import OUTPUTS, is_tied
+from weightsmith.models.parts.stacks import check_layers, find_stacks
 
 
 def names_differ(base: Model, other: Model) -> tuple[list[str], list[str]]:

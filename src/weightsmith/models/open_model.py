@@ -16,7 +16,7 @@ from weightsmith.checkpoint.views.row_mapped import RowMap, RowMappedCheckpoint,
 from weightsmith.checkpoint.weights_folder import WeightsFolder, find_weights, open_weights
 from weightsmith.errors import CheckpointError
 from weightsmith.models.adapter import with_adapter
-from weightsmith.models.check_config import check_shapes
+from weightsmith.models.configs.check_config import check_shapes
 from weightsmith.models.find_model import find_model, is_gguf
 from weightsmith.models.model import Model
 from weightsmith.models.multimodal import without_wrapper
@@ -26,8 +26,8 @@ from weightsmith.models.naming.left_out import TIED, buffers_among, check_intege
 from weightsmith.models.naming.map_tensors import map_rows, map_rows_back
 from weightsmith.models.naming.scheme import Scheme, known_schemes
 from weightsmith.models.naming.translate_config import NoTransformersClass, translate_config, translate_config_back
-from weightsmith.models.own_output import own_output
-from weightsmith.models.stacks import check_layers
+from weightsmith.models.parts.own_output import own_output
+from weightsmith.models.parts.stacks import check_layers
 
 
 def open_model(reference: str, *, beside: Path | None = None, headers_only: bool = False) -> Model:

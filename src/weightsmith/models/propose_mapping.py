@@ -24,7 +24,7 @@ from weightsmith.models.model import Model
 from weightsmith.models.naming.dimensions import dimensions
 from weightsmith.models.naming.left_out import buffer_reason
 from weightsmith.models.naming.scheme import Scheme, parse_scheme
-from weightsmith.models.stacks import LAYER
+from weightsmith.models.parts.stacks import LAYER
 
 SOUND = 0.5  # correlation with the base below which a tensor is not taken for a fine-tune of it
 _SAMPLED_ROWS, _SAMPLED_COLUMNS = 8, 4096

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from weightsmith.models.embeddings import embedding_rows
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
+from weightsmith.models.parts.embeddings import embedding_rows
 from weightsmith.recipe.recipe import Recipe
 from weightsmith.recipe.recipe_schema import Tokenizer, TokenRule
 from weightsmith.tokenizer.alignment import Alignment, TokenSource, aligned, output_vocabulary

@@ -10,12 +10,13 @@ from typing import Any
 
 from weightsmith.checkpoint.checkpoint import natural_key
 from weightsmith.errors import CheckpointError, PlanError
-from weightsmith.models.embeddings import is_tied, output_name, untied
+from weightsmith.models.configs.compare_settings import compare_settings
 from weightsmith.models.fit_to_base import fit_text_parts, fit_to
 from weightsmith.models.model import Model
 from weightsmith.models.naming.translate_config import published
 from weightsmith.models.open_model import open_model
-from weightsmith.models.stacks import LAYER, Stack, Stacks, find_stacks
+from weightsmith.models.parts.embeddings import is_tied, output_name, untied
+from weightsmith.models.parts.stacks import LAYER, Stack, Stacks, find_stacks
 from weightsmith.planning.align_vocabularies import align_vocabularies
 from weightsmith.planning.output_config import checked_config, restacked_config
 from weightsmith.planning.plan import Plan, TensorPlan
@@ -38,10 +39,12 @@ def make_plan(
     *,
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
+    allow_different_settings: bool = False,
     opener: Callable[[str, Path], Model] = lambda reference, beside: open_model(reference, beside=beside),
 ) -> Plan:
     """Open every model and resolve every output tensor. `mappings` gives models with unknown names the file that maps
-    them to the base's; `accept_mapping`: others of that kind are mapped by their values; `opener` opens a reference
+    them to the base's; `accept_mapping`: others of that kind are mapped by their values; `allow_different_settings`:
+    models whose config.json makes them different functions are merged all the same; `opener` opens a reference
     beside a folder. Raises CheckpointError, RecipeError or PlanError."""
     schema = recipe.schema
     models = _fit(recipe, _open_models(recipe, opener), mappings or {}, accept_mapping)
@@ -69,7 +72,8 @@ def make_plan(
     if not output_name(home.checkpoint.tensors) and output_name(tensor.name for tensor in ordered):
         config = untied(config)
         warnings += (_about_untied(models, home),)
-    warnings += (*_of_quantized(models), *planner.warnings)
+    settings = _of_settings(recipe, models, home, allow_different_settings)
+    warnings += (*settings, *_of_quantized(models), *planner.warnings)
     config = published(config, [tensor.info for tensor in ordered if not tensor.copy])
     config = checked_config(recipe, home, config, ordered, main)
     return Plan(recipe, recipe.method, models, home, config, ordered, vocabulary, warnings)
@@ -80,17 +84,24 @@ def plan(
     *,
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
+    allow_different_settings: bool = False,
 ) -> Plan:
     """What a merge would do: for every output tensor its sources and the values of all parameters. No weight is read.
 
-    `recipe`: a `Recipe`, a file, or a mapping; `mappings` and `accept_mapping` as in `merge`. `print(plan(...))` shows
-    a line per tensor. Raises CheckpointError, RecipeError or PlanError for all that a merge would refuse.
+    `recipe`: a `Recipe`, a file, or a mapping; `mappings`, `accept_mapping` and `allow_different_settings` as in
+    `merge`. `print(plan(...))` shows a line per tensor. Raises CheckpointError, RecipeError or PlanError for all that a
+    merge would refuse.
 
     >>> print(ws.plan("ties.yml"))  # doctest: +ELLIPSIS
     ties: 3 models, 20 tensors
     model.embed_tokens.weight [49152, 64] BF16: coder (weight 1, density 0.5), writer (weight 1, density 0.5), ...
     """
-    return make_plan(load_recipe(recipe), mappings=mappings, accept_mapping=accept_mapping)
+    return make_plan(
+        load_recipe(recipe),
+        mappings=mappings,
+        accept_mapping=accept_mapping,
+        allow_different_settings=allow_different_settings,
+    )
 
 
 def model_references(recipe: Recipe) -> Iterator[str]:
@@ -199,6 +210,23 @@ def _tensors_of_layers(
                 inputs = [f"{stack.prefix}{first + source.layer_range[0] + offset}{suffix}" for source in part.sources]
                 yield planner.plan(part, f"{stack.prefix}{first + number}{suffix}", inputs, t)
             number += 1
+
+
+def _of_settings(recipe: Recipe, models: Mapping[str, Model], home: Model, allowed: bool) -> Iterator[str]:
+    """What the models' config.json say differently about weights of the same shapes. Raises PlanError."""
+    for reference, model in models.items():
+        differences = compare_settings(home.config, model.config) if model is not home else []
+        breaking = [str(difference) for difference in differences if difference.breaks]
+        if breaking and not allowed:
+            raise PlanError(
+                f"{recipe.line_of(reference)}: {reference} is another function than {home.reference}, although its "
+                f"tensors have the same shapes: its config.json says {', '.join(breaking)}. Choose fine-tunes of one "
+                "model; --allow-different-settings merges them all the same",
+                **recipe.place_of(reference),
+            )
+        if differences:
+            said = ", ".join(map(str, differences))
+            yield f"{reference}: its config.json says {said}; the merged model has the settings of {home.reference}"
 
 
 def _about_untied(models: Mapping[str, Model], home: Model) -> str:

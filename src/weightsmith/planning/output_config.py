@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weightsmith.errors import PlanError
-from weightsmith.models.layer_settings import reordered
+from weightsmith.models.configs.layer_settings import reordered
+from weightsmith.models.configs.transformers_class import ClassCheck, check_class
 from weightsmith.models.model import Model
 from weightsmith.models.naming.translate_config import published
-from weightsmith.models.stacks import Stack
-from weightsmith.models.transformers_class import ClassCheck, check_class
+from weightsmith.models.parts.stacks import Stack
 from weightsmith.planning.plan import TensorPlan
 from weightsmith.recipe.recipe import Recipe
 

@@ -11,8 +11,8 @@ from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.dtypes import FLOATS, dtype_named, promoted
 from weightsmith.errors import PlanError
 from weightsmith.methods.method import REQUIRED, Settings
-from weightsmith.models.embeddings import EMBEDDINGS, OUTPUTS, embedding_name, is_tied
 from weightsmith.models.model import Model
+from weightsmith.models.parts.embeddings import EMBEDDINGS, OUTPUTS, embedding_name, is_tied
 from weightsmith.planning.plan import TensorPlan, TensorSource
 from weightsmith.recipe.parameters import resolve
 from weightsmith.recipe.recipe import Recipe

@@ -16,7 +16,7 @@ from weightsmith.evaluation.results.paired_tests import bootstrap_p, drawn_diffe
 from weightsmith.files.digests import digest, file_digest
 from weightsmith.files.output_folder import check_output
 from weightsmith.machine import available_cores, available_memory, fast_precision
-from weightsmith.models.stacks import LAYER
+from weightsmith.models.parts.stacks import LAYER
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.progress import OnProgress, Progress, no_progress
 from weightsmith.recipe.recipe import load_recipe

@@ -22,7 +22,7 @@ from weightsmith.files.yaml_file import YamlFile, dump_yaml, parse_yaml, read_ya
 from weightsmith.machine import available_cores, fast_precision
 from weightsmith.methods.registry import METHODS, find_method, method_names
 from weightsmith.models.open_model import open_model
-from weightsmith.models.stacks import find_stacks
+from weightsmith.models.parts.stacks import find_stacks
 from weightsmith.progress import OnProgress, Progress, no_progress
 from weightsmith.recipe_search.candidate_recipe import candidate, matters, portable_recipe
 from weightsmith.recipe_search.default_recipes import default_recipes

@@ -12,8 +12,8 @@ from typing import Any
 
 from weightsmith.checkpoint.checkpoint import Checkpoint
 from weightsmith.checkpoint.views.vocabulary_aligned import Row, VocabularyAligned
-from weightsmith.models.embeddings import embedding_name, is_over_vocabulary
 from weightsmith.models.model import Model
+from weightsmith.models.parts.embeddings import embedding_name, is_over_vocabulary
 from weightsmith.tokenizer.vocabulary import Vocabulary
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.errors import CheckpointError
-from weightsmith.models.embeddings import embedding_rows
 from weightsmith.models.model import Model
+from weightsmith.models.parts.embeddings import embedding_rows
 
 _CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 

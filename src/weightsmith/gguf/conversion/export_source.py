@@ -15,10 +15,10 @@ from weightsmith.gguf.conversion.added_tokens import list_added_tokens
 from weightsmith.gguf.conversion.fit_vocabulary import fit_vocabulary
 from weightsmith.methods.method import Method, Settings
 from weightsmith.methods.passthrough import Passthrough
-from weightsmith.models.embeddings import embedding_rows
 from weightsmith.models.model import Model
 from weightsmith.models.naming.translate_config import published
 from weightsmith.models.open_model import open_model
+from weightsmith.models.parts.embeddings import embedding_rows
 from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan, TensorPlan, TensorSource
 from weightsmith.recipe.recipe import load_recipe
@@ -42,6 +42,7 @@ class ExportJob:
     tolerant: bool = False  # NaN and infinities in the inputs are let through
     mappings: dict[str, str] = field(default_factory=dict)
     accept_mapping: bool = False
+    allow_different_settings: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,12 @@ def open_source(job: ExportJob) -> ExportSource:
     """Reads headers only. Raises CheckpointError, RecipeError or PlanError."""
     if job.recipe is not None:
         mappings: Mapping[str, Path] = {model: Path(file) for model, file in job.mappings.items()}
-        plan = make_plan(load_recipe(job.recipe), mappings=mappings, accept_mapping=job.accept_mapping)
+        plan = make_plan(
+            load_recipe(job.recipe),
+            mappings=mappings,
+            accept_mapping=job.accept_mapping,
+            allow_different_settings=job.allow_different_settings,
+        )
         return source_of_plan(plan, job.seed, tolerant=job.tolerant)
     return source_of_model(open_model(job.model or ""))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.errors import CheckpointError
-from weightsmith.models.embeddings import OUTPUTS, is_tied
+from weightsmith.models.parts.embeddings import OUTPUTS, is_tied
 
 TIED = "tied output matrix: the embedding under a second name"
 OTHER_PART = "tensor of other parts: not of the language model"
@@ -28,7 +28,7 @@ _CAUSAL_MASK = re.compile(r".*\.(attn|attention|self_attention)\.bias")  # four 
 # Integers that classes of transformers keep beside their weights. Any other integer tensor is a packed weight.
 _INTEGERS = re.compile(
     r"(.*\.)?(position_ids|token_type_ids|num_batches_tracked|relative_position_index|version|attn\.bias|attention\.bias"
-    r"|bias_mask|attn_mask|codebook\.\w+|initialized|inited|cluster_size|step)"
+    r"|bias_mask|attn_mask|codebook\.\w+|initialized|inited|cluster_size|step|tid2eid)"
 )
 _PLURALS = {
     "buffer": "buffers",

@@ -96,7 +96,7 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
         return {"known": False}
     lists: dict[str, list[Any]] = {}
     if job["taken"] is not None:
-        from weightsmith.models.layer_settings import derived_lists
+        from weightsmith.models.configs.layer_settings import derived_lists
 
         lists, problem = derived_lists(job["before"], config, job["section"], job["taken"], job["depth"], _defaults)
         if problem:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from weightsmith.checkpoint.checkpoint import Checkpoint
-from weightsmith.models.embeddings import embedding_name, is_tied, output_name, untied
+from weightsmith.models.parts.embeddings import embedding_name, is_tied, output_name, untied
 
 _BLOCK = 1 << 16  # elements that are compared at once
 
