@@ -17,7 +17,8 @@ import numpy as np
 
 from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo, natural_key
 from weightsmith.checkpoint.dtypes import convert
-from weightsmith.checkpoint.views.lora import LowRank, read_adapter
+from weightsmith.checkpoint.views.adapters.low_rank import LowRank
+from weightsmith.checkpoint.views.adapters.peft_adapter import PeftAdapter, read_peft_adapter
 from weightsmith.checkpoint.views.row_mapped import RowMap, RowMappedCheckpoint
 from weightsmith.errors import CheckpointError, ExportError, OutputError
 from weightsmith.files.write_whole import writing_whole
@@ -64,7 +65,14 @@ def export_adapter(
         raise OutputError(f"{out}: the name of an adapter's file ends in .gguf", path=out)
     if out.exists() and not force:
         raise OutputError(f"{out}: exists; choose another name, or replace it with --force", path=out)
-    pairs = read_adapter(adapter)
+    read = read_peft_adapter(adapter)
+    if not read.is_plain:
+        raise ExportError(
+            f"{adapter}: changes more than linear layers by plain LoRA, such as {_more(read)}, which llama.cpp "
+            "does not "
+            "read in an adapter. Merge it into its base and export that"
+        )
+    pairs = {name: pair for name, (pair, _) in read.linear.items()}
     reference = base or json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get(
         "base_model_name_or_path"
     )
@@ -85,6 +93,14 @@ def export_adapter(
     return AdapterSummary(
         out, len(adapted_weights), max(len(pair.a) for pair in adapted_weights.values()), out.stat().st_size
     )
+
+
+def _more(read: PeftAdapter) -> str:
+    """One thing that an adapter changes besides."""
+    if read.experts:
+        return f"parameters of {next(iter(read.experts))}"
+    others = sorted(read.names - read.linear.keys())
+    return others[0] if others else f"the lengths of rows (DoRA) of {next(iter(read.linear))}"
 
 
 def _gguf_scheme(model: Model) -> Scheme:

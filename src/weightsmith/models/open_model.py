@@ -42,16 +42,17 @@ def open_model(reference: str, *, beside: Path | None = None, headers_only: bool
     """
     base, adapters = find_model(reference, beside, headers_only=headers_only)
     model = _open_gguf(base) if is_gguf(base) else _open_folder(base)
-    checkpoint, ranks, notes = model.checkpoint, [], list(model.notes)
+    checkpoint, config, ranks, notes = model.checkpoint, model.config, [], list(model.notes)
     for adapter in adapters:
-        checkpoint, rank, layout = with_adapter(checkpoint, model.config, base, adapter)
-        ranks.append(rank)
-        if layout:
-            notes.append(f"an adapter in {layout} naming, added to the rows it was trained on")
+        adapted = with_adapter(checkpoint, config, base, adapter)
+        checkpoint, config = adapted.checkpoint, adapted.config
+        ranks.append(adapted.rank)
+        notes += adapted.notes
     return replace(
         model,
         reference=reference,
         checkpoint=checkpoint,
+        config=config,
         files=(base, *adapters),
         notes=tuple(notes),
         lora_ranks=tuple(ranks),

@@ -14,7 +14,7 @@ import numpy as np
 from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo
 from weightsmith.checkpoint.dtypes import convert, numpy_dtypes
 from weightsmith.checkpoint.safetensors_file import SafetensorsFile
-from weightsmith.checkpoint.views.lora import LoraCheckpoint
+from weightsmith.checkpoint.views.adapters.adapted import AdaptedCheckpoint
 from weightsmith.checkpoint.weights_folder import WeightsFolder
 from weightsmith.engine.tensor_scan import BLOCK
 from weightsmith.models.model import Model
@@ -62,7 +62,7 @@ class InputCache:
 
 def _is_plain(checkpoint: Checkpoint, name: str) -> bool:
     """Whether reading it is a copy of bytes."""
-    while isinstance(checkpoint, LoraCheckpoint) and (inner := checkpoint.unchanged(name)):
+    while isinstance(checkpoint, AdaptedCheckpoint) and (inner := checkpoint.unchanged(name)):
         checkpoint = inner
     return isinstance(checkpoint, WeightsFolder | SafetensorsFile)
 

@@ -1,0 +1,92 @@
+"""A checkpoint with an adapter's changes made to it, for the rows asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo
+from weightsmith.checkpoint.dtypes import convert
+from weightsmith.checkpoint.views.adapters.changes import Change, Replace
+from weightsmith.errors import CheckpointError
+
+_BLOCK = 1 << 20  # elements read at once where a change needs the whole weight
+
+
+class AdaptedCheckpoint:
+    """`base` with `changes`: name of a weight -> what is done to it, in order. `origins`: weights that the base does
+    not have -> the one that they are before the changes (an output matrix that was tied). Raises CheckpointError, which
+    names `adapter`, where a change does not fit."""
+
+    def __init__(
+        self,
+        base: Checkpoint,
+        changes: Mapping[str, Sequence[Change]],
+        adapter: Path,
+        origins: Mapping[str, str] | None = None,
+    ) -> None:
+        self._base, self._changes, self._origins = base, changes, dict(origins or {})
+        self.tensors: dict[str, TensorInfo] = dict(base.tensors)
+        for name, origin in self._origins.items():
+            self.tensors[name] = base.tensors[origin]
+        for name, made in changes.items():
+            first = made[0]
+            if name not in self.tensors:
+                if not isinstance(first, Replace):
+                    raise CheckpointError(
+                        f"{adapter}: adapts {name!r}, which the base model does not have", path=adapter
+                    )
+                self.tensors[name] = first.info
+            info = self.tensors[name]
+            shape: tuple[int, ...] = info.shape
+            for change in made:
+                changed = change.shape(shape)
+                if changed is None:
+                    raise CheckpointError(
+                        f"{adapter}: what it adds to {name!r} does not fit: the base's weight is {list(shape)}, "
+                        f"{change}"
+                        "; it was made for another model",
+                        path=adapter,
+                    )
+                shape = changed
+            self.tensors[name] = TensorInfo(shape, info.dtype, info.computed, info.decoded)
+
+    def unchanged(self, name: str) -> Checkpoint | None:
+        """The base, where the adapter leaves a tensor as it is."""
+        return None if name in self._changes or name in self._origins else self._base
+
+    def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
+        import torch
+
+        changes = self._changes.get(name, ())
+        if not changes:
+            return self._base.read(self._origins.get(name, name), start, stop, out)
+        if start == stop:
+            return
+        width = self._width(name)
+        first, last = start // width, -(-stop // width)
+        rows = torch.empty((last - first, width), dtype=torch.float32)
+        if not isinstance(changes[0], Replace):
+            self._read_base(name, first, last, rows.numpy())
+        for change in changes:
+            rows = change.apply(rows, first, lambda: self._whole(name))
+        convert(rows.reshape(-1)[start - first * width : stop - first * width].numpy(), out)
+
+    def _width(self, name: str) -> int:
+        shape = self.tensors[name].shape
+        return shape[-1] if len(shape) > 1 else 1
+
+    def _read_base(self, name: str, first: int, last: int, rows: np.ndarray) -> None:
+        width = rows.shape[1]
+        self._base.read(self._origins.get(name, name), first * width, last * width, rows.reshape(-1))
+
+    def _whole(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
+        info, width = self.tensors[name], self._width(name)
+        count = info.numel // width
+        step = max(1, _BLOCK // width)
+        for first in range(0, count, step):
+            rows = np.empty((min(step, count - first), width), np.float32)
+            self._read_base(name, first, first + len(rows), rows)
+            yield first, rows

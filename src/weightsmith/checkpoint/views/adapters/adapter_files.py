@@ -1,0 +1,66 @@
+"""The files of an adapter: a folder in peft's format, or a GGUF file of llama.cpp's."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.weights_folder import WeightsFile, open_weights
+from weightsmith.errors import CheckpointError
+
+_WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_IN_FRONT = ("base_model.model.", "module.")
+
+
+def open_peft_weights(adapter: Path) -> WeightsFile:
+    """`adapter_model.safetensors`, or the `.bin` that peft wrote before. Raises CheckpointError."""
+    for name in ("adapter_model.safetensors", "adapter_model.bin"):
+        if (adapter / name).exists():
+            return open_weights(adapter / name)
+    raise CheckpointError(
+        f"{adapter}: no adapter_model.safetensors in it; an adapter is a folder in peft's format", path=adapter
+    )
+
+
+def read_peft_config(adapter: Path) -> dict[str, Any]:
+    """adapter_config.json. Raises CheckpointError."""
+    path = adapter / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as an adapter's configuration: {error}", path=path) from error
+    return config
+
+
+def plain_key(key: str) -> str:
+    """A tensor's name without what peft and training frameworks put around it."""
+    key = _WRAPPERS.sub("", key)
+    while key.startswith(_IN_FRONT):
+        for wrapper in _IN_FRONT:
+            key = key.removeprefix(wrapper)
+    return key
+
+
+def open_gguf_adapter(adapter: Path) -> GGUFFile:
+    """Raises CheckpointError where it is a model."""
+    file = GGUFFile(adapter)
+    types = (file.metadata.get("general.type"), file.metadata.get("adapter.type"))
+    if types != ("adapter", "lora"):
+        raise CheckpointError(f"{adapter}: is a GGUF file, but not a LoRA adapter", path=adapter)
+    return file
+
+
+def is_adapter_folder(folder: Path, config_missing: bool = True) -> bool:
+    """Whether a folder holds an adapter and no model."""
+    return (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()
+
+
+def pattern_value(patterns: Mapping[str, Any], module: str, default: float) -> float:
+    """peft's rank_pattern and alpha_pattern: keys are regular expressions matched at the end of the module name."""
+    return next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)), default)
