@@ -15,7 +15,8 @@ from weightsmith.checkpoint.dtypes import as_array, torch_dtypes
 from weightsmith.checkpoint.safetensors_file import SafetensorsFile
 from weightsmith.errors import CheckpointError
 
-DTYPES = st.sampled_from([d for d in torch_dtypes().values() if d is not torch.bool])
+# Of 8-bit floats, which torch cannot write into an array, tests/checkpoint/test_quantized.py reads all values.
+DTYPES = st.sampled_from([d for name, d in torch_dtypes().items() if name != "BOOL" and not name.startswith("F8")])
 SHAPES = st.lists(st.integers(0, 5), max_size=3)
 TENSORS = st.dictionaries(
     st.text(min_size=1, max_size=8).filter(lambda n: n != "__metadata__"), st.tuples(DTYPES, SHAPES), max_size=4
@@ -87,7 +88,7 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path, spec: dict, data: st.
         "3",
         '{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}',
         '{"dtype":"F32","shape":[2],"data_offsets":[0,4]}',
-        '{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}',
+        '{"dtype":"F6_E2M3","shape":[4],"data_offsets":[0,4]}',
     ],
 )
 def test_entries_that_cannot_be_true(entry: str, tmp_path: Path) -> None:

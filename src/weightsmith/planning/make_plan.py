@@ -186,10 +186,11 @@ def _behind(name: str, main: Stack, slices: list[Slice]) -> str:
 
 def _untied_output(planner: TensorPlanner, last: Slice, home: Model) -> str | None:
     """The output matrix that a model has of its own, where `home` ties its own to the embedding."""
-    if output_name(home.checkpoint.tensors) or not is_tied(home.config):
+    if output_name(home.checkpoint.tensors):
         return None
     sources = (planner.models[source.model].checkpoint.tensors for source in last.sources)
-    return next((output for tensors in sources if (output := output_name(tensors))), None)
+    output = next((output for tensors in sources if (output := output_name(tensors))), None)
+    return output if output and is_tied(home.config) else None
 
 
 def _tensors_of_layers(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weightsmith.errors import PlanError
-from weightsmith.models.configs.layer_settings import reordered
+from weightsmith.models.configs.layer_settings import is_per_layer, reordered
 from weightsmith.models.configs.transformers_class import ClassCheck, check_class
 from weightsmith.models.model import Model
 from weightsmith.models.naming.translate_config import published
@@ -23,20 +23,20 @@ def restacked_config(recipe: Recipe, home: Model, stack: Stack, taken: Sequence[
     config.json cannot say it."""
     if list(taken) == list(range(stack.depth)):
         return home.config
-    if not stack.keys:
+    part: Mapping[str, Any] = home.config
+    for key in stack.section:
+        part = part[key]
+    listed = [key for key, value in part.items() if "layer" in key and is_per_layer(key, value, stack.depth)]
+    if not stack.keys and not listed:
         raise PlanError(
             f"{recipe.file.path}: no key of {home.reference}'s config.json counts the {stack.depth} layers of "
             f"{stack.prefix}*, so another number of them cannot be written; use all layers in their order"
         )
-    section = stack.keys[0][:-1]
     counted = {keys[-1]: len(taken) for keys in stack.keys}
-    part: Mapping[str, Any] = home.config
-    for key in section:
-        part = part[key]
     settings, problem = reordered(part, stack.depth, taken)
     if problem:
         raise _refusal(recipe, home, problem)
-    return _with_part(home.config, section, {**settings, **counted})
+    return _with_part(home.config, stack.section, {**settings, **counted})
 
 
 def checked_config(
@@ -54,7 +54,7 @@ def checked_config(
         taken = [_origin(tensors, stack, number) for number in range(_count(tensors, stack))]
     if same and shapes.keys() == own.keys() and taken is None:
         return config
-    section = stack.keys[0][:-1] if stack and stack.keys else ()
+    section = stack.section if stack else ()
     depth = stack.depth if stack else 0
     check = check_class(config, shapes, before=before, section=section, taken=taken, depth=depth)
     if problem := _problem(check):

@@ -52,6 +52,8 @@ def reordered(part: Mapping[str, Any], depth: int, taken: Sequence[int]) -> tupl
             if key in _LAST and tuple(taken[len(taken) - count :]) != tuple(range(depth - value, depth)) and count:
                 return {}, f"{key} is {value}: these layers belong together and cannot be taken apart"
             changed[key] = count
+        elif key == "block_types" and isinstance(value, list) and value:  # RecurrentGemma repeats them
+            changed[key] = [value[old % len(value)] for old in taken]
         elif key == "attention_types" and isinstance(value, list):  # GPT-Neo: [[[kinds], times], ...]
             kinds = [kind for kinds, times in value for _ in range(times) for kind in kinds]
             if len(kinds) == depth:
@@ -95,8 +97,10 @@ def derived_lists(
     lists = {key: value for key, value in expected.items() if new_full.get(key) != value}
     if not lists:
         return {}, None
-    spelled = _with_part(after, section, lists)
-    new_full = _part(defaults(spelled), section)
+    try:
+        new_full = _part(defaults(_with_part(after, section, lists)), section)
+    except Exception as error:  # a class that has no such setting
+        return {}, f"{next(iter(lists))} follows from other settings there: {error}"
     for key, value in expected.items():
         if new_full.get(key) != value:
             return {}, f"{key} would be {new_full.get(key)} instead of {value}"

@@ -83,7 +83,12 @@ def _run(job: str) -> ClassCheck:
 
 def main() -> None:
     """The child: a job in JSON on standard input, a `ClassCheck` in JSON on standard output."""
-    print(json.dumps(_answer(json.load(sys.stdin))))
+    print(json.dumps(_answer(json.load(sys.stdin, object_hook=_number))))
+
+
+def _number(entry: dict[str, Any]) -> Any:
+    """transformers writes infinity as {"__float__": "Infinity"}."""
+    return float(entry["__float__"]) if entry.keys() == {"__float__"} else entry
 
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +99,15 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
     model_class = getattr(transformers, str(architectures[0]), None) if architectures else None
     if not isinstance(model_class, type) or not issubclass(model_class, transformers.PreTrainedModel):
         return {"known": False}
-    lists: dict[str, list[Any]] = {}
+    try:
+        return _built(model_class, job)
+    except Exception as error:  # whatever the class says against its configuration
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        return {"known": True, "problem": f"{model_class.__name__}: {text[-1]}"}
+
+
+def _built(model_class: Any, job: dict[str, Any]) -> dict[str, Any]:
+    config, lists = job["config"], {}
     if job["taken"] is not None:
         from weightsmith.models.configs.layer_settings import derived_lists
 
@@ -105,11 +118,7 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
         for key in job["section"]:
             part = part[key]
         part |= lists
-    try:
-        missing, unexpected, mismatched = _loaded(model_class, config, job["shapes"])
-    except Exception as error:  # whatever the class says against its configuration
-        text = str(error).strip().splitlines() or [type(error).__name__]
-        return {"known": True, "problem": f"{model_class.__name__}: {text[-1]}"}
+    missing, unexpected, mismatched = _loaded(model_class, config, job["shapes"])
     return {
         "known": True,
         "lists": lists,

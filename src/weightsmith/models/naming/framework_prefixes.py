@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 # torch.compile, FSDP, activation checkpointing: anywhere in a name; peft, DDP: in front of every name
@@ -22,7 +23,11 @@ _PREFIXES = (
 )
 
 
-_OUTPUT = ("lm_head.", "embed_out.")
+_OUTPUT = ("lm_head.", "embed_out.", "score.")
+_PARTS = re.compile(
+    r"(layers|h|block|blocks|norm|final_norm|final_layer_?norm|ln_f|norm_f|embed_tokens|word_embeddings\w*|wte|wpe|embed_in"
+    r"|embed_positions|project_in|project_out|rotary\w*|emb_dropout|version|attn_bias|freqs_cis|rope)\b"
+)
 
 
 def unwrap(names: Iterable[str]) -> dict[str, str]:
@@ -35,7 +40,7 @@ def unwrap(names: Iterable[str]) -> dict[str, str]:
         while plain and all(short.startswith(wrapper) for short in plain.values()):
             plain = {name: short.removeprefix(wrapper) for name, short in plain.items()}
     for marker, remove, add in _PREFIXES:
-        if marker in plain.values():
+        if marker in plain.values() and (not add or _is_text_model(plain.values(), marker)):
             plain = {
                 name: short if short.startswith(_OUTPUT) else add + short.removeprefix(remove)
                 for name, short in plain.items()
@@ -47,6 +52,16 @@ def unwrap(names: Iterable[str]) -> dict[str, str]:
             raise ValueError(f"tensors {unwrapped[short]!r} and {name!r} are both {short!r}")
         unwrapped[short] = name
     return unwrapped
+
+
+def _is_text_model(names: Iterable[str], marker: str) -> bool:
+    """Whether all names are those that a language model has behind the prefix of its class: one that has other parts
+    beside them has no prefix at all."""
+    inside = "decoder." if marker.startswith("decoder.") else ""
+    return all(
+        name.startswith(_OUTPUT) or (name.startswith(inside) and _PARTS.match(name.removeprefix(inside)))
+        for name in names
+    )
 
 
 def without_prefix(names: Iterable[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from weightsmith.checkpoint.checkpoint import TensorInfo
 
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight")
 OUTPUTS = ("lm_head.weight", "embed_out.weight", "output_projection.weight")
-# Families whose class ties the two where config.json says nothing, for where transformers is not installed to be asked.
+# Families whose class ties the two where config.json says nothing; of others transformers is asked, if it is installed.
 _TIED_BY_DEFAULT = {
     "gpt2",
     "bloom",
@@ -49,14 +49,16 @@ def is_tied(config: Mapping[str, Any]) -> bool:
 
 @lru_cache(maxsize=64)
 def _tied_by_default(model_type: str) -> bool:
+    if model_type in _TIED_BY_DEFAULT:
+        return True
     try:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     except ImportError:
-        return model_type in _TIED_BY_DEFAULT
+        return False
     try:
         return bool(getattr(CONFIG_MAPPING[model_type](), "tie_word_embeddings", False))
     except Exception:  # a type that is not known, or a class that needs arguments
-        return model_type in _TIED_BY_DEFAULT
+        return False
 
 
 def untied(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ LAYER = re.compile(r"^(\D*?\.)(\d+)(\..+)$")
 # Layers that predict further tokens; transformers ignores them when it loads a model.
 _FURTHER_TOKENS = re.compile(r"(.*\.)?(mtp|mtp_\w+|nextn|nextn_\w+|next_n_\w+)(\.|_).*")
 _FURTHER_KEYS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers", "num_next_n_predict_layers")
-_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth", "layers")
+_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth", "layers", "num_blocks")
+_COUNTS = re.compile(r"group|block|stage|depth|num_.*layers")  # keys that may count what is numbered
 _ENCODER_KEYS = ("encoder_layers", "num_encoder_layers")
 _DECODER_KEYS = ("decoder_layers", "num_decoder_layers")
 _TOWERS = ("vision", "visual", "image", "audio", "speech", "vit", "vqmodel", "sam")
@@ -37,6 +38,7 @@ class Stack:
     suffixes: Mapping[int, frozenset[str]]
     keys: tuple[tuple[str, ...], ...]
     depth: int  # layers that config.json counts, else all of them
+    section: tuple[str, ...] = ()  # the part of config.json that describes it
 
     @property
     def is_tower(self) -> bool:
@@ -111,7 +113,7 @@ def find_stacks(names: Iterable[str], config: Mapping[str, Any]) -> Stacks:
             keys = _keys(prefix, section, config, len(numbers) - further)
         depth = _value(config, keys[0]) if keys else len(numbers)
         suffixes = {number: frozenset(suffixes) for number, suffixes in members.items()}
-        stacks[prefix] = Stack(prefix, tuple(numbers), suffixes, keys, depth)
+        stacks[prefix] = Stack(prefix, tuple(numbers), suffixes, keys, depth, section)
     return Stacks(stacks)
 
 
@@ -134,7 +136,10 @@ def check_layers(path: Path, names: Iterable[str], config: Mapping[str, Any]) ->
     stacks = find_stacks(names, config)
     text = [stack for stack in stacks.stacks.values() if not stack.is_tower]
     expected = config.get("num_hidden_layers")
-    if len(text) == 1 and not text[0].keys and type(expected) is int and _section(text[0].prefix, config) == ():
+    if len(text) != 1 or text[0].keys or type(expected) is not int or _section(text[0].prefix, config) != ():
+        return
+    others = [key for key, value in config.items() if value == len(text[0].numbers) and _COUNTS.search(key)]
+    if not others:
         raise CheckpointError(
             f"{path}: config.json says {expected} layers, the weights have {len(text[0].numbers)} "
             f"({text[0].prefix}*); one of them belongs to another model; download both again",
