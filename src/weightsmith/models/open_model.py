@@ -10,6 +10,7 @@ from typing import Any
 from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo
 from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.checkpoint.hub import HEADERS_ONLY
+from weightsmith.checkpoint.views.adapters.adapter_files import read_peft_config
 from weightsmith.checkpoint.views.joined_parts import JoinedCheckpoint
 from weightsmith.checkpoint.views.quantized.find_quantized import decode_quantized
 from weightsmith.checkpoint.views.row_mapped import RowMap, RowMappedCheckpoint, ordered
@@ -221,6 +222,12 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if (folder / "adapter_config.json").exists():
+            base = read_peft_config(folder).get("base_model_name_or_path") or "the model it was trained on"
+            raise CheckpointError(
+                f"{folder}: is an adapter and no model; name it behind its base, as BASE+{folder} (BASE is {base})",
+                path=folder,
+            ) from error
         raise CheckpointError(f"{path}: not there; a model folder needs its config.json", path=path) from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}; download it again", path=path) from error

@@ -56,11 +56,6 @@ def open_gguf_adapter(adapter: Path) -> GGUFFile:
     return file
 
 
-def is_adapter_folder(folder: Path, config_missing: bool = True) -> bool:
-    """Whether a folder holds an adapter and no model."""
-    return (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()
-
-
 def pattern_value(patterns: Mapping[str, Any], module: str, default: float) -> float:
     """peft's rank_pattern and alpha_pattern: keys are regular expressions matched at the end of the module name."""
     return next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)), default)
