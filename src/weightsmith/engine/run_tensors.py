@@ -145,6 +145,23 @@ def _copy_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
 
 
 def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
+    tally, digest = Tally(), xxhash.xxh3_128()
+    ends = tensor.matrices or (tensor.info.numel,)
+    for part in zip((0, *ends[:-1]), ends, strict=True):
+        _merge_part(tensor, part, run, stop, tally, digest)
+    tally.digests[tensor.name] = digest.hexdigest()
+    return tally
+
+
+def _merge_part(
+    tensor: TensorPlan,
+    part: tuple[int, int],
+    run: _Run,
+    stop: threading.Event,
+    tally: Tally,
+    digest: xxhash.xxh3_128,
+) -> None:
+    """Elements of a tensor that are merged as if they were all of it."""
     scan = TensorScan(
         tensor,
         run.buffers,
@@ -153,11 +170,12 @@ def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally
         seed=run.settings.seed,
         device=run.settings.device,
         bounds=run.settings.bounds,
+        part=part,
     )
-    began, tally, digest = time.perf_counter(), Tally(), xxhash.xxh3_128()
+    began = time.perf_counter()
     statistics = run.method.statistics(scan, tensor.settings)
-    tally.ties = statistics.trim_ties
-    tally.seconds["statistics"] = time.perf_counter() - began - scan.read_seconds
+    tally.ties += statistics.trim_ties
+    tally.seconds["statistics"] += time.perf_counter() - began - scan.read_seconds
     for block in scan.blocks():
         began = time.perf_counter()
         stored, not_finite, largest = make_block(run.method, tensor, block, statistics, run.buffers)
@@ -169,9 +187,7 @@ def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally
         _write(tensor, run, block.start, stored, digest)
         tally.seconds["combine"] += combined - began
         tally.seconds["write"] += time.perf_counter() - combined
-    tally.seconds["read"] = scan.read_seconds
-    tally.digests[tensor.name] = digest.hexdigest()
-    return tally
+    tally.seconds["read"] += scan.read_seconds
 
 
 def make_block(

@@ -72,9 +72,12 @@ class TensorScan:
         block: int = BLOCK,
         device: str = "cpu",
         bounds: Bounds | None = None,
+        part: tuple[int, int] | None = None,
     ) -> None:
+        """`part`: the elements of the tensor that are scanned as if they were all, begin and end."""
         infos = [source.model.checkpoint.tensors[source.tensor] for source in tensor.sources]
-        self.numel = tensor.info.numel
+        self._begin, end = part or (0, tensor.info.numel)
+        self.numel = end - self._begin
         self.width = infos[0].shape[-1] if infos[0].shape else 1
         self.streams = tuple(stream_key(seed, i, tensor.name) for i in range(len(tensor.sources)))
         self.read_seconds, self._first = 0.0, 0
@@ -99,13 +102,14 @@ class TensorScan:
             rows, out = self._buffers.take(len(self._dtypes), count)
             for source, row, dtype in zip(self._tensor.sources, rows, self._dtypes, strict=True):
                 into = row[: count * dtype.itemsize].view(dtype)
-                first = self._first + start
+                first = self._begin + self._first + start
                 source.model.checkpoint.read(source.tensor, first, first + count, into)
             self.read_seconds += time.perf_counter() - began
-            yield Block(start, rows, self._dtype_codes, out, self._device, self._tensor.settings.base)
+            yield Block(self._begin + start, rows, self._dtype_codes, out, self._device, self._tensor.settings.base)
 
     def known_bound(self, base: int, number: int, k: int) -> Threshold | None:
-        return self._bounds.find(self._tensor, base, number, k) if self._bounds else None
+        whole = not self._tensor.matrices
+        return self._bounds.find(self._tensor, base, number, k) if self._bounds and whole else None
 
     def sample(self, count: int) -> np.ndarray:
         began = time.perf_counter()
@@ -122,6 +126,6 @@ class TensorScan:
         return sampled
 
     def _read(self, start: int, rows: np.ndarray) -> None:
-        start += self._first
+        start += self._begin + self._first
         for source, row in zip(self._tensor.sources, rows, strict=True):
             source.model.checkpoint.read(source.tensor, start, start + len(row), row)

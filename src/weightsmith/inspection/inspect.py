@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from weightsmith.inspection.compare_models import Finding, about, compare
 from weightsmith.inspection.model_facts import ModelFacts, model_facts
-from weightsmith.models.fit_to_base import fit_text_parts, names_differ
+from weightsmith.models.fit_to_base import fit_text_parts, in_form_of, names_differ
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
 from weightsmith.progress import OnProgress, counted, no_progress
@@ -57,8 +57,9 @@ def inspect(
     }
     facts = tuple(map(model_facts, opened.values()))
     comparable = fit_text_parts(opened)
-    findings = [finding for model in comparable.values() for finding in about(model)]
-    base, *others = comparable.values()
+    base, *rest = comparable.values()
+    others = [in_form_of(base, other) or other for other in rest]
+    findings = [finding for model in (base, *others) for finding in about(model)]
     mappings: dict[str, str] = {}
     for other in others:
         proposal = _proposal(base, other)

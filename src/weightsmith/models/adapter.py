@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from weightsmith.checkpoint.views.row_mapped import RowMap, RowMappedCheckpoint,
 from weightsmith.errors import CheckpointError
 from weightsmith.models.configs.layer_settings import reordered
 from weightsmith.models.naming.detect import schemes_of
+from weightsmith.models.naming.experts import as_fused, as_split, expert_form
 from weightsmith.models.naming.map_tensors import map_rows, map_rows_back
 from weightsmith.models.naming.scheme import Scheme
 from weightsmith.models.parts.embeddings import embedding_name, is_tied, output_name, untied
@@ -37,6 +38,9 @@ _PREFIXES |= {"bert", "roberta", "distilbert", "deberta", "electra", "xlm_robert
 # Classes whose linear layers are Conv1D, stored [in, out], and which of their modules are.
 _CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "gptsan", "clvp_decoder")
 _CONV1D = re.compile(r".*\.(c_attn|c_proj|c_fc|q_attn)\.weight")
+
+
+_ANY = TensorInfo((), "F32")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,21 @@ def with_adapter(base: Checkpoint, config: dict[str, Any], home: Path, adapter: 
     """`base` with the adapter added. An adapter in names of an old layout is added to the base seen in that layout, and
     the sum is seen in today's again: rows move, no number changes. Raises CheckpointError."""
     read = _read(adapter)
+    form = expert_form(base.tensors)
+    if read.experts and form.split and (fused := as_fused(base, None, config)):
+        tuned = _added(read, fused, config, home, adapter)
+        back = as_split(tuned.checkpoint, form, config)
+        return replace(tuned, checkpoint=back) if back else tuned
+    if form.fused and (trained := expert_form(dict.fromkeys(read.names, _ANY))).split:
+        split = as_split(base, trained, config)
+        if split:
+            tuned = _added(read, split, config, home, adapter)
+            back = as_fused(tuned.checkpoint, base.tensors, config)
+            return replace(tuned, checkpoint=back) if back else tuned
+    return _added(read, base, config, home, adapter)
+
+
+def _added(read: PeftAdapter, base: Checkpoint, config: dict[str, Any], home: Path, adapter: Path) -> Adapted:
     notes: list[str] = []
     if ranges := read.config.get("layer_replication"):
         base, config = _replicated(base, config, adapter, ranges)

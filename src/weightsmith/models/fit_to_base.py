@@ -12,6 +12,7 @@ from weightsmith.checkpoint.views.row_mapped import RowMappedCheckpoint, ordered
 from weightsmith.errors import CheckpointError
 from weightsmith.models.model import Model
 from weightsmith.models.multimodal import as_text_part_of, text_names, text_part
+from weightsmith.models.naming.experts import as_fused, as_split, expert_form, fused_names, split_form
 from weightsmith.models.naming.map_tensors import map_rows
 from weightsmith.models.naming.scheme import Scheme, parse_scheme
 from weightsmith.models.parts.embeddings import OUTPUTS, is_tied
@@ -50,7 +51,9 @@ def fit_to(base: Model, other: Model, *, mapping: Path | None = None, accept: bo
         return _mapped(base, other, read_mapping(mapping), f"mapped by {mapping.name}")
     missing, more = names_differ(base, other)
     if not missing and not more:
-        return other
+        return in_form_of(base, other) or other
+    if missing and more and (view := in_form_of(base, other)):
+        return view
     if not accept:
         return other  # whoever uses it says what does not fit
     from weightsmith.models.propose_mapping import propose_mapping
@@ -72,6 +75,32 @@ def fit_to(base: Model, other: Model, *, mapping: Path | None = None, accept: bo
             + ". `weightsmith inspect` writes what it found to a file that you can correct and give with --mapping"
         )
     return _mapped(base, other, proposal.scheme(_family(base)), "mapped by its values")
+
+
+def in_form_of(base: Model, other: Model) -> Model | None:
+    """`other` with its experts in the base's form, where that is what its names differ by."""
+    ours, theirs = expert_form(base.checkpoint.tensors), expert_form(other.checkpoint.tensors)
+    if ours.split and theirs.fused:
+        view, note = as_split(other.checkpoint, ours, other.config), "its experts in one tensor, read one by one"
+    elif ours.fused and theirs.fused:
+        return _turned(base, other)
+    elif ours.fused and theirs.split:
+        view, note = as_fused(other.checkpoint, base.checkpoint.tensors, base.config), "its experts read as one tensor"
+    else:
+        return None
+    return replace(other, checkpoint=view, notes=(*other.notes, note)) if view else None
+
+
+def _turned(base: Model, other: Model) -> Model | None:
+    """`other`, whose fused experts have rows and columns the other way round than the base's."""
+    names = [n for n in fused_names(base.checkpoint.tensors) if n in other.checkpoint.tensors.keys()]
+    shapes = [(base.checkpoint.tensors[n].shape, other.checkpoint.tensors[n].shape) for n in names]
+    if not any(one != two and one[1:] == two[:0:-1] for one, two in shapes):
+        return None
+    split = as_split(other.checkpoint, split_form(other.checkpoint.tensors), other.config)
+    view = as_fused(split, base.checkpoint.tensors, base.config) if split else None
+    note = "its experts' matrices transposed, as the base has them"
+    return replace(other, checkpoint=view, notes=(*other.notes, note)) if view else None
 
 
 def _mapped(base: Model, other: Model, scheme: Scheme, note: str) -> Model:

@@ -30,6 +30,7 @@ class TensorPlan:
     settings: Settings
     round_to: str  # the recipe's `dtype`, through which results pass before `out_dtype`
     copy: bool = False
+    matrices: tuple[int, ...] = ()  # of a tensor of all experts: where each matrix ends, as each is merged on its own
 
     def __str__(self) -> str:
         """`model.norm.weight [64] BF16: a (weight 0.5), b (weight 0.5), base_model c; normalize true`"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,17 @@ from weightsmith.checkpoint.dtypes import FLOATS, dtype_named, promoted
 from weightsmith.errors import PlanError
 from weightsmith.methods.method import REQUIRED, Settings
 from weightsmith.models.model import Model
+from weightsmith.models.naming.experts import matrix_ends
 from weightsmith.models.parts.embeddings import EMBEDDINGS, OUTPUTS, embedding_name, is_tied
 from weightsmith.planning.plan import TensorPlan, TensorSource
 from weightsmith.recipe.parameters import resolve
 from weightsmith.recipe.recipe import Recipe
 from weightsmith.recipe.recipe_schema import Slice
+
+# The choice of experts, and the recurrent states whose decay is exponential.
+_ROUTER = re.compile(
+    r"e_score_correction_bias$|(^|\.)(gate|router|router\.layer|router\.weight|wg|gate\.wg)\.weight$|\.(A_log|dt_bias|D)$"
+)
 
 
 @dataclass
@@ -70,7 +77,23 @@ class TensorPlanner:
             return TensorPlan(name, infos[first], (sources[first],), settings, infos[first].dtype, copy=True)
         round_to = dtype_named(schema.dtype) if schema.dtype else dtype
         out_dtype = dtype_named(schema.out_dtype) if schema.out_dtype else round_to
-        return TensorPlan(name, TensorInfo(infos[0].shape, out_dtype), sources, settings, round_to)
+        first = base or 0
+        if self._keeps_float32(name, infos):
+            round_to = out_dtype = "F32"
+        matrices = matrix_ends(
+            sources[first].tensor, sources[first].model.checkpoint.tensors, sources[first].model.config
+        )
+        return TensorPlan(name, TensorInfo(infos[0].shape, out_dtype), sources, settings, round_to, matrices=matrices)
+
+    def _keeps_float32(self, name: str, infos: Sequence[TensorInfo]) -> bool:
+        """Whether a router stays in float32, where it is stored so in models that are not: rounded, it would choose
+        other experts. transformers keeps these in float32 too."""
+        if any(info.dtype != "F32" or info.decoded for info in infos) or not _ROUTER.search(name):
+            return False
+        if name.endswith("e_score_correction_bias"):
+            return True
+        stored = {info.dtype for model in self.models.values() for info in model.checkpoint.tensors.values()}
+        return bool(stored & {"F16", "BF16"})
 
     def _lacking(self, references: Sequence[str], inputs: Sequence[str]) -> list[str]:
         pairs = zip(references, inputs, strict=True)
