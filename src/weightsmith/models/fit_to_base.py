@@ -93,7 +93,7 @@ def in_form_of(base: Model, other: Model) -> Model | None:
 
 def _turned(base: Model, other: Model) -> Model | None:
     """`other`, whose fused experts have rows and columns the other way round than the base's."""
-    names = [n for n in fused_names(base.checkpoint.tensors) if n in other.checkpoint.tensors.keys()]
+    names = [n for n in fused_names(base.checkpoint.tensors) if n in other.checkpoint.tensors]
     shapes = [(base.checkpoint.tensors[n].shape, other.checkpoint.tensors[n].shape) for n in names]
     if not any(one != two and one[1:] == two[:0:-1] for one, two in shapes):
         return None
