@@ -172,3 +172,14 @@ def test_dry_run_refuses_a_disk_that_is_too_small(models: Path, tmp_path: Path) 
     command = [sys.executable, "-c", script, "merge", str(tmp_path / "recipe.yml"), str(tmp_path / "out"), "--dry-run"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "the disk is full" in done.stderr
+
+
+def test_a_dry_run_shows_a_parameter_that_some_slices_leave_out(models: Path, tmp_path: Path) -> None:
+    """Depth up-scaling: the copied layers' outputs are scaled to zero, the others not at all."""
+    source = {"model": str(models / "a"), "layer_range": [0, 2]}
+    zeroed = {**source, "parameters": {"scale": [{"filter": "o_proj", "value": 0.0}, {"value": 1.0}]}}
+    recipe = {"merge_method": "passthrough", "slices": [{"sources": [source]}, {"sources": [zeroed]}]}
+    (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe))
+    process = weightsmith_process("merge", tmp_path / "r.yml", tmp_path / "out", "--dry-run")
+    assert process.returncode == 0, process.stderr
+    assert "scale none or" in process.stdout

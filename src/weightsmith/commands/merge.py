@@ -224,6 +224,8 @@ def _span(values: Iterable[Any]) -> str:
     every = list(values)
     if all(value == every[0] for value in every):
         return _show_value(every[0])
+    if not all(isinstance(value, int | float) for value in every):  # some slices set it, others leave it out
+        return " or ".join(dict.fromkeys(map(_show_value, every)))
     return f"{_show_value(min(every))}..{_show_value(max(every))}"
 
 

@@ -241,7 +241,9 @@ class FileBuilder:
         from weightsmith.gguf.check import check_file
 
         settings.log("checking tokens and distributions")
-        fidelity = check_file(path, settings.reference, settings.threads, self._output.path(gguf_type))
+        fidelity = check_file(
+            path, settings.reference, settings.threads, self._output.path(gguf_type), exact=gguf_type in PLAIN_TYPES
+        )
         return {"fidelity": fidelity if isinstance(fidelity, str) else asdict(fidelity)}
 
     def _exported(self, gguf_type: str, reused: bool) -> ExportedFile:

@@ -88,6 +88,11 @@ def export(
     source = open_source(job)
     for warning in source.warnings:
         log(f"warning: {warning}")
+    if part := source.other_parts:
+        log(
+            f"{part} tensors of other parts (vision, sound) are not in the file: llama.cpp reads them from one of "
+            "its own"
+        )
     name = check_name(name or source.name)
     if intermediate == "auto":
         intermediate = "bf16" if source.main_dtype == "BF16" else "f16"

@@ -12,11 +12,13 @@ CHECKS = ("fast", "full", "none")
 class Fidelity:
     """How close a file is to the weights it was made from, over `tokens` tokens of a text: the mean Kullback-Leibler
     divergence of the next-token distributions, in nats, and the share of places where the most likely token is the
-    same."""
+    same; `deviation`: how far logits are from the source's, as a share of how far those are from their mean (the median
+    over places, as a router's rare other choice is no fault of the file)."""
 
     tokens: int
     divergence: float
     same_top: float
+    deviation: float = 0.0
 
 
 def describe_fidelity(fidelity: Fidelity | str) -> str:

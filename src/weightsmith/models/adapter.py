@@ -26,7 +26,7 @@ from weightsmith.checkpoint.views.row_mapped import RowMap, RowMappedCheckpoint,
 from weightsmith.errors import CheckpointError
 from weightsmith.models.configs.layer_settings import reordered
 from weightsmith.models.naming.detect import schemes_of
-from weightsmith.models.naming.experts import as_fused, as_split, expert_form
+from weightsmith.models.naming.expert_forms import as_fused, as_split, expert_form
 from weightsmith.models.naming.map_tensors import map_rows, map_rows_back
 from weightsmith.models.naming.scheme import Scheme
 from weightsmith.models.parts.embeddings import embedding_name, is_tied, output_name, untied

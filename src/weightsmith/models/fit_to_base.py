@@ -12,7 +12,7 @@ from weightsmith.checkpoint.views.row_mapped import RowMappedCheckpoint, ordered
 from weightsmith.errors import CheckpointError
 from weightsmith.models.model import Model
 from weightsmith.models.multimodal import as_text_part_of, text_names, text_part
-from weightsmith.models.naming.experts import as_fused, as_split, expert_form, fused_names, split_form
+from weightsmith.models.naming.expert_forms import as_fused, as_split, expert_form, fused_names, split_form
 from weightsmith.models.naming.map_tensors import map_rows
 from weightsmith.models.naming.scheme import Scheme, parse_scheme
 from weightsmith.models.parts.embeddings import OUTPUTS, is_tied

@@ -13,7 +13,7 @@ from weightsmith.checkpoint.dtypes import FLOATS, dtype_named, promoted
 from weightsmith.errors import PlanError
 from weightsmith.methods.method import REQUIRED, Settings
 from weightsmith.models.model import Model
-from weightsmith.models.naming.experts import matrix_ends
+from weightsmith.models.naming.expert_forms import matrix_ends
 from weightsmith.models.parts.embeddings import EMBEDDINGS, OUTPUTS, embedding_name, is_tied
 from weightsmith.planning.plan import TensorPlan, TensorSource
 from weightsmith.recipe.parameters import resolve

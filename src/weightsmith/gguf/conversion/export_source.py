@@ -16,6 +16,7 @@ from weightsmith.gguf.conversion.fit_vocabulary import fit_vocabulary
 from weightsmith.methods.method import Method, Settings
 from weightsmith.methods.passthrough import Passthrough
 from weightsmith.models.model import Model
+from weightsmith.models.multimodal import text_names
 from weightsmith.models.naming.translate_config import published
 from weightsmith.models.open_model import open_model
 from weightsmith.models.parts.embeddings import embedding_rows
@@ -71,6 +72,13 @@ class ExportSource:
     @property
     def nbytes(self) -> int:
         return sum(tensor.info.nbytes for tensor in self.tensors)
+
+    @property
+    def other_parts(self) -> int:
+        """How many tensors of a multimodal model its language model does not have."""
+        names = {tensor.name for tensor in self.tensors}
+        text = set(text_names(names).values())
+        return len(names - text) if text else 0
 
     @property
     def main_dtype(self) -> str:

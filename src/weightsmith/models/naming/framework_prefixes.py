@@ -26,7 +26,7 @@ _PREFIXES = (
 _OUTPUT = ("lm_head.", "embed_out.", "score.")
 _PARTS = re.compile(
     r"(layers|h|block|blocks|norm|final_norm|final_layer_?norm|ln_f|norm_f|embed_tokens|word_embeddings\w*|wte|wpe|embed_in"
-    r"|embed_positions|project_in|project_out|rotary\w*|emb_dropout|version|attn_bias|freqs_cis|rope)\b"
+    r"|embed_positions|project_in|project_out|output_projection|layer_norm|rotary\w*|emb_dropout|version|attn_bias|freqs_cis|rope)\b"
 )
 
 

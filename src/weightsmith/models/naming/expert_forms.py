@@ -1,5 +1,5 @@
 """Which tensors of a mixture of experts are the same in the form of one file for each expert and in the fused one. The
-names are data (`experts.json`), after `transformers/conversion_mapping.py`."""
+names are data (`expert_names.json`), after `transformers/conversion_mapping.py`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPLIT = re.compile(r"(?P<module>.*\bexperts)\.(?P<expert>\d+)\.(?P<projection>\
 
 @lru_cache(maxsize=1)
 def _data() -> dict[str, Any]:
-    return json.loads((resources.files("weightsmith.models.naming") / "experts.json").read_text(encoding="utf-8"))
+    return json.loads((resources.files("weightsmith.models.naming") / "expert_names.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
