@@ -32,6 +32,7 @@ docs: $(VENV)/docs
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/merge_synthetic.py everything
+	$(BIN)/python benchmarks/decode_quantized.py
 
 bench-demo: $(VENV)/dev
 	$(BIN)/python benchmarks/merge_demo_models.py

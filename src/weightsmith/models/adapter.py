@@ -27,14 +27,12 @@ from weightsmith.errors import CheckpointError
 from weightsmith.models.configs.layer_settings import reordered
 from weightsmith.models.naming.detect import schemes_of
 from weightsmith.models.naming.expert_forms import as_fused, as_split, expert_form
+from weightsmith.models.naming.framework_prefixes import core_name, match_names
 from weightsmith.models.naming.map_tensors import map_rows, map_rows_back
 from weightsmith.models.naming.scheme import Scheme
 from weightsmith.models.parts.embeddings import embedding_name, is_tied, output_name, untied
 from weightsmith.models.parts.stacks import find_stacks
 
-# Prefixes that classes put around each other, in any order: `model.language_model.` is `language_model.model.`.
-_PREFIXES = {"base_model", "model", "language_model", "module", "transformer", "gpt_neox", "backbone"}
-_PREFIXES |= {"bert", "roberta", "distilbert", "deberta", "electra", "xlm_roberta", "mpnet", "modernbert"}
 # Classes whose linear layers are Conv1D, stored [in, out], and which of their modules are.
 _CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "gptsan", "clvp_decoder")
 _CONV1D = re.compile(r".*\.(c_attn|c_proj|c_fc|q_attn)\.weight")
@@ -87,7 +85,7 @@ def _added(read: PeftAdapter, base: Checkpoint, config: dict[str, Any], home: Pa
     if ranges := read.config.get("layer_replication"):
         base, config = _replicated(base, config, adapter, ranges)
         notes.append(f"layers repeated as the adapter's layer_replication says: {ranges}")
-    names = match_names(read.names, base.tensors, config)
+    names = match_names(read.names, base.tensors)
     unmatched = read.names - names.keys()
     if unmatched and not read.experts and (layout := layout_with(read.names, base, config, home)):
         scheme, in_old_layout = layout
@@ -123,27 +121,6 @@ def layout_with(
         if names <= in_old_layout.tensors.keys():
             return scheme, in_old_layout
     return None
-
-
-def match_names(names: Iterable[str], tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> dict[str, str]:
-    """Adapter's name -> base's, for those that are the same but for the prefixes of classes around them."""
-    cores: dict[str, list[str]] = {}
-    for name in tensors:
-        cores.setdefault(_core(name), []).append(name)
-    matched = {}
-    for name in names:
-        if name in tensors:
-            matched[name] = name
-        elif len(same := cores.get(_core(name), [])) == 1:
-            matched[name] = same[0]
-    return matched
-
-
-def _core(name: str) -> str:
-    parts = name.split(".")
-    while len(parts) > 1 and parts[0] in _PREFIXES:
-        parts.pop(0)
-    return ".".join(parts)
 
 
 def _read(adapter: Path) -> PeftAdapter:
@@ -218,11 +195,13 @@ def _of_experts(read: PeftAdapter, module: str, pairs: list[Any], base: Checkpoi
     """LoRA of parameters: which one a pair is of, its shapes tell; those of one shape are nested in their order, the
     first one deepest."""
     targets = [target.rpartition(".")[2] for target in read.config.get("target_parameters") or []]
-    core = _core(module)
+    core = core_name(module)
     parameters = [
         name
         for name, info in base.tensors.items()
-        if name.rpartition(".")[2] in targets and _core(name.rpartition(".")[0]) == core and len(info.shape) in (2, 3)
+        if name.rpartition(".")[2] in targets
+        and core_name(name.rpartition(".")[0]) == core
+        and len(info.shape) in (2, 3)
     ]
     parameters.sort(key=lambda name: ("down" in name, name))  # as classes declare them
     free = list(parameters)

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from weightsmith.checkpoint.views.row_mapped import RowMappedCheckpoint, ordered
+from weightsmith.checkpoint.views.row_mapped import RowMap, RowMappedCheckpoint, ordered
 from weightsmith.errors import CheckpointError
 from weightsmith.models.model import Model
 from weightsmith.models.multimodal import as_text_part_of, text_names, text_part
 from weightsmith.models.naming.expert_forms import as_fused, as_split, expert_form, fused_names, split_form
+from weightsmith.models.naming.framework_prefixes import match_names
 from weightsmith.models.naming.map_tensors import map_rows
 from weightsmith.models.naming.scheme import Scheme, parse_scheme
 from weightsmith.models.parts.embeddings import OUTPUTS, is_tied
@@ -21,8 +22,8 @@ from weightsmith.models.parts.stacks import check_layers, find_stacks
 
 def names_differ(base: Model, other: Model) -> tuple[list[str], list[str]]:
     """(tensors only the base has, tensors only the other has), an output matrix that is tied in one of them aside, and
-    layers that predict further tokens."""
-    base_names, other_names = base.checkpoint.tensors.keys() - other.lacks, other.checkpoint.tensors.keys()
+    layers that predict further tokens, and buffers of integers."""
+    base_names, other_names = _weights(base) - other.lacks, _weights(other)
     stacks = [find_stacks(model.checkpoint.tensors, model.config) for model in (base, other)]
     optional = OUTPUTS if is_tied(base.config) or is_tied(other.config) else ()
     only = [
@@ -30,6 +31,10 @@ def names_differ(base: Model, other: Model) -> tuple[list[str], list[str]]:
         for own, names in zip(stacks, (base_names - other_names, other_names - base_names), strict=True)
     ]
     return only[0], only[1]
+
+
+def _weights(model: Model) -> set[str]:
+    return {name for name, info in model.checkpoint.tensors.items() if info.is_float}
 
 
 def fit_text_parts(models: dict[str, Model], first: Model | None = None) -> dict[str, Model]:
@@ -52,7 +57,7 @@ def fit_to(base: Model, other: Model, *, mapping: Path | None = None, accept: bo
     missing, more = names_differ(base, other)
     if not missing and not more:
         return in_form_of(base, other) or other
-    if missing and more and (view := in_form_of(base, other)):
+    if missing and more and (view := in_form_of(base, other) or _under_other_prefix(base, other)):
         return view
     if not accept:
         return other  # whoever uses it says what does not fit
@@ -89,6 +94,16 @@ def in_form_of(base: Model, other: Model) -> Model | None:
     else:
         return None
     return replace(other, checkpoint=view, notes=(*other.notes, note)) if view else None
+
+
+def _under_other_prefix(base: Model, other: Model) -> Model | None:
+    """`other`, whose class put another prefix in front of the base's names: `encoder.layer.0` is
+    `bert.encoder.layer.0`."""
+    names = match_names(base.checkpoint.tensors, other.checkpoint.tensors.keys())
+    if set(names.values()) != other.checkpoint.tensors.keys():
+        return None
+    view = RowMappedCheckpoint(other.checkpoint, ordered({name: RowMap((own,)) for name, own in names.items()}))
+    return replace(other, checkpoint=view, notes=(*other.notes, "names under another prefix, read as the base's"))
 
 
 def _turned(base: Model, other: Model) -> Model | None:

@@ -165,7 +165,12 @@ def _tensors_outside(
     planner: TensorPlanner, slices: list[Slice], home: Model, stacks: Stacks, main: Stack | None
 ) -> Iterator[TensorPlan]:
     """All tensors but the layers of the stack `main`, which slices cut."""
-    names = [n for n in home.checkpoint.tensors if not (main and (place := stacks.layer_of(n)) and place[0] == main)]
+    names = [
+        name
+        for name, info in home.checkpoint.tensors.items()
+        if not (main and (place := stacks.layer_of(name)) and place[0] == main)
+        and (info.is_float or all(name in model.checkpoint.tensors for model in planner.models.values()))
+    ]
     if output := _untied_output(planner, slices[-1], home):
         names.append(output)
     may_lack = frozenset().union(*(model.lacks for model in planner.models.values()))
@@ -250,8 +255,8 @@ def _check_nothing_left(
     recipe: Recipe, models: dict[str, Model], home: Model, stacks: Mapping[str, Stacks], planned: set[str]
 ) -> None:
     for reference, model in models.items():
-        for tensor in model.checkpoint.tensors:
-            if tensor not in planned and not stacks[reference].is_further(tensor):
+        for tensor, info in model.checkpoint.tensors.items():
+            if tensor not in planned and info.is_float and not stacks[reference].is_further(tensor):
                 raise PlanError(
                     f"{recipe.line_of(model.reference)}: tensor {tensor!r} of {model.reference} has no counterpart in "
                     f"{home.reference}, which gives the merged model its shape; the two cannot be merged",

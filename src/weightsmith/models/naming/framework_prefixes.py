@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 # torch.compile, FSDP, activation checkpointing: anywhere in a name; peft, DDP: in front of every name
 _INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -23,6 +23,9 @@ _PREFIXES = (
 )
 
 
+# Prefixes that classes put around each other, in any order: `model.language_model.` is `language_model.model.`.
+_AROUND = {"base_model", "model", "language_model", "module", "transformer", "gpt_neox", "backbone"}
+_AROUND |= {"bert", "roberta", "distilbert", "deberta", "electra", "xlm_roberta", "mpnet", "modernbert"}
 _OUTPUT = ("lm_head.", "embed_out.", "score.")
 _PARTS = re.compile(
     r"(layers|h|block|blocks|norm|final_norm|final_layer_?norm|ln_f|norm_f|embed_tokens|word_embeddings\w*|wte|wpe|embed_in"
@@ -62,6 +65,28 @@ def _is_text_model(names: Iterable[str], marker: str) -> bool:
         name.startswith(_OUTPUT) or (name.startswith(inside) and _PARTS.match(name.removeprefix(inside)))
         for name in names
     )
+
+
+def match_names(names: Iterable[str], others: Collection[str]) -> dict[str, str]:
+    """Name -> the one of `others` that is the same but for the prefixes of classes around it."""
+    cores: dict[str, list[str]] = {}
+    for name in others:
+        cores.setdefault(core_name(name), []).append(name)
+    matched = {}
+    for name in names:
+        if name in others:
+            matched[name] = name
+        elif len(same := cores.get(core_name(name), [])) == 1:
+            matched[name] = same[0]
+    return matched
+
+
+def core_name(name: str) -> str:
+    """A name without the prefixes of classes in front of it."""
+    parts = name.split(".")
+    while len(parts) > 1 and parts[0] in _AROUND:
+        parts.pop(0)
+    return ".".join(parts)
 
 
 def without_prefix(names: Iterable[str]) -> dict[str, str]:
