@@ -200,3 +200,31 @@ def test_inspect_tells_of_tokens_that_moved(vocabularies: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert "tokens have another row" in done.stdout and "rows are merged by number; to merge by token" in done.stdout
     assert "in the base," in done.stdout
+
+
+def test_models_with_sentencepiece_files_alone_are_united(tmp_path: Path) -> None:
+    """No tokenizer.json: Llama 2 as it was first published, and a fine-tune with two more tokens."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from tests.tiny_tokenizer import save_sentencepiece
+
+    for name, rows in (("base", 400), ("chat", 402)):
+        config = LlamaConfig(
+            vocab_size=rows, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4
+        )
+        LlamaForCausalLM(config).save_pretrained(tmp_path / name)
+        save_sentencepiece(tmp_path / name, 400)
+        (tmp_path / name / "tokenizer.json").unlink(missing_ok=True)
+    (tmp_path / "chat/added_tokens.json").write_text(json.dumps({"<|user|>": 400, "<|end|>": 401}))
+    entries = [{"model": str(tmp_path / name), "parameters": {"weight": 0.5}} for name in ("base", "chat")]
+    recipe = {"merge_method": "linear", "models": entries, "tokenizer_source": "union"}
+    weightsmith.merge(recipe, tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    merged = load_file(tmp_path / "out/model.safetensors")
+    assert len(merged["model.embed_tokens.weight"]) == 402
+    assert tokenizer.convert_tokens_to_ids("<|end|>") == 401
+    import sentencepiece
+
+    plain = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "base/tokenizer.model"))
+    text = "The license grants 12 rights; it's free."
+    assert tokenizer(text, add_special_tokens=False).input_ids == plain.encode(text)

@@ -30,7 +30,9 @@ def align_vocabularies(
     base_vocabulary = own_vocabularies[first]
     if base_vocabulary is None:
         raise recipe.file.error(
-            key, f"{names[first]} has no tokenizer.json; a vocabulary needs one. Put it there, or leave {key[-1]} out"
+            key,
+            f"{names[first]} has no tokenizer.json or tokenizer.model; a vocabulary needs one. Put it there, "
+            f"or leave {key[-1]} out",
         )
     # A model without a tokenizer has the base's, as in mergekit.
     vocabularies = [

@@ -103,12 +103,18 @@ def _byte_level(file: GGUFFile, tokens: list[str]) -> tuple[Any, bool]:
 
 
 def _sentencepiece(file: GGUFFile, tokens: list[str], types: list[int]) -> tuple[Any, bool]:
-    """SentencePiece BPE keeps scores and no merges: whatever two tokens make a third merge, by the third's score."""
-    from tokenizers import Tokenizer, decoders, models, normalizers
-
     scores = file.metadata.get("tokenizer.ggml.scores")
     if not isinstance(scores, list) or len(scores) != len(tokens):
         raise CheckpointError(f"{file.path}: tokenizer.ggml.scores does not have one score per token", path=file.path)
+    prefix = bool(file.metadata.get("tokenizer.ggml.add_space_prefix", True))
+    return sentencepiece_bpe(tokens, scores, types, prefix=prefix), True
+
+
+def sentencepiece_bpe(tokens: list[str], scores: list[float], types: list[int], *, prefix: bool) -> Any:
+    """A `tokenizers.Tokenizer` that cuts text as SentencePiece's BPE does, which keeps scores and no merges: whatever
+    two tokens make a third merge, by the third's score. `prefix`: a text gets a space in front."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
     vocabulary = {token: i for i, token in enumerate(tokens)}
     pairs: list[tuple[float, int, int, tuple[str, str]]] = []
     for token, score in zip(tokens, scores, strict=True):
@@ -120,9 +126,8 @@ def _sentencepiece(file: GGUFFile, tokens: list[str], types: list[int]) -> tuple
     unknown = next((token for token, type_ in zip(tokens, types, strict=True) if type_ == _UNKNOWN), None)
     merges = [pair for *_, pair in pairs]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
-    prefix = bool(file.metadata.get("tokenizer.ggml.add_space_prefix", True))
     space = normalizers.Replace(" ", "▁")
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), space]) if prefix else space
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*steps, *([decoders.Strip(" ", 1, 0)] if prefix else [])])
-    return tokenizer, True
+    return tokenizer

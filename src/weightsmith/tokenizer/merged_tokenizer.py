@@ -10,6 +10,7 @@ from weightsmith.errors import PlanError
 from weightsmith.models.model import Model
 from weightsmith.tokenizer.alignment import Alignment
 from weightsmith.tokenizer.cut_tokenizer import cut_tokenizer
+from weightsmith.tokenizer.sentencepiece_file import write_tokenizer_json
 from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
 
 
@@ -27,9 +28,12 @@ def extend_tokenizer(vocabulary: Alignment, folder: Path) -> None:
     if not vocabulary.added and vocabulary.cut_to is None:
         return
     path = folder / "tokenizer.json"
+    if not path.exists() and (folder / "tokenizer.model").exists():
+        write_tokenizer_json(folder / "tokenizer.model", path)
     if not path.exists():
         raise PlanError(
-            f"{vocabulary.home.reference}: has no tokenizer.json, which the requested vocabulary needs; save it with "
+            f"{vocabulary.home.reference}: has no tokenizer.json or tokenizer.model, which the requested "
+            "vocabulary needs; save it with "
             "transformers' AutoTokenizer first"
         )
     text = path.read_text(encoding="utf-8")

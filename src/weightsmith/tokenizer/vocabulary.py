@@ -11,6 +11,7 @@ from weightsmith.checkpoint.gguf_file import GGUFFile
 from weightsmith.errors import CheckpointError
 from weightsmith.models.model import Model
 from weightsmith.models.parts.embeddings import embedding_rows
+from weightsmith.tokenizer.sentencepiece_file import read_sentencepiece
 
 _CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 
@@ -38,6 +39,9 @@ def read_vocabulary(model: Model) -> Vocabulary | None:
         ids, added = _from_gguf(model.home)
     elif (model.home / "tokenizer.json").exists():
         ids, added = _from_json(model.home / "tokenizer.json")
+    elif (model.home / "tokenizer.model").exists():
+        pieces = read_sentencepiece(model.home / "tokenizer.model")
+        ids, added = pieces.ids, pieces.added_entries()
     elif (model.home / "vocab.json").exists():
         ids, added = _from_parts(model.home)
     else:
