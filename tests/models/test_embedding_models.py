@@ -85,3 +85,19 @@ def test_what_belongs_to_the_model_is_carried_and_no_python(berts: Path) -> None
         )
     assert (berts / "out/additional_chat_templates/tools.jinja").read_text() == "{{ tools }}"
     assert not list((berts / "out").rglob("*.py"))
+
+
+def test_a_base_that_writes_text_is_no_base_of_classifiers(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, num_labels=1
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    for name in ("one", "two"):
+        LlamaForSequenceClassification(config).save_pretrained(tmp_path / name)
+    assert "score.weight" in merge(tmp_path, "one", "two")
+    entries = [{"model": str(tmp_path / name), "parameters": {"weight": 0.5}} for name in ("one", "two")]
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(tmp_path / "base"), "models": entries}
+    with pytest.raises(ws.PlanError, match=r"classifies \(score.weight\) and has no 'lm_head.weight'"):
+        ws.plan(recipe)

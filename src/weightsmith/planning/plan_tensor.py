@@ -116,6 +116,14 @@ class TensorPlanner:
         twin = embedding_name(model.checkpoint.tensors)
         if twin and tensor.endswith(OUTPUTS) and is_tied(model.config):
             return TensorSource(model, twin)
+        head = next((name for name in model.checkpoint.tensors if name.startswith(("score.", "classifier."))), None)
+        if head and tensor.endswith(OUTPUTS):
+            raise PlanError(
+                f"{self.recipe.line_of(model.reference)}: {model.reference} classifies ({head}) and has no {tensor!r}, "
+                "which the merged model would have, as the model that gives it its shape writes text. Merge models with "
+                "the same head: take one of them as the base, or a method without a base",
+                **self.recipe.place_of(model.reference),
+            )
         raise PlanError(
             f"{self.recipe.line_of(model.reference)}: tensor {tensor!r} is required and not in {model.reference}; its "
             "layer names or its depth differ from the other models'. `weightsmith inspect --recipe` says what would "

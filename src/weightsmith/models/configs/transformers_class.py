@@ -7,6 +7,7 @@ made or read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
+_MEMORY = 16 << 30  # bytes of addresses: a config.json may ask for a billion layers
 _SECONDS = 300  # more than a trillion parameters take
 
 
@@ -83,6 +85,10 @@ def _run(job: str) -> ClassCheck:
 
 def main() -> None:
     """The child: a job in JSON on standard input, a `ClassCheck` in JSON on standard output."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # a system without limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     print(json.dumps(_answer(json.load(sys.stdin, object_hook=_number))))
 
 

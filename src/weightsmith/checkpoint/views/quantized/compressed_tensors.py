@@ -52,13 +52,16 @@ def find_compressed_tensors(source: Checkpoint, settings: Mapping[str, Any], pat
     arguments = [group["weights"] for group in groups if isinstance(group.get("weights"), Mapping)]
     tiles = {block_size(args.get("block_structure"), path) for args in arguments} - {None}
     tile = tiles.pop() if len(tiles) == 1 else None
+    bits = {args["num_bits"] for args in arguments if args.get("num_bits") in (2, 4, 8)}
     weights, tensors, titles = QuantizedWeights("compressed-tensors"), source.tensors, set()
     for name, info in list(tensors.items()):
         if name.endswith("weight_packed"):
             weight = name.removesuffix("_packed")
             four_bit_floats = info.dtype == "U8"
-            find = _packed_floats if four_bit_floats else _packed_integers
-            decoder = find(source, path, weight, name)
+            if four_bit_floats:
+                decoder = _packed_floats(source, path, weight, name)
+            else:
+                decoder = _packed_integers(source, path, weight, name, bits)
             titles.add("FP4" if four_bit_floats else f"int{decoder.bits}")
         elif (info.dtype in FLOAT8 or info.dtype == "I8") and f"{name}_scale" in tensors:
             weight = name
@@ -101,9 +104,9 @@ def _check_whole(source: Checkpoint, path: Path, name: str, shape: tuple[int, ..
         raise CheckpointError(f"{path}: {name!r} is {list(source.tensors[name].shape)}, not one number", path=path)
 
 
-def _packed_integers(source: Checkpoint, path: Path, weight: str, packed: str) -> PackedRows:
+def _packed_integers(source: Checkpoint, path: Path, weight: str, packed: str, known_bits: set[int]) -> PackedRows:
     info = source.tensors[packed]
-    shape = _declared_shape(source, path, weight, info.shape)
+    shape = _declared_shape(source, path, weight, info.shape, known_bits)
     widths = [bits for bits in (2, 4, 8) if -(-shape[-1] * bits // 32) == info.shape[-1]]
     if len(widths) != 1 or info.dtype != "I32" or shape[:-1] != info.shape[:-1]:
         raise CheckpointError(
@@ -135,11 +138,15 @@ def _required(source: Checkpoint, path: Path, weight: str, ending: str) -> str:
     return name
 
 
-def _declared_shape(source: Checkpoint, path: Path, weight: str, packed: tuple[int, ...]) -> tuple[int, ...]:
-    """`weight_shape`; where headers alone were fetched, what the scales say of it."""
+def _declared_shape(
+    source: Checkpoint, path: Path, weight: str, packed: tuple[int, ...], known_bits: set[int]
+) -> tuple[int, ...]:
+    """`weight_shape`; where headers alone were fetched, which hold no values, what the words have room for."""
     name = _required(source, path, weight, "shape")
     numbers = np.empty(source.tensors[name].numel, np.int64)
     source.read(name, 0, len(numbers), numbers)
+    if not numbers.any() and len(packed) == 2 and len(known_bits) == 1:
+        return packed[0], packed[1] * 32 // min(known_bits)
     if len(numbers) == 2 and len(packed) == 2 and numbers[0] == packed[0] and 0 < numbers[1] <= packed[1] * 16:
         return packed[0], int(numbers[1])
     raise CheckpointError(
