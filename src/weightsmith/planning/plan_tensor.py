@@ -120,7 +120,8 @@ class TensorPlanner:
         if head and tensor.endswith(OUTPUTS):
             raise PlanError(
                 f"{self.recipe.line_of(model.reference)}: {model.reference} classifies ({head}) and has no {tensor!r}, "
-                "which the merged model would have, as the model that gives it its shape writes text. Merge models with "
+                "which the merged model would have, as the model that gives it its shape writes text. Merge models "
+                "with "
                 "the same head: take one of them as the base, or a method without a base",
                 **self.recipe.place_of(model.reference),
             )
