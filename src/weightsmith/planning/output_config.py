@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from weightsmith.errors import PlanError
-from weightsmith.models.configs.layer_settings import is_per_layer, reordered
+from weightsmith.models.configs.layer_settings import is_per_layer, part_of, reordered, with_part
 from weightsmith.models.configs.transformers_class import ClassCheck, check_class
 from weightsmith.models.model import Model
 from weightsmith.models.naming.translate_config import published
@@ -23,9 +23,7 @@ def restacked_config(recipe: Recipe, home: Model, stack: Stack, taken: Sequence[
     config.json cannot say it."""
     if list(taken) == list(range(stack.depth)):
         return home.config
-    part: Mapping[str, Any] = home.config
-    for key in stack.section:
-        part = part[key]
+    part = part_of(home.config, stack.section)
     listed = [key for key, value in part.items() if "layer" in key and is_per_layer(key, value, stack.depth)]
     if not stack.keys and not listed:
         raise PlanError(
@@ -36,7 +34,7 @@ def restacked_config(recipe: Recipe, home: Model, stack: Stack, taken: Sequence[
     settings, problem = reordered(part, stack.depth, taken)
     if problem:
         raise _refusal(recipe, home, problem)
-    return _with_part(home.config, stack.section, {**settings, **counted})
+    return with_part(home.config, stack.section, {**settings, **counted})
 
 
 def checked_config(
@@ -59,7 +57,7 @@ def checked_config(
     check = check_class(config, shapes, before=before, section=section, taken=taken, depth=depth)
     if problem := _problem(check):
         raise _refusal(recipe, home, problem)
-    return _with_part(config, section, check.lists) if check.lists else config
+    return with_part(config, section, check.lists) if check.lists else config
 
 
 def _count(tensors: Sequence[TensorPlan], stack: Stack) -> int:
@@ -99,9 +97,3 @@ def _refusal(recipe: Recipe, home: Model, problem: str) -> PlanError:
         f"{recipe.file.path}: {architecture} cannot be described with these layers: {problem}. Take layers in an order "
         "that its config.json can say, such as whole periods"
     )
-
-
-def _with_part(config: Mapping[str, Any], section: Sequence[str], more: Mapping[str, Any]) -> dict[str, Any]:
-    if not section:
-        return {**config, **more}
-    return {**config, section[0]: _with_part(config[section[0]], section[1:], more)}

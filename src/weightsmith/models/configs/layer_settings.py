@@ -87,18 +87,18 @@ def derived_lists(
 ) -> tuple[dict[str, list[Any]], str | None]:
     """(lists that the class derives for each layer of `before` and that `after` has to spell out, what it cannot say).
     `defaults`: a configuration with all that its class adds to it."""
-    old_full = _part(defaults(before), section)
+    old_full = part_of(defaults(before), section)
     expected = {
         key: [value[old] for old in taken]
         for key, value in old_full.items()
         if is_per_layer(key, value, depth) and key not in _NUMBERS
     }
-    new_full = _part(defaults(after), section)
+    new_full = part_of(defaults(after), section)
     lists = {key: value for key, value in expected.items() if new_full.get(key) != value}
     if not lists:
         return {}, None
     try:
-        new_full = _part(defaults(_with_part(after, section, lists)), section)
+        new_full = part_of(defaults(with_part(after, section, lists)), section)
     except Exception as error:  # a class that has no such setting
         return {}, f"{next(iter(lists))} follows from other settings there: {error}"
     for key, value in expected.items():
@@ -107,13 +107,15 @@ def derived_lists(
     return lists, None
 
 
-def _part(config: Mapping[str, Any], section: Sequence[str]) -> Mapping[str, Any]:
+def part_of(config: Mapping[str, Any], section: Sequence[str]) -> Mapping[str, Any]:
+    """The part of a configuration under the keys `section`; all of it where there are none."""
     for key in section:
         config = config[key]
     return config
 
 
-def _with_part(config: Mapping[str, Any], section: Sequence[str], more: Mapping[str, Any]) -> dict[str, Any]:
+def with_part(config: Mapping[str, Any], section: Sequence[str], more: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with `more` in the part `section`."""
     if not section:
         return {**config, **more}
-    return {**config, section[0]: _with_part(config[section[0]], section[1:], more)}
+    return {**config, section[0]: with_part(config[section[0]], section[1:], more)}

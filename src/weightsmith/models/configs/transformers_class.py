@@ -115,15 +115,12 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
 def _built(model_class: Any, job: dict[str, Any]) -> dict[str, Any]:
     config, lists = job["config"], {}
     if job["taken"] is not None:
-        from weightsmith.models.configs.layer_settings import derived_lists
+        from weightsmith.models.configs.layer_settings import derived_lists, with_part
 
         lists, problem = derived_lists(job["before"], config, job["section"], job["taken"], job["depth"], _defaults)
         if problem:
             return {"known": True, "problem": problem}
-        part = config
-        for key in job["section"]:
-            part = part[key]
-        part |= lists
+        config = with_part(config, job["section"], lists)
     missing, unexpected, mismatched = _loaded(model_class, config, job["shapes"])
     return {
         "known": True,

@@ -17,6 +17,7 @@ from weightsmith.blocks.dequantize import decode_across
 from weightsmith.checkpoint.checkpoint import Checkpoint
 from weightsmith.checkpoint.views.quantized.decoded import QuantizedWeights
 from weightsmith.checkpoint.views.quantized.packing.code_values import FP4, values_of
+from weightsmith.checkpoint.views.quantized.packing.packed_rows import by_matrix
 from weightsmith.checkpoint.views.quantized.packing.panels import LastPanel, TransposedPanels
 from weightsmith.errors import CheckpointError
 
@@ -36,12 +37,8 @@ class Mxfp4Experts:
         return self.shape[2]
 
     def decode(self, first: int, last: int, out: np.ndarray) -> None:
-        rows = self.shape[1]
-        while first < last:
-            expert, begin = divmod(first, rows)
-            end = min(rows, begin + last - first)
-            self._decode_expert(expert, begin, end, out[: end - begin])
-            out, first = out[end - begin :], first + end - begin
+        for expert, begin, end, start in by_matrix(first, last, self.shape[1]):
+            self._decode_expert(expert, begin, end, out[start : start + end - begin])
 
     def _decode_expert(self, expert: int, begin: int, end: int, out: np.ndarray) -> None:
         inputs = np.arange(begin, end)

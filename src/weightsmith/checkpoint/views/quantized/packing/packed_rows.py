@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,6 +13,17 @@ from weightsmith.checkpoint.checkpoint import Checkpoint
 from weightsmith.checkpoint.views.quantized.packing.scale_grid import ScaleGrid
 
 NO_GROUPS = np.empty(0, np.int32)
+
+
+def by_matrix(first: int, last: int, rows: int) -> Iterator[tuple[int, int, int, int]]:
+    """Rows `first` to `last` of matrices of `rows` rows under each other: (matrix, its first row, behind its last row,
+    how many came before)."""
+    place = first
+    while place < last:
+        matrix, begin = divmod(place, rows)
+        end = min(rows, begin + last - place)
+        yield matrix, begin, end, place - first
+        place += end - begin
 
 
 class Zeros(Protocol):
@@ -41,11 +53,8 @@ class PackedRows:
 
     def decode(self, first: int, last: int, out: np.ndarray) -> None:
         rows = self.shape[-2] if len(self.shape) > 1 else 1
-        while first < last:
-            matrix, begin = divmod(first, rows)
-            end = min(rows, begin + last - first)
-            self._decode_matrix(matrix, begin, end, out[: end - begin])
-            out, first = out[end - begin :], first + end - begin
+        for matrix, begin, end, start in by_matrix(first, last, rows):
+            self._decode_matrix(matrix, begin, end, out[start : start + end - begin])
 
     def _decode_matrix(self, matrix: int, begin: int, end: int, out: np.ndarray) -> None:
         info = self.source.tensors[self.packed]
