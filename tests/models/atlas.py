@@ -1,6 +1,7 @@
 """Every class of the installed transformers that can be made tiny: saved as transformers saves it, merged, loaded again.
 
-python -m tests.models.atlas [--part K/N] [--only NAME] [--write docs/atlas.md]
+python -m tests.models.atlas [--part K/N] [--only NAME,NAME] > rows.tsv
+python -m tests.models.atlas --table rows.tsv        # as docs/models.md has it
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ def _stack(model_class: Any, root: Path) -> str:
     try:
         ws.merge({"merge_method": "passthrough", "slices": slices}, root / "stacked")
     except ws.WeightsmithError as error:
-        return "refused: " + str(error).replace(f"{root}/", "")[:160]
+        return "refused: " + str(error).replace(f"{root}/", "")[:300]
     except Exception as error:
         return f"wrong: {type(error).__name__}: {str(error)[:120]}"
     _, report = model_class.from_pretrained(root / "stacked", output_loading_info=True)
@@ -257,8 +258,38 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def table(rows: list[Row]) -> str:
+    """Markdown: the classes by kind and result, with the reasons of those that do not work."""
+    lines = ["| kind | works | refused | wrong | no tiny one could be made |", "| ---- | ---: | ---: | ---: | ---: |"]
+    for kind in dict.fromkeys(row.kind for row in rows):
+        counts = [
+            sum(row.kind == kind and row.result == result for row in rows)
+            for result in ("works", "refused", "wrong", "not made")
+        ]
+        lines.append(f"| {kind} | {' | '.join(map(str, counts))} |")
+    for title, chosen in (
+        ("Stacked layers are refused", [row for row in rows if row.stacked.startswith("refused")]),
+        ("Refused, or wrong", [row for row in rows if row.result in ("refused", "wrong") or "wrong" in row.stacked]),
+    ):
+        if chosen:
+            lines += ["", f"{title}:", ""]
+            lines += [f"- `{row.name}`: {_short(row.stacked or row.reason)}" for row in chosen]
+    for kind in dict.fromkeys(row.kind for row in rows):
+        works = [row.name for row in rows if row.kind == kind and row.result == "works"]
+        lines += ["", f"Merged right, {kind}: {', '.join(works)}."]
+    missing = [row.name for row in rows if row.result == "not made"]
+    return "\n".join([*lines, "", f"No tiny one could be made: {', '.join(missing)}."])
+
+
+def _short(reason: str) -> str:
+    return reason.removeprefix("refused: ").removeprefix("recipe: ").partition(". Take layers")[0]
+
+
 def main(show: Callable[[str], None] = print) -> None:
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+    if rows := arguments.get("--table"):
+        fields = (line.split("\t") for line in Path(rows).read_text(encoding="utf-8").splitlines())
+        return show(table([Row(name, kind, result, reason, stacked) for result, kind, name, stacked, reason in fields]))
     part, parts = map(int, arguments.get("--part", "0/1").split("/"))
     chosen = list(classes())[part::parts]
     if only := arguments.get("--only"):
