@@ -121,6 +121,11 @@ def configured(**settings: object) -> Callable[[Sample], None]:
 
 REFUSED = {
     "a format nobody decodes": ("FP8 tiles", configured(quant_method="aqlm"), "quantized by 'aqlm'"),
+    "MLX, which names none": (
+        "packed int4",
+        lambda sample: (sample.config.clear(), sample.config.update(bits=4, group_size=64)),
+        "quantized by 'MLX'",
+    ),
     "no method at all": ("AWQ", lambda sample: sample.config.clear(), "has no quant_method"),
     "FP8 without its scales": ("FP8 tiles", without("a.weight_scale_inv"), "its scales (a.weight_scale_inv"),
     "a grid that does not fit": ("FP8 tiles", reshaped("a.weight_scale_inv", 5, 2), "does not fit the weight"),

@@ -109,16 +109,19 @@ def _method(settings: Mapping[str, Any], path: Path) -> str:
             method = "compressed-tensors"
         elif "quant_algo" in settings:
             method = "modelopt"
+    if method is None and {"bits", "group_size"} <= settings.keys():
+        method = "MLX"  # which names none
     if method is None:
         raise CheckpointError(
             f"{path}: its quantization_config has no quant_method, so how the weights are packed is unknown; download "
             "it again, or take the model it was made from",
             path=path,
         )
-    method = str(method).lower().removesuffix("_4bit").removesuffix("_8bit")
+    name = str(method)
+    method = name.lower().removesuffix("_4bit").removesuffix("_8bit")
     if method not in _FORMATS:
         raise CheckpointError(
-            f"{path}: the model is quantized by {method!r} (quant_method), which is not decoded. Decoded are "
+            f"{path}: the model is quantized by {name!r} (quant_method), which is not decoded. Decoded are "
             f"{DECODED}. "
             "Take the model it was made from, or dequantize it with the library that wrote it",
             path=path,
