@@ -98,6 +98,8 @@ def test_store_counts_what_is_no_number() -> None:
 
 
 def test_promotion_is_that_of_torch() -> None:
-    dtypes = torch_dtypes()
+    """Of the dtypes that tensors are merged in; 8-bit floats and other unsigned integers are decoded first."""
+    decoded = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "U16", "U32", "U64")
+    dtypes = {name: dtype for name, dtype in torch_dtypes().items() if name not in decoded}
     for a, b in product(dtypes, dtypes):
         assert dtypes[promoted([a, b])] == torch.promote_types(dtypes[a], dtypes[b]), (a, b)

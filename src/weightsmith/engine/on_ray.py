@@ -45,7 +45,7 @@ class RayJob:
     device: str
     mappings: dict[str, Path]
     accept_mapping: bool
-    allow_different_settings: bool
+    allow_different_settings: bool = False
 
 
 def run_on_ray(

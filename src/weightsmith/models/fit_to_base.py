@@ -24,12 +24,14 @@ def names_differ(base: Model, other: Model) -> tuple[list[str], list[str]]:
     """(tensors only the base has, tensors only the other has), an output matrix that is tied in one of them aside, and
     layers that predict further tokens, and buffers of integers."""
     base_names, other_names = _weights(base) - other.lacks, _weights(other)
-    stacks = [find_stacks(model.checkpoint.tensors, model.config) for model in (base, other)]
-    optional = OUTPUTS if is_tied(base.config) or is_tied(other.config) else ()
-    only = [
-        sorted(n for n in names if not n.endswith(optional) and not own.is_further(n))
-        for own, names in zip(stacks, (base_names - other_names, other_names - base_names), strict=True)
-    ]
+    only = []
+    for model, names in ((base, base_names - other_names), (other, other_names - base_names)):
+        if names:
+            stacks = find_stacks(model.checkpoint.tensors, model.config)
+            names = {name for name in names if not stacks.is_further(name)}
+        if any(name.endswith(OUTPUTS) for name in names) and (is_tied(base.config) or is_tied(other.config)):
+            names = {name for name in names if not name.endswith(OUTPUTS)}
+        only.append(sorted(names))
     return only[0], only[1]
 
 

@@ -68,9 +68,8 @@ def buffers_among(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
 def tied_twins(aliases: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
     """Name -> reason of output matrices that are the embedding under a second name (`aliases`), where config.json ties
     the two."""
-    if not is_tied(config):
-        return {}
-    return {name: TIED for pair in aliases.items() for name in pair if name.endswith(OUTPUTS)}
+    twins = {name: TIED for pair in aliases.items() for name in pair if name.endswith(OUTPUTS)}
+    return twins if twins and is_tied(config) else {}
 
 
 def count_left_out(reasons: Iterable[str]) -> str:
