@@ -27,12 +27,16 @@ def random_weight(rows: int = ROWS, columns: int = COLUMNS) -> torch.Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows * columns))
 
 
-def bitsandbytes_4bit(quant_type: str, nested: bool, weight: torch.Tensor | None = None) -> Sample:
+def bitsandbytes_4bit(
+    quant_type: str, nested: bool, weight: torch.Tensor | None = None, storage: torch.dtype = torch.uint8
+) -> Sample:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     weight = random_weight() if weight is None else weight
     # In rows of a block: on a processor, version 0.50.2 decodes blocks that cross rows otherwise than it made them.
-    packed, state = quantize_4bit(weight.reshape(-1, 64), quant_type=quant_type, compress_statistics=nested)
+    packed, state = quantize_4bit(
+        weight.reshape(-1, 64), quant_type=quant_type, compress_statistics=nested, quant_storage=storage
+    )
     values = dequantize_4bit(packed, state).float().reshape(weight.shape)
     state.shape = weight.shape
     parts = {f"a.weight.{key}": value for key, value in state.as_dict(packed=True).items()}
@@ -216,6 +220,8 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "nf4": lambda: bitsandbytes_4bit("nf4", nested=False),
     "nf4 double": lambda: bitsandbytes_4bit("nf4", nested=True),
     "fp4 double": lambda: bitsandbytes_4bit("fp4", nested=True),
+    "nf4 in elements of bfloat16": lambda: bitsandbytes_4bit("nf4", nested=True, storage=torch.bfloat16),
+    "nf4 in elements of float32": lambda: bitsandbytes_4bit("nf4", nested=False, storage=torch.float32),
     "int8 rows": bitsandbytes_int8,
     "FP8 tiles": lambda: fp8("float32"),
     "FP8 tiles, bfloat16 scales": lambda: fp8("bfloat16"),

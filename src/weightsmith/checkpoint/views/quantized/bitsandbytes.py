@@ -19,6 +19,7 @@ import numpy as np
 
 from weightsmith.blocks.dequantize import decode_rows
 from weightsmith.checkpoint.checkpoint import Checkpoint
+from weightsmith.checkpoint.dtypes import ITEM_SIZES
 from weightsmith.checkpoint.views.quantized.decoded import QuantizedWeights
 from weightsmith.checkpoint.views.quantized.packing.code_values import values_of
 from weightsmith.checkpoint.views.quantized.packing.packed_rows import NO_GROUPS, PackedRows
@@ -44,11 +45,19 @@ class FourBitBlocks:
         elements = math.prod(self.shape)
         begin, end = first * self.width // 2, -(-min(elements, last * self.width) // 2)
         packed = np.zeros((last - first) * self.width // 2, np.uint8)
-        self.source.read(self.name, begin, end, packed[: end - begin])
+        packed[: end - begin] = self._bytes(begin, end)
         values = self._table("quant_map", 16)
         scales = self._scales(first, last)
         rows = packed.reshape(last - first, -1)
         decode_rows(rows, 4, True, values, scales, np.zeros_like(scales), first, 1, self.width, NO_GROUPS, out)
+
+    def _bytes(self, begin: int, end: int) -> np.ndarray:
+        """Codes as they are stored; `bnb_4bit_quant_storage` may have put them into elements of more bytes."""
+        dtype = self.source.tensors[self.name].numpy_dtype
+        first, last = begin // dtype.itemsize, -(-end // dtype.itemsize)
+        stored = np.empty(last - first, dtype)
+        self.source.read(self.name, first, last, stored)
+        return stored.view(np.uint8)[begin - first * dtype.itemsize : end - first * dtype.itemsize]
 
     def _scales(self, first: int, last: int) -> np.ndarray:
         """float32 [last - first, 1]."""
@@ -109,7 +118,10 @@ def _four_bit(source: Checkpoint, path: Path, weight: str, state_name: str) -> F
     shape, block = tuple(state["shape"]), state["blocksize"]
     nested_block = state.get("nested_blocksize", 0)
     blocks = -(-math.prod(shape) // block)
-    expected = {weight: ("U8", -(-math.prod(shape) // 2)), f"{weight}.quant_map": ("F32", 16)}
+    stored = source.tensors.get(weight)
+    storage = stored.dtype if stored else "U8"
+    room = -(-math.prod(shape) // 2) // ITEM_SIZES[storage]
+    expected = {weight: (storage, room), f"{weight}.quant_map": ("F32", 16)}
     if nested_block:
         expected |= {
             f"{weight}.absmax": ("U8", blocks),
