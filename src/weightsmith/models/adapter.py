@@ -43,7 +43,7 @@ _ANY = TensorInfo((), "F32")
 
 @dataclass(frozen=True)
 class Adapted:
-    """A model with an adapter on it. `layout`: the old layout whose names the adapter has."""
+    """A model with an adapter on it. `notes`: what was done for it, in words."""
 
     checkpoint: Checkpoint
     config: dict[str, Any]

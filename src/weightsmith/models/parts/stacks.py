@@ -96,10 +96,7 @@ class Stacks:
 
 def find_stacks(names: Iterable[str], config: Mapping[str, Any]) -> Stacks:
     """The stacks among the tensors `names` of a model with that config.json."""
-    numbered: dict[str, dict[int, set[str]]] = {}
-    for name in names:
-        if match := LAYER.match(name):
-            numbered.setdefault(match[1], {}).setdefault(int(match[2]), set()).add(match[3])
+    numbered = _by_prefix(names)
     stacks = {}
     for prefix, members in numbered.items():
         numbers = sorted(members)
@@ -120,10 +117,7 @@ def find_stacks(names: Iterable[str], config: Mapping[str, Any]) -> Stacks:
 def check_layers(path: Path, names: Iterable[str], config: Mapping[str, Any]) -> None:
     """Raises CheckpointError where a layer is missing, or config.json counts others than there are."""
     names = list(names)
-    numbered: dict[str, dict[int, set[str]]] = {}
-    for name in names:
-        if match := LAYER.match(name):
-            numbered.setdefault(match[1], {}).setdefault(int(match[2]), set()).add(match[3])
+    numbered = _by_prefix(names)
     for prefix, members in numbered.items():
         first = min(0 if config.get("num_hidden_layers") else 1, min(members))  # unknown families may count from one
         missing = sorted(set(range(first, max(members) + 1)) - members.keys())
@@ -145,6 +139,15 @@ def check_layers(path: Path, names: Iterable[str], config: Mapping[str, Any]) ->
             f"({text[0].prefix}*); one of them belongs to another model; download both again",
             path=path,
         )
+
+
+def _by_prefix(names: Iterable[str]) -> dict[str, dict[int, set[str]]]:
+    """What is numbered: prefix -> number -> what comes behind it."""
+    numbered: dict[str, dict[int, set[str]]] = {}
+    for name in names:
+        if match := LAYER.match(name):
+            numbered.setdefault(match[1], {}).setdefault(int(match[2]), set()).add(match[3])
+    return numbered
 
 
 def _holds_modules(members: Iterable[set[str]]) -> bool:
