@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from tests.checkpoint.quantized_samples import SAMPLES, Sample, bitsandbytes_4bit, fp8, gptq
 from weightsmith.checkpoint.checkpoint import Checkpoint, read_tensor
+from weightsmith.checkpoint.views import transposed_panels
 from weightsmith.checkpoint.views.quantized.find_quantized import decode_quantized
-from weightsmith.checkpoint.views.quantized.packing import panels
 from weightsmith.checkpoint.weights_folder import WeightsFolder
 from weightsmith.errors import CheckpointError
 
@@ -43,8 +43,8 @@ def test_each_format_has_its_own_librarys_values(format_name: str, tmp_path: Pat
 
 @pytest.mark.parametrize("format_name", SAMPLES)
 def test_any_range_is_that_range_of_the_whole(format_name: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(panels, "_PANEL_BYTES", 128)  # several panels, several strips
-    monkeypatch.setattr(panels, "_STRIP_BYTES", 256)
+    monkeypatch.setattr(transposed_panels, "_PANEL_BYTES", 128)  # several panels, several strips
+    monkeypatch.setattr(transposed_panels, "_STRIP_BYTES", 256)
     sample = SAMPLES[format_name]()
     view, _ = open_sample(tmp_path, sample)
     whole = read_tensor(view, sample.name, torch.float32).reshape(-1).numpy()

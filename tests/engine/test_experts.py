@@ -93,6 +93,79 @@ def test_each_expert_is_merged_on_its_own_and_gate_apart_from_up(others: tuple[s
         torch.testing.assert_close(merged[name], tensor, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("method", ["ties", "breadcrumbs", "della", "model_stock", "slerp"])
+def test_transposed_experts_are_merged_as_if_they_were_not(method: str, moes: Path) -> None:
+    """A row is an output's, gate and up are apart, and the file keeps the base's form."""
+    values = {"weight": 0.7, "density": 0.4} if method in ("ties", "breadcrumbs", "della") else {}
+    values |= {"epsilon": 0.0} if method == "della" else {}
+    names = ("base", "a") if method == "slerp" else ("a", "b")
+
+    def merged(ending: str) -> dict[str, torch.Tensor]:
+        models = [{"model": str(moes / f"{name}{ending}"), "parameters": values} for name in names]
+        recipe = {"merge_method": method, "base_model": str(moes / f"base{ending}"), "models": models}
+        return ws.merge(recipe | ({"parameters": {"t": 0.3}} if method == "slerp" else {}) | {"dtype": "float32"})
+
+    straight, turned = merged("-fused"), merged("-turned")
+    assert straight.keys() == turned.keys()
+    for name, tensor in straight.items():
+        expected = tensor.transpose(1, 2) if ".experts." in name else tensor
+        torch.testing.assert_close(turned[name], expected, rtol=0, atol=0)
+
+
+def save_large(folder: Path, seed: int, family: str) -> None:
+    """A tiny model of a family whose files have all experts in one tensor, transposed."""
+    from transformers import GptOssConfig, GptOssForCausalLM, Llama4ForCausalLM, Llama4TextConfig
+
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": 64, "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "head_dim": 8, "num_local_experts": EXPERTS, "num_experts_per_tok": 1}
+    if family == "gpt_oss":
+        model = GptOssForCausalLM(GptOssConfig(**sizes, intermediate_size=SIZE))
+    else:
+        config = Llama4TextConfig(
+            **sizes, intermediate_size=SIZE, intermediate_size_mlp=48, interleave_moe_layer_step=1
+        )
+        model = Llama4ForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.1)
+    model.save_pretrained(folder)
+
+
+def trimmed(delta: torch.Tensor, density: float) -> torch.Tensor:
+    kept = delta.abs().flatten().topk(int(density * delta.numel())).indices
+    return torch.zeros(delta.numel()).scatter(0, kept, delta.flatten()[kept]).reshape(delta.shape)
+
+
+def ties_by_hand(base: torch.Tensor, tuned: list[torch.Tensor], weight: float, density: float) -> torch.Tensor:
+    """Yadav et al. 2023, as mergekit computes it with `normalize`."""
+    deltas = torch.stack([trimmed(other - base, density) * weight for other in tuned])
+    agree = (deltas.sign() == deltas.sum(0).sign()) & (deltas != 0)
+    return base + (deltas * agree).sum(0) / (agree * weight).sum(0).clamp(min=1e-8)
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "llama4"])
+def test_families_with_transposed_experts(family: str, tmp_path: Path) -> None:
+    """gpt-oss has gate and up in turns, Llama 4 one after the other; the biases of experts are those of each expert."""
+    for seed, name in enumerate(("base", "a", "b")):
+        save_large(tmp_path / name, seed, family)
+    merged = ties(tmp_path, "base", "a", "b")
+    base, *tuned = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "a", "b"))
+    tested = [name for name in base if ".experts." in name]
+    assert len(tested) == (8 if family == "gpt_oss" else 4)
+    for name in tested:
+        for expert in range(EXPERTS):
+            if "gate_up" not in name:
+                places = [...]
+            elif family == "gpt_oss":
+                places = [(..., slice(0, None, 2)), (..., slice(1, None, 2))]
+            else:
+                places = [(..., slice(0, SIZE)), (..., slice(SIZE, None))]
+            for place in places:
+                expected = ties_by_hand(base[name][expert][place], [t[name][expert][place] for t in tuned], 0.7, 0.4)
+                torch.testing.assert_close(merged[name][expert][place], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_random_choices_do_not_depend_on_where_matrices_end(moes: Path) -> None:
     """DARE draws by an element's place in its tensor."""
     entries = [{"model": str(moes / "a-fused"), "parameters": {"weight": 1.0, "density": 0.5}}]

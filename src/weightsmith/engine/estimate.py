@@ -57,7 +57,7 @@ def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Est
     writing = plan.output_bytes / _write_rate(parent)
     return Estimate(
         seconds=max(work, writing) + _START_UP,
-        memory_bytes=peak_memory() + (threads - 1) * buffers.nbytes,
+        memory_bytes=peak_memory() + (threads - 1) * buffers.nbytes + threads * _expert_bytes(plan),
         disk_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES,
         disk_free_bytes=shutil.disk_usage(parent).free,
         disk_bound=writing > work,
@@ -87,6 +87,12 @@ def _seconds(plan: Plan, tensor: TensorPlan, count: int, buffers: Buffers, devic
             make_block(plan.method, tensor, block, statistics, buffers)
         times.append(time.perf_counter() - began)
     return min(times)
+
+
+def _expert_bytes(plan: Plan) -> int:
+    """Of the largest expert that is put in order before it is written."""
+    layouts = ((tensor.experts, tensor.info.nbytes) for tensor in plan.tensors)
+    return max((nbytes // e.experts * 2 for e, nbytes in layouts if e and not e.is_straight), default=0)
 
 
 def _write_rate(folder: Path) -> float:

@@ -128,7 +128,7 @@ def run_tensors(
 
 
 def _copy_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
-    source, tally, digest = tensor.sources[0], Tally(), xxhash.xxh3_128()
+    source, tally, output = tensor.sources[0], Tally(), _Output(tensor, run)
     memory = np.empty(min(BLOCK, tensor.info.numel), tensor.info.numpy_dtype)
     for start in range(0, tensor.info.numel, BLOCK):
         if stop.is_set():
@@ -137,20 +137,48 @@ def _copy_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
         block = memory[: min(BLOCK, tensor.info.numel - start)]
         source.model.checkpoint.read(source.tensor, start, start + len(block), block)
         read = time.perf_counter()
-        _write(tensor, run, start, block.view(np.uint8), digest)
+        output.write(start, block.view(np.uint8))
         tally.seconds["read"] += read - began
         tally.seconds["write"] += time.perf_counter() - read
-    tally.digests[tensor.name] = digest.hexdigest()
+    tally.digests[tensor.name] = output.digest.hexdigest()
     return tally
 
 
 def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
-    tally, digest = Tally(), xxhash.xxh3_128()
-    ends = tensor.matrices or (tensor.info.numel,)
+    tally, output = Tally(), _Output(tensor, run)
+    ends = tensor.matrix_ends
     for part in zip((0, *ends[:-1]), ends, strict=True):
-        _merge_part(tensor, part, run, stop, tally, digest)
-    tally.digests[tensor.name] = digest.hexdigest()
+        _merge_part(tensor, part, run, stop, tally, output)
+    tally.digests[tensor.name] = output.digest.hexdigest()
     return tally
+
+
+class _Output:
+    """Where the blocks of one tensor go, in their order. Experts that are not stored straight are kept until one is
+    whole."""
+
+    def __init__(self, tensor: TensorPlan, run: _Run) -> None:
+        self.digest = xxhash.xxh3_128()
+        self._tensor, self._run = tensor, run
+        self._layout = tensor.experts if tensor.experts and not tensor.experts.is_straight else None
+        if self._layout:
+            self._item = ITEM_SIZES[tensor.info.dtype]
+            self._expert = np.empty(tensor.info.numel // self._layout.experts * self._item, np.uint8)
+
+    def write(self, start: int, stored: np.ndarray) -> None:
+        if self._layout is None:
+            return self._write(start, stored)
+        size = len(self._expert) // self._item
+        number, place = divmod(start, size)
+        self._expert[place * self._item : place * self._item + len(stored)] = stored
+        if place + len(stored) // self._item == size:
+            matrix = self._expert.view(f"u{self._item}").reshape(self._layout.straight_shape[1:])
+            self._write(number * size, self._layout.arranged(matrix).reshape(-1).view(np.uint8))
+
+    def _write(self, start: int, stored: np.ndarray) -> None:
+        self.digest.update(stored.data)
+        self._run.writer.write(self._tensor.name, start, stored)
+        self._run.written(len(stored))
 
 
 def _merge_part(
@@ -159,7 +187,7 @@ def _merge_part(
     run: _Run,
     stop: threading.Event,
     tally: Tally,
-    digest: xxhash.xxh3_128,
+    output: _Output,
 ) -> None:
     """Elements of a tensor that are merged as if they were all of it."""
     scan = TensorScan(
@@ -184,7 +212,7 @@ def _merge_part(
         elif "F16" in (tensor.round_to, tensor.info.dtype):
             _check_float16(tensor, float(np.uint32(largest).view(np.float32)))
         combined = time.perf_counter()
-        _write(tensor, run, block.start, stored, digest)
+        output.write(block.start, stored)
         tally.seconds["combine"] += combined - began
         tally.seconds["write"] += time.perf_counter() - combined
     tally.seconds["read"] += scan.read_seconds
@@ -199,12 +227,6 @@ def make_block(
     merged = form(block, tensor.settings, statistics)
     stored = buffers.out(len(merged) * ITEM_SIZES[tensor.info.dtype])
     return stored, *store(merged, DTYPE_CODES[tensor.round_to], DTYPE_CODES[tensor.info.dtype], stored)
-
-
-def _write(tensor: TensorPlan, run: _Run, start: int, stored: np.ndarray, digest: xxhash.xxh3_128) -> None:
-    digest.update(stored.data)
-    run.writer.write(tensor.name, start, stored)
-    run.written(len(stored))
 
 
 def _count_not_finite(tensor: TensorPlan, block: Block, run: _Run, tally: Tally) -> None:

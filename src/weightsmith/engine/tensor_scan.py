@@ -108,7 +108,7 @@ class TensorScan:
             yield Block(self._begin + start, rows, self._dtype_codes, out, self._device, self._tensor.settings.base)
 
     def known_bound(self, base: int, number: int, k: int) -> Threshold | None:
-        whole = not self._tensor.matrices
+        whole = not self._tensor.experts
         return self._bounds.find(self._tensor, base, number, k) if self._bounds and whole else None
 
     def sample(self, count: int) -> np.ndarray:

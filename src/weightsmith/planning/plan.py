@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
+from weightsmith.checkpoint.views.expert_layout import ExpertLayout
 from weightsmith.methods.method import Method, Settings
 from weightsmith.models.model import Model
 from weightsmith.recipe.recipe import Recipe
@@ -30,7 +31,7 @@ class TensorPlan:
     settings: Settings
     round_to: str  # the recipe's `dtype`, through which results pass before `out_dtype`
     copy: bool = False
-    matrices: tuple[int, ...] = ()  # of a tensor of all experts: where each matrix ends, as each is merged on its own
+    experts: ExpertLayout | None = None  # of a tensor of all experts, whose matrices are merged one by one, straight
 
     def __str__(self) -> str:
         """`model.norm.weight [64] BF16: a (weight 0.5), b (weight 0.5), base_model c; normalize true`"""
@@ -51,6 +52,11 @@ class TensorPlan:
     @property
     def read_bytes(self) -> int:
         return sum(s.model.checkpoint.tensors[s.tensor].nbytes for s in self.sources)
+
+    @property
+    def matrix_ends(self) -> tuple[int, ...]:
+        """Behind the elements that are merged as if they were all of it."""
+        return self.experts.matrix_ends if self.experts else (self.info.numel,)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.dtypes import FLOATS, dtype_named, promoted
+from weightsmith.checkpoint.views.expert_layout import ExpertLayout, straight
+from weightsmith.checkpoint.views.transposed_panels import LastPanel
 from weightsmith.errors import PlanError
-from weightsmith.methods.method import REQUIRED, Settings
+from weightsmith.methods.method import REQUIRED, Method, Settings
 from weightsmith.models.model import Model
-from weightsmith.models.naming.expert_forms import matrix_ends
+from weightsmith.models.naming.expert_forms import expert_layout
 from weightsmith.models.parts.embeddings import EMBEDDINGS, OUTPUTS, embedding_name, is_tied
 from weightsmith.planning.plan import TensorPlan, TensorSource
 from weightsmith.recipe.parameters import resolve
@@ -35,6 +37,7 @@ class TensorPlanner:
     # (model, those without) -> tensors
     kept: dict[tuple[str, tuple[str, ...]], list[str]] = field(default_factory=dict)
     _warned: Counter[str] = field(default_factory=Counter)  # warning -> number of tensors, in order
+    _panels: dict[str, LastPanel] = field(default_factory=dict)  # what the threads have read of a model last
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -80,10 +83,24 @@ class TensorPlanner:
         first = base or 0
         if self._keeps_float32(name, infos):
             round_to = out_dtype = "F32"
-        matrices = matrix_ends(
-            sources[first].tensor, sources[first].model.checkpoint.tensors, sources[first].model.config
-        )
-        return TensorPlan(name, TensorInfo(infos[0].shape, out_dtype), sources, settings, round_to, matrices=matrices)
+        experts = self._experts(sources[first])
+        if experts:
+            sources = tuple(self._straight(source, experts) for source in sources)
+        return TensorPlan(name, TensorInfo(infos[0].shape, out_dtype), sources, settings, round_to, experts=experts)
+
+    def _experts(self, source: TensorSource) -> ExpertLayout | None:
+        """How experts lie in a tensor, where the method looks at more than an element at a time."""
+        method = self.recipe.method
+        if type(method).statistics is Method.statistics and not method.row_wise:
+            return None
+        layout = expert_layout(source.tensor, source.model.checkpoint.tensors, source.model.config)
+        by_inputs = layout is not None and layout.transposed and not method.row_wise
+        return replace(layout, by_inputs=True) if layout and by_inputs else layout
+
+    def _straight(self, source: TensorSource, experts: ExpertLayout) -> TensorSource:
+        last = self._panels.setdefault(source.model.reference, LastPanel())
+        view = straight(source.model.checkpoint, {source.tensor: experts}, last)
+        return replace(source, model=replace(source.model, checkpoint=view))
 
     def _keeps_float32(self, name: str, infos: Sequence[TensorInfo]) -> bool:
         """Whether a router stays in float32, where it is stored so in models that are not: rounded, it would choose

@@ -12,7 +12,8 @@ from importlib import resources
 from typing import Any
 
 from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo
-from weightsmith.checkpoint.views.experts import FusedExperts, FusedTensor, SplitExperts
+from weightsmith.checkpoint.views.expert_layout import ExpertLayout
+from weightsmith.checkpoint.views.experts import FusedTensor, SplitExperts, fuse_experts
 
 _SPLIT = re.compile(r"(?P<module>.*\bexperts)\.(?P<expert>\d+)\.(?P<projection>\w+)\.weight")
 
@@ -48,19 +49,44 @@ def expert_form(tensors: Mapping[str, TensorInfo]) -> ExpertForm:
     return ExpertForm(split, frozenset(fused))
 
 
-def matrix_ends(name: str, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Where each matrix of a tensor of all experts ends, in elements: of each expert, its gate apart from its up where
-    the two do not share rows; () for any other tensor."""
-    info, (gate_up, down) = tensors[name], _data()["fused"]
-    if len(info.shape) != 3 or "expert" not in name:
-        return ()
+def expert_layout(name: str, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> ExpertLayout | None:
+    """How the matrices of all experts lie in the tensor `name`; None for any other tensor."""
+    info, data = tensors[name], _data()
+    if not info.is_float or not info.numel or not re.search(data["stacked"], name):
+        return None
+    interleaved = config.get("model_type") in data["interleaved"]
+    if name.endswith("_bias") and len(info.shape) == 2:
+        parts = 2 if name.endswith(f"{data['fused'][0]}_bias") and info.shape[1] % 2 == 0 else 1
+        return ExpertLayout(info.shape[0], parts, 1, info.shape[1] // parts, transposed=interleaved and parts == 2)
+    if len(info.shape) == 2:
+        return _of_flat(name, info, config)
+    if len(info.shape) != 3:
+        return None
     experts, rows, columns = info.shape
+    first, last = next((pair for pair in data["pairs"] if name.endswith(tuple(pair))), ("", ""))
+    if not first:
+        return ExpertLayout(experts, 1, rows, columns)
+    front = name.removesuffix(first if name.endswith(first) else last)
+    pair = tensors.get(f"{front}{first}"), tensors.get(f"{front}{last}")
+    shapes = [tensor.shape if tensor else None for tensor in pair]
+    transposed = _is_transposed(shapes[0], None, config, shapes[1])
+    if transposed:
+        rows, columns = columns, rows
     parts = 1
-    if name.endswith(f".{gate_up}") and (sibling := tensors.get(f"{name.removesuffix(gate_up)}{down}")):
-        interleaved = config.get("model_type") in _data()["interleaved"]
-        parts = 1 if interleaved or _is_transposed(info.shape, None, config, sibling.shape) or rows % 2 else 2
-    size = rows * columns // parts
-    return tuple(size * (number + 1) for number in range(experts * parts))
+    if name.endswith(first) and shapes[1] and rows == 2 * shapes[1][1 if transposed else 2]:
+        parts = 2
+    return ExpertLayout(experts, parts, rows // parts, columns, transposed, interleaved and parts == 2)
+
+
+def _of_flat(name: str, info: TensorInfo, config: Mapping[str, Any]) -> ExpertLayout | None:
+    """DBRX has the experts under each other in a matrix: w1 and v1 with a row for each output, w2 for each input."""
+    experts = (config.get("ffn_config") or {}).get("moe_num_experts")
+    if not isinstance(experts, int) or experts < 1 or info.shape[0] % experts:
+        return None
+    rows, columns = info.shape[0] // experts, info.shape[1]
+    if name.endswith("w2"):
+        return ExpertLayout(experts, 1, columns, rows, transposed=True)
+    return ExpertLayout(experts, 1, rows, columns)
 
 
 def _is_fused(info: TensorInfo) -> bool:
@@ -79,7 +105,7 @@ def split_form(tensors: Mapping[str, TensorInfo]) -> ExpertForm:
     return ExpertForm({module: (projections, count) for module, count in counts.items()}, frozenset())
 
 
-def as_split(source: Checkpoint, like: ExpertForm, config: Mapping[str, Any]) -> SplitExperts | None:
+def as_split(source: Checkpoint, like: ExpertForm, config: Mapping[str, Any]) -> Checkpoint | None:
     """`source`, whose experts are fused, in the names of `like`, whose experts are split; None where they are other
     experts."""
     gate_up, down = _data()["fused"]
@@ -88,16 +114,15 @@ def as_split(source: Checkpoint, like: ExpertForm, config: Mapping[str, Any]) ->
         here = next((m for m in (module, _renamed(module)) if f"{m}.{gate_up}" in source.tensors), None)
         if here is None or f"{here}.{down}" not in source.tensors:
             continue
-        info = source.tensors[f"{here}.{gate_up}"]
-        if info.shape[0] != count:
+        layouts = [expert_layout(f"{here}.{part}", source.tensors, config) for part in (gate_up, down)]
+        if not layouts[0] or not layouts[1] or layouts[0].experts != count or layouts[0].parts != 2:
             return None
-        transposed = _is_transposed(info.shape, None, config, source.tensors[f"{here}.{down}"].shape)
         parts = [
             tuple(f"{module}.{expert}.{projection}.weight" for projection in projections[:2]) for expert in range(count)
         ]
-        fused.append(FusedTensor(f"{here}.{gate_up}", parts, transposed))
+        fused.append(FusedTensor(f"{here}.{gate_up}", parts, layouts[0]))
         last = [(f"{module}.{expert}.{projections[2]}.weight",) for expert in range(count)]
-        fused.append(FusedTensor(f"{here}.{down}", last, transposed))
+        fused.append(FusedTensor(f"{here}.{down}", last, layouts[1]))
         taken.update((f"{here}.{gate_up}", f"{here}.{down}"))
     if not fused:
         return None
@@ -106,9 +131,7 @@ def as_split(source: Checkpoint, like: ExpertForm, config: Mapping[str, Any]) ->
     return SplitExperts(source, fused, others)
 
 
-def as_fused(
-    source: Checkpoint, like: Mapping[str, TensorInfo] | None, config: Mapping[str, Any]
-) -> FusedExperts | None:
+def as_fused(source: Checkpoint, like: Mapping[str, TensorInfo] | None, config: Mapping[str, Any]) -> Checkpoint | None:
     """`source`, whose experts are split, with fused ones, in the layout that the tensors `like` have, else in that of
     the class; None where there are none."""
     form = expert_form(source.tensors)
@@ -119,18 +142,22 @@ def as_fused(
         names = [target, module]
         present = next((name for name in names if like and f"{name}.{gate_up}" in like), target)
         shape = like[f"{present}.{gate_up}"].shape if like and f"{present}.{gate_up}" in like else None
-        part = source.tensors[f"{module}.0.{projections[0]}.weight"].shape
-        transposed = _is_transposed(shape, part, config)
+        rows, columns = source.tensors[f"{module}.0.{projections[0]}.weight"].shape
+        transposed = _is_transposed(shape, (rows, columns), config)
+        interleaved = config.get("model_type") in _data()["interleaved"]
+        joined = ExpertLayout(count, 2, rows, columns, transposed, interleaved)
+        outputs, size = source.tensors[f"{module}.0.{projections[2]}.weight"].shape
+        single = ExpertLayout(count, 1, outputs, size, transposed)
         gate, up, last = (
             [f"{module}.{expert}.{projection}.weight" for expert in range(count)] for projection in projections
         )
-        fused.append(FusedTensor(f"{present}.{gate_up}", list(zip(gate, up, strict=True)), transposed))
-        fused.append(FusedTensor(f"{present}.{down}", [(name,) for name in last], transposed))
+        fused.append(FusedTensor(f"{present}.{gate_up}", list(zip(gate, up, strict=True)), joined))
+        fused.append(FusedTensor(f"{present}.{down}", [(name,) for name in last], single))
         taken.update((*gate, *up, *last))
     if not fused:
         return None
     others = {_other(name, like): name for name in source.tensors if name not in taken}
-    return FusedExperts(source, fused, others)
+    return fuse_experts(source, fused, others)
 
 
 def _is_transposed(

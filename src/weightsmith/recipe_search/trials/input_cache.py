@@ -15,6 +15,7 @@ from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo
 from weightsmith.checkpoint.dtypes import convert, numpy_dtypes
 from weightsmith.checkpoint.safetensors_file import SafetensorsFile
 from weightsmith.checkpoint.views.adapters.adapted import AdaptedCheckpoint
+from weightsmith.checkpoint.views.expert_layout import ExpertLayout
 from weightsmith.checkpoint.weights_folder import WeightsFolder
 from weightsmith.engine.tensor_scan import BLOCK
 from weightsmith.models.model import Model
@@ -26,7 +27,7 @@ class InputCache:
 
     def __init__(self, folder: Path, budget: int) -> None:
         self._folder, self._budget, self._taken = folder, budget, 0
-        self._models: dict[tuple[str, int], _CachedModel] = {}
+        self._models: dict[tuple[str, ExpertLayout | None, int], _CachedModel] = {}
         self._file: _SpillFile | None = None
         self._lock = threading.Lock()
 
@@ -37,12 +38,12 @@ class InputCache:
 
     def cached(self, tensor: TensorPlan) -> TensorPlan:
         """The same tensor with inputs that are read once."""
-        return replace(tensor, sources=tuple(self._source(source) for source in tensor.sources))
+        return replace(tensor, sources=tuple(self._source(source, tensor) for source in tensor.sources))
 
-    def _source(self, source: TensorSource) -> TensorSource:
+    def _source(self, source: TensorSource, tensor: TensorPlan) -> TensorSource:
         if _is_plain(source.model.checkpoint, source.tensor):
             return source
-        key = (source.model.reference, hash(tuple(source.model.checkpoint.tensors.items())))
+        key = (source.model.reference, tensor.experts, hash(tuple(source.model.checkpoint.tensors.items())))
         cached = self._models.get(key)
         if cached is None:
             cached = self._models[key] = _CachedModel(source.model, self)

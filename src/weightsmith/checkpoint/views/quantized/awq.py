@@ -17,7 +17,7 @@ from weightsmith.blocks.dequantize import decode_across
 from weightsmith.checkpoint.checkpoint import Checkpoint
 from weightsmith.checkpoint.views.quantized.decoded import QuantizedWeights
 from weightsmith.checkpoint.views.quantized.packing.code_values import unsigned
-from weightsmith.checkpoint.views.quantized.packing.panels import LastPanel, TransposedPanels
+from weightsmith.checkpoint.views.transposed_panels import LastPanel, TransposedPanels
 from weightsmith.errors import CheckpointError
 
 _PER_WORD = 8

@@ -19,7 +19,7 @@ from weightsmith.checkpoint.checkpoint import Checkpoint
 from weightsmith.checkpoint.views.quantized.decoded import QuantizedWeights
 from weightsmith.checkpoint.views.quantized.packing.code_values import unsigned
 from weightsmith.checkpoint.views.quantized.packing.packed_rows import NO_GROUPS
-from weightsmith.checkpoint.views.quantized.packing.panels import LastPanel, TransposedPanels
+from weightsmith.checkpoint.views.transposed_panels import LastPanel, TransposedPanels
 from weightsmith.errors import CheckpointError
 
 _FORMATS = {None: 1, "gptq": 1, "gptq_v2": 0}  # what a zero point is stored less

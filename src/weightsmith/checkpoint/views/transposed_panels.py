@@ -12,6 +12,16 @@ from weightsmith.checkpoint.checkpoint import Checkpoint
 
 _PANEL_BYTES = 4 << 20
 _STRIP_BYTES = 4 << 20  # whole rows that are read at once: columns alone would take a read for each row
+_FEW_ROWS = 64  # that are transposed at once: they stay in the cache
+
+
+def transpose(matrix: np.ndarray, out: np.ndarray) -> None:
+    """`out`, [columns, rows] = `matrix`, [rows, columns]."""
+    items = f"u{matrix.itemsize}"  # numpy copies those fastest
+    matrix, out = matrix.view(items), out.view(items)
+    for first in range(0, len(matrix), _FEW_ROWS):
+        rows = matrix[first : first + _FEW_ROWS]
+        out[:, first : first + len(rows)] = rows.T
 
 
 class LastPanel(threading.local):
@@ -25,19 +35,27 @@ class LastPanel(threading.local):
 @dataclass(frozen=True)
 class TransposedPanels:
     """The tensor `name` as matrices of `rows` x `columns` items, transposed. `last`: shared by tensors of one role, so
-    that a thread keeps one panel for all of them."""
+    that a thread keeps one panel for all of them. `direct`: a read of some columns of a row costs little, so that no
+    others are read."""
 
     source: Checkpoint
     name: str
     rows: int
     columns: int
     last: LastPanel
+    panel_bytes: int | None = None
+    direct: bool = False
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the items."""
+        info = self.source.tensors[self.name]
+        return np.dtype(np.float32) if info.computed else info.numpy_dtype
 
     @property
     def panel_columns(self) -> int:
         """Columns in a panel; the last one may have fewer."""
-        item = self.source.tensors[self.name].numpy_dtype.itemsize
-        return max(1, min(self.columns, _PANEL_BYTES // max(1, self.rows * item)))
+        return max(1, min(self.columns, (self.panel_bytes or _PANEL_BYTES) // max(1, self.rows * self.dtype.itemsize)))
 
     def read(self, matrix: int, first: int, last: int) -> np.ndarray:
         """Items [last - first, rows]: the columns `first` to `last` of one matrix."""
@@ -58,14 +76,20 @@ class TransposedPanels:
     def _read_panel(self, matrix: int, number: int) -> np.ndarray:
         first = number * self.panel_columns
         last = min(self.columns, first + self.panel_columns)
-        dtype = self.source.tensors[self.name].numpy_dtype
-        panel = np.empty((last - first, self.rows), dtype)
-        step = max(1, _STRIP_BYTES // (self.columns * dtype.itemsize))
-        strip = np.empty(min(step, self.rows) * self.columns, dtype)
+        panel = np.empty((last - first, self.rows), self.dtype)
+        some = self.direct and last - first < self.columns
+        row_columns = last - first if some else self.columns
+        step = _FEW_ROWS if some else max(1, _STRIP_BYTES // (row_columns * panel.itemsize))
+        strip = np.empty((min(step, self.rows), row_columns), panel.dtype)
         for begin in range(0, self.rows, step):
-            end = min(self.rows, begin + step)
-            rows = strip[: (end - begin) * self.columns]
+            rows = strip[: self.rows - begin]
             start = (matrix * self.rows + begin) * self.columns
-            self.source.read(self.name, start, start + len(rows), rows)
-            panel[:, begin:end] = rows.reshape(-1, self.columns)[:, first:last].T
+            if some:
+                for row in rows:
+                    self.source.read(self.name, start + first, start + last, row)
+                    start += self.columns
+            else:
+                self.source.read(self.name, start, start + rows.size, rows.reshape(-1))
+                rows = rows[:, first:last]
+            transpose(rows, panel[:, begin : begin + len(rows)])
         return panel
