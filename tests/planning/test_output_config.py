@@ -168,3 +168,28 @@ def test_a_plain_merge_leaves_the_configuration_as_it_is(tmp_path: Path) -> None
     assert {key: after.get(key) for key in before} == before | {"transformers_version": None}
     _, report = Wav2Vec2ForCTC.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
+
+
+def test_a_class_that_transformers_lacks_is_said(tmp_path: Path) -> None:
+    gpt2().save_pretrained(tmp_path / "base")
+    config = json.loads((tmp_path / "base/config.json").read_text()) | {"architectures": ["GPT5LMHeadModel"]}
+    (tmp_path / "base/config.json").write_text(json.dumps(config))
+    (warning,) = ws.plan(stack(tmp_path / "base", [[0, 2], [1, 4]])).warnings
+    assert "was not held against its class: transformers" in warning and "GPT5LMHeadModel" in warning
+
+
+@pytest.mark.parametrize("fault", ["slow", "dies"])
+def test_a_configuration_that_cannot_be_built_is_refused(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that builds it takes too long, or ends without an answer."""
+    from weightsmith.models.configs import transformers_class
+
+    gpt2().save_pretrained(tmp_path / "base")
+    if fault == "slow":
+        monkeypatch.setattr(transformers_class, "_SECONDS", 0.01)
+    else:
+        monkeypatch.setattr(transformers_class.sys, "executable", "/bin/false")
+    said = "takes more than 0.01 seconds" if fault == "slow" else "ended with 1: nothing was said"
+    with pytest.raises(ws.PlanError, match=said):
+        ws.plan(stack(tmp_path / "base", [[0, 1], [0, 1], [1, 4]]))

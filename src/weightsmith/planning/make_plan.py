@@ -75,7 +75,8 @@ def make_plan(
     settings = _of_settings(recipe, models, home, allow_different_settings)
     warnings += (*settings, *_of_quantized(models), *planner.warnings)
     config = published(config, [tensor.info for tensor in ordered if not tensor.copy])
-    config = checked_config(recipe, home, config, ordered, main)
+    config, unchecked = checked_config(recipe, home, config, ordered, main)
+    warnings += unchecked
     return Plan(recipe, recipe.method, models, home, config, ordered, vocabulary, warnings)
 
 

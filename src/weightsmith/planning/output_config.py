@@ -39,10 +39,10 @@ def restacked_config(recipe: Recipe, home: Model, stack: Stack, taken: Sequence[
 
 def checked_config(
     recipe: Recipe, home: Model, config: dict[str, Any], tensors: Sequence[TensorPlan], stack: Stack | None
-) -> dict[str, Any]:
-    """`config`, with what its class derives layer by layer spelled out where layers are in another order. It is built
-    where it is not `home`'s own configuration with `home`'s own tensors. Raises PlanError where the class would not
-    have exactly the tensors that are written."""
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """`config`, with what its class derives layer by layer spelled out where layers are in another order, and warnings.
+    It is built where it is not `home`'s own configuration with `home`'s own tensors. Raises PlanError where the class
+    would not have exactly the tensors that are written."""
     shapes = {tensor.name: tensor.info.shape for tensor in tensors}
     own = {name: info.shape for name, info in home.checkpoint.tensors.items()}
     before = published(home.config, list(home.checkpoint.tensors.values()))
@@ -51,13 +51,18 @@ def checked_config(
     if stack and not same:
         taken = [_origin(tensors, stack, number) for number in range(_count(tensors, stack))]
     if same and shapes.keys() == own.keys() and taken is None:
-        return config
+        return config, ()
     section = stack.section if stack else ()
     depth = stack.depth if stack else 0
     check = check_class(config, shapes, before=before, section=section, taken=taken, depth=depth)
     if problem := _problem(check):
         raise _refusal(recipe, home, problem)
-    return with_part(config, section, check.lists) if check.lists else config
+    if check.not_checked:
+        return config, (
+            f"config.json is not {home.reference}'s own, and was not held against its class: {check.not_checked}; load "
+            "the merged model once to see that it fits",
+        )
+    return (with_part(config, section, check.lists) if check.lists else config), ()
 
 
 def _count(tensors: Sequence[TensorPlan], stack: Stack) -> int:
@@ -93,6 +98,8 @@ def _problem(check: ClassCheck) -> str | None:
 
 def _refusal(recipe: Recipe, home: Model, problem: str) -> PlanError:
     architecture = (home.config.get("architectures") or ["its class"])[0]
+    if recipe.schema.slices is None:
+        return PlanError(f"{recipe.file.path}: {architecture} could not load the merged model: {problem}")
     return PlanError(
         f"{recipe.file.path}: {architecture} cannot be described with these layers: {problem}. Take layers in an order "
         "that its config.json can say, such as whole periods"

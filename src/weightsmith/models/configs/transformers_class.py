@@ -20,15 +20,16 @@ from typing import Any
 
 _MEMORY = 16 << 30  # bytes of addresses: a config.json may ask for a billion layers
 _SECONDS = 300  # more than a trillion parameters take
+_SHOWN = 200  # characters of what a process says last
 
 
 @dataclass(frozen=True)
 class ClassCheck:
-    """`known`: whether transformers has the class; `lists`: per-layer settings that the class derives and that
+    """`not_checked`: why there was no class to build; `lists`: per-layer settings that the class derives and that
     config.json is to spell out; `problem`: why the configuration is none; the others: tensors that the class has and
     the model does not, the other way round, and those with another shape."""
 
-    known: bool
+    not_checked: str | None = None
     lists: Mapping[str, list[Any]] = field(default_factory=dict)
     problem: str | None = None
     missing: tuple[str, ...] = ()
@@ -49,7 +50,7 @@ def check_class(
     `before` that the output's layers come from; what its class derives for them is to be the same afterwards, in the
     part `section` of config.json, which counted `depth` layers."""
     if not find_spec("transformers") or not find_spec("torch"):
-        return ClassCheck(known=False)
+        return ClassCheck(not_checked="transformers is not installed")
     job = {
         "config": config,
         "shapes": shapes,
@@ -58,7 +59,14 @@ def check_class(
         "taken": taken,
         "depth": depth,
     }
-    return _run(json.dumps(job, sort_keys=True))
+    try:
+        return _run(json.dumps(job, sort_keys=True))
+    except _NoAnswerError as error:
+        return ClassCheck(problem=f"building it without weights {error}")
+
+
+class _NoAnswerError(Exception):
+    """Of the child; says how it ended."""
 
 
 @lru_cache(maxsize=32)
@@ -70,13 +78,14 @@ def _run(job: str) -> ClassCheck:
             command, input=job, capture_output=True, text=True, timeout=_SECONDS, env=environment, check=False
         )
     except subprocess.TimeoutExpired:
-        return ClassCheck(known=False)
+        raise _NoAnswerError(f"takes more than {_SECONDS} seconds") from None
     answer = next((line for line in reversed(process.stdout.splitlines()) if line.startswith("{")), None)
     if answer is None:
-        return ClassCheck(known=False)
+        last = (process.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        raise _NoAnswerError(f"ended with {process.returncode}: {last[:_SHOWN]}")
     result = json.loads(answer)
     return ClassCheck(
-        result["known"],
+        result.get("not_checked"),
         result.get("lists", {}),
         result.get("problem"),
         *(tuple(result.get(key, ())) for key in ("missing", "unexpected", "mismatched")),
@@ -102,14 +111,16 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
 
     config = job["config"]
     architectures = config.get("architectures") or []
-    model_class = getattr(transformers, str(architectures[0]), None) if architectures else None
+    if not architectures:
+        return {"not_checked": "config.json names no class in `architectures`"}
+    model_class = getattr(transformers, str(architectures[0]), None)
     if not isinstance(model_class, type) or not issubclass(model_class, transformers.PreTrainedModel):
-        return {"known": False}
+        return {"not_checked": f"transformers {transformers.__version__} has no class {architectures[0]}"}
     try:
         return _built(model_class, job)
     except Exception as error:  # whatever the class says against its configuration
         text = str(error).strip().splitlines() or [type(error).__name__]
-        return {"known": True, "problem": f"{model_class.__name__}: {text[-1]}"}
+        return {"problem": f"{model_class.__name__}: {text[-1]}"}
 
 
 def _built(model_class: Any, job: dict[str, Any]) -> dict[str, Any]:
@@ -119,11 +130,10 @@ def _built(model_class: Any, job: dict[str, Any]) -> dict[str, Any]:
 
         lists, problem = derived_lists(job["before"], config, job["section"], job["taken"], job["depth"], _defaults)
         if problem:
-            return {"known": True, "problem": problem}
+            return {"problem": problem}
         config = with_part(config, job["section"], lists)
     missing, unexpected, mismatched = _loaded(model_class, config, job["shapes"])
     return {
-        "known": True,
         "lists": lists,
         "missing": missing,
         "unexpected": unexpected,
