@@ -62,6 +62,70 @@ SIZES: dict[str, Any] = {
 }
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "depth")
 DEPTH_KEYS += ("num_decoder_layers", "num_encoder_layers")
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+ROPES = {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}}
+INDEXER = {"indexer_budget": 16, "indexer_compress_ratio": 4, "indexer_n_heads": 4, "indexer_kv_heads": 1}
+INDEXER |= {"indexer_head_dim": 16}
+VOICE = {"num_filters": 4, "downsampling_ratios": [2, 2], "depths": [1, 1, 1]}
+# What the sizes above do not fit together for, by the beginning of the class's name.
+OWN: dict[str, dict[str, Any]] = {
+    "Blt": {"encoder_hash_byte_group_vocab": 100, "encoder_hash_byte_group_nb_functions": 1},
+    "Dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2}},
+    "Dots1": {"n_routed_experts": 4, "num_local_experts": 4, "n_shared_experts": 1, "moe_intermediate_size": 32},
+    "Dots3Note": {"text_config": {"num_key_value_heads": 4, "head_dim": 24}, "num_key_value_heads": 4, "head_dim": 24},
+    "FalconH1": {"mamba_d_ssm": 128, "mamba_d_head": 16, "mamba_n_heads": 8},
+    "Gemma4Assistant": {"text_config": {"hidden_size_per_layer_input": 0}, "hidden_size_per_layer_input": 0},
+    "Lfm2Moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "LongcatFlash": {"expert_ffn_hidden_size": 32, "n_routed_experts": 4, "zero_expert_num": 2, "hidden_size": 64},
+    "Mamba2": {"num_heads": 8, "head_dim": 16},
+    "Nemotron": {"num_key_value_heads": 2},
+    "Qwen4Exp": {"text_config": INDEXER, **INDEXER},
+    "ReformerModelWithLMHead": {"is_decoder": True, "axial_pos_embds": False},
+    "ReformerFor": {"axial_pos_embds": False},
+    "XLNet": {"d_head": 16},
+    "CohereCompass": {"text_config": ROPES, **ROPES},
+    "Chameleon": {"vocabulary_map": {"<image>": 5, "IMGIMGA": 6}},
+    "Emu3": {
+        "vocabulary_map": {"<|extra_200|>": 5, "<image>": 6, "<|visual token 000001|>": 7},
+        "vq_config": {"base_channels": 32, "channel_multiplier": [1, 1]},
+    },
+    "Cosmos3Edge": {"text_config": {"rope_parameters": {"mrope_section": [4, 2, 2]}}},
+    "Glm5Next": {"text_config": {"num_key_value_heads": 4}},
+    "Granite4Vision": {"deepstack_layer_map": [[0, 0]], "downsample_rate": "1/2"},
+    "Inkling2": {"vision_config": {"text_hidden_size": 64}},
+    "Molmo2": {"adapter_config": {"vision_feature_layer": [3, 2]}},
+    "FunAsrNano": {"adaptor_config": {"intermediate_size": 16}},
+    "Nemotron3_5Transcribe": {"head_config": {"audio_hidden_size": 64}},
+    "Esm": {"vocab_size": 160},
+    "Esmc": {"num_key_value_heads": 4},
+    "Luke": {"entity_vocab_size": 100, "entity_emb_size": 64},
+    "Perceiver": {"d_latents": 64, "d_model": 64, "num_latents": 16, "num_self_attends_per_block": 2},
+    "PerceiverForImageClassificationFourier": {"num_self_attention_heads": 1, "num_cross_attention_heads": 1},
+    "PerceiverForImageClassificationConv": {"num_self_attention_heads": 1, "num_cross_attention_heads": 1},
+    "Beit": {"out_features": None, "out_indices": None},
+    "Dinov2": {"out_features": None, "out_indices": None},
+    "DonutSwin": {"embed_dim": 48},
+    "Swinv2": {"embed_dim": 48},
+    "GraniteSpeech5": {"context_size": 32},
+    "Wav2Vec2Bert": {"vocab_size": 160},
+    "Wav2Vec2Conformer": {"vocab_size": 160},
+    "EfficientNet": {"width_coefficient": 0.5, "depth_coefficient": 0.5},
+    "Janus": {"vq_config": {"base_channels": 32, "channel_multiplier": [1, 1]}},
+    "Florence2": {
+        "vision_config": {
+            "embed_dim": [32, 32, 64, 64],
+            "depths": [1, 1, 1, 1],
+            "num_heads": [2] * 4,
+            "num_groups": [2] * 4,
+            "projection_dim": 64,
+        }
+    },
+    "DeepseekOcr2": {"text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}},
+    "DiffusionGemma": {"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}},
+    "NeoMME": {"layer_types": ["sliding_attention", "full_attention"] * 2, "per_layer_config": None},
+    "VibeVoice": {"acoustic_tokenizer_encoder_config": VOICE, "semantic_tokenizer_encoder_config": VOICE},
+    "KyutaiSpeechToText": {"codec_config": {"hidden_size": 512, "num_filters": 16}},
+}
 PERIODIC = ("jamba", "qwen3_next", "qwen3_5", "llama4", "zamba", "granitemoehybrid", "bamba", "olmo_hybrid")
 
 
@@ -102,14 +166,29 @@ def tiny_config(model_class: Any) -> Any:
     """The class's default configuration with small numbers, sub-configurations too."""
     defaults = model_class.config_class().to_dict()
     depth = 8 if any(part in defaults.get("model_type", "") for part in PERIODIC) else 4
-    return model_class.config_class.from_dict(_shrunk(defaults, depth))
+    small = _shrunk(defaults, depth)
+    for beginning, settings in OWN.items():
+        if model_class.__name__.startswith(beginning):
+            small = _overlaid(small, settings)
+    return model_class.config_class.from_dict(small)
+
+
+def _overlaid(settings: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`own` over the settings; that of a part into the part, where there is one."""
+    parts = {key: value for key, value in own.items() if key.endswith("_config")}
+    into = {key: _overlaid(settings[key], value) for key, value in parts.items() if settings.get(key)}
+    return {**settings, **{key: value for key, value in own.items() if key not in parts}, **into}
 
 
 def _shrunk(settings: dict[str, Any], depth: int) -> dict[str, Any]:
     old = next((settings[key] for key in DEPTH_KEYS if type(settings.get(key)) is int), None)
     small: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, dict) and (key.endswith("config") or key in ("encoder", "decoder")):
+        if value is None and key == "head_dim":
+            small[key] = SIZES[key]
+        elif key == "per_layer_config" and isinstance(value, dict):
+            small[key] = {number: entry for number, entry in value.items() if int(number) < depth}
+        elif isinstance(value, dict) and (key.endswith("config") or key in ("encoder", "decoder")):
             small[key] = _shrunk(value, depth)
         elif key in DEPTH_KEYS and type(value) is int:
             small[key] = depth
@@ -129,7 +208,7 @@ def save_three(model_class: Any, root: Path) -> Any:
     """`base`, `a` and `b` as transformers saves them. Returns the model, which holds `base`."""
     torch.manual_seed(0)
     model = model_class(tiny_config(model_class)).eval()
-    if sum(parameter.numel() for parameter in model.parameters()) > 20_000_000:
+    if sum(parameter.numel() for parameter in model.parameters()) > 30_000_000:
         raise ValueError("its parts cannot be made small")
     base = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     model.save_pretrained(root / "base")

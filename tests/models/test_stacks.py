@@ -53,6 +53,23 @@ def test_a_gap_between_layers_is_a_missing_layer() -> None:
         check_layers(Path("m"), layers("model.layers.", (0, 2)), {"num_hidden_layers": 3})
 
 
+def test_a_gap_among_modules_of_different_kinds_is_an_activation() -> None:
+    """The decoder of Mimi: convolutions, blocks of them, and activations between."""
+    names = [f"codec.decoder.layers.{n}.conv.{kind}" for n in (0, 2, 5) for kind in ("weight", "bias")]
+    names += [
+        f"codec.decoder.layers.{n}.block.{k}.conv.{e}" for n in (3, 6) for k in (1, 3) for e in ("weight", "bias")
+    ]
+    check_layers(Path("m"), [*layers("model.layers.", range(2)), *names], {"num_hidden_layers": 2})
+    missing = [*layers("model.layers.", (0, 2)), *names]
+    with pytest.raises(CheckpointError, match="layer 1 is missing"):
+        check_layers(Path("m"), missing, {"num_hidden_layers": 3})
+
+
+def test_what_a_vision_model_calls_hidden_layers_may_be_no_blocks() -> None:
+    names = layers("efficientnet.encoder.blocks.", range(10), "expansion.conv.weight", "depthwise_conv.norm.bias")
+    check_layers(Path("m"), names, {"model_type": "efficientnet", "image_size": 600, "num_hidden_layers": 64})
+
+
 def test_layers_behind_those_that_are_counted_predict_further_tokens() -> None:
     names = layers("model.layers.", range(4))
     config = {"num_hidden_layers": 3, "num_nextn_predict_layers": 1}

@@ -74,6 +74,25 @@ def test_a_stack_computes_what_its_layers_do(family: str, tmp_path: Path) -> Non
         assert torch.equal(merged(IDS, use_cache=False).logits, model(IDS, use_cache=False).logits)
 
 
+def test_entries_by_the_numbers_of_layers_follow(tmp_path: Path) -> None:
+    """Gemma 4: the heads of its full attention are wider."""
+    from transformers import AutoModelForCausalLM, Gemma4ForCausalLM, Gemma4TextConfig
+
+    config = Gemma4TextConfig(
+        **SIZES, num_hidden_layers=4, num_key_value_heads=2, head_dim=8, global_head_dim=16, sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"] * 2, hidden_size_per_layer_input=0, num_kv_shared_layers=0,
+        vocab_size_per_layer_input=128,
+    )  # fmt: skip
+    Gemma4ForCausalLM(config).save_pretrained(tmp_path / "base")
+    before = json.loads((tmp_path / "base/config.json").read_text())
+    assert {int(n) for n in before["per_layer_config"]} == {1, 3}
+    ws.merge(stack(tmp_path / "base", [[0, 2], [1, 4]]), tmp_path / "out")
+    after = json.loads((tmp_path / "out/config.json").read_text())
+    assert {int(n) for n in after["per_layer_config"]} == {1, 2, 4}
+    _, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
 def test_every_key_that_counts_layers_is_written(tmp_path: Path) -> None:
     gpt2().save_pretrained(tmp_path / "base")
     config = json.loads((tmp_path / "base/config.json").read_text()) | {"num_hidden_layers": 4}

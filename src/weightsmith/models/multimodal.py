@@ -86,9 +86,10 @@ def without_wrapper(
     infos: dict[str, TensorInfo], plain: dict[str, str], config: dict[str, Any], home: Path
 ) -> tuple[dict[str, TensorInfo], dict[str, str], dict[str, Any], list[str]]:
     """A folder that holds nothing but the language model: its tensors, their names in the files and its configuration,
-    alone."""
-    names = text_names(infos)
-    if not names or len(names) < len(infos):
+    alone; as they are where the class of that configuration is not known."""
+    names, part = text_names(infos), config.get("text_config")
+    unknown = isinstance(part, dict) and part.get("model_type") not in _CLASSES
+    if not names or len(names) < len(infos) or unknown:
         return infos, plain, config, []
     text = text_config(home, config) if "text_config" in config else config
     notes = ["the names of a multimodal model's language part, read as a language model's"]

@@ -55,8 +55,11 @@ def checked_config(
     section = stack.section if stack else ()
     depth = stack.depth if stack else 0
     check = check_class(config, shapes, before=before, section=section, taken=taken, depth=depth)
-    if problem := _problem(check):
-        raise _refusal(recipe, home, problem)
+    if check.problem:
+        raise _refusal(recipe, home, check.problem)
+    if problem := _other_tensors(check):
+        architecture = (config.get("architectures") or ["its class"])[0]
+        raise PlanError(f"{recipe.file.path}: {architecture} would not load the merged model: {problem}")
     if check.not_checked:
         return config, (
             f"config.json is not {home.reference}'s own, and was not held against its class: {check.not_checked}; load "
@@ -82,9 +85,7 @@ def _number(name: str, stack: Stack) -> int | None:
     return int(rest.partition(".")[0]) if rest != name else None
 
 
-def _problem(check: ClassCheck) -> str | None:
-    if check.problem:
-        return check.problem
+def _other_tensors(check: ClassCheck) -> str | None:
     for names, what in (
         (check.missing, "the class has and the merged model would not have"),
         (check.unexpected, "the class does not have"),

@@ -41,7 +41,7 @@ def reordered(part: Mapping[str, Any], depth: int, taken: Sequence[int]) -> tupl
         if key in _NUMBERS and isinstance(value, list):
             changed[key] = [new for new, old in enumerate(taken) if old in value]
         elif is_per_layer(key, value, depth):
-            changed[key] = [copy.deepcopy(value[old]) for old in taken]
+            changed[key] = _of_layers(value, taken)
         elif key in (*_FIRST, *_LAST) and type(value) is int and value:
             ordered = taken if key in _FIRST else taken[::-1]
             special = [old < value if key in _FIRST else old >= depth - value for old in ordered]
@@ -68,13 +68,31 @@ def reordered(part: Mapping[str, Any], depth: int, taken: Sequence[int]) -> tupl
 
 
 def is_per_layer(key: str, value: Any, depth: int) -> bool:
-    """Whether a setting is a list with an entry for each layer."""
+    """Whether a setting is a list with an entry for each layer, or has entries by the numbers of layers, as
+    Gemma 4's `per_layer_config` of {"05": {"head_dim": 512}}."""
+    if isinstance(value, dict):
+        return "layer" in key and bool(value) and all(str(n).isdigit() and int(n) < depth for n in value)
     return (
         isinstance(value, list)
         and len(value) == depth
         and depth > 0
         and not any(part in key if part.endswith("_") else key.endswith(part) for part in _NO_LAYERS)
     )
+
+
+def _of_layers(value: Any, taken: Sequence[int]) -> Any:
+    """The setting `value`, with an entry for each layer or some, of the layers `taken`."""
+    if isinstance(value, dict):
+        old_entries = _by_number(value)
+        digits = len(str(max(len(taken) - 1, 0)))
+        entries = {f"{new:0{digits}}": old_entries[old] for new, old in enumerate(taken) if old in old_entries}
+        return copy.deepcopy(entries)
+    return [copy.deepcopy(value[old]) for old in taken]
+
+
+def _by_number(value: Any) -> Any:
+    """Comparable: "05" and 5 are the same layer."""
+    return {int(number): entry for number, entry in value.items()} if isinstance(value, dict) else value
 
 
 def derived_lists(
@@ -84,17 +102,17 @@ def derived_lists(
     taken: Sequence[int],
     depth: int,
     defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-) -> tuple[dict[str, list[Any]], str | None]:
+) -> tuple[dict[str, Any], str | None]:
     """(lists that the class derives for each layer of `before` and that `after` has to spell out, what it cannot say).
     `defaults`: a configuration with all that its class adds to it."""
     old_full = part_of(defaults(before), section)
     expected = {
-        key: [value[old] for old in taken]
+        key: _of_layers(value, taken)
         for key, value in old_full.items()
         if is_per_layer(key, value, depth) and key not in _NUMBERS
     }
     new_full = part_of(defaults(after), section)
-    lists = {key: value for key, value in expected.items() if new_full.get(key) != value}
+    lists = {key: value for key, value in expected.items() if _by_number(new_full.get(key)) != _by_number(value)}
     if not lists:
         return {}, None
     try:
@@ -102,7 +120,7 @@ def derived_lists(
     except Exception as error:  # a class that has no such setting
         return {}, f"{next(iter(lists))} follows from other settings there: {error}"
     for key, value in expected.items():
-        if new_full.get(key) != value:
+        if _by_number(new_full.get(key)) != _by_number(value):
             return {}, f"{key} would be {new_full.get(key)} instead of {value}"
     return lists, None
 

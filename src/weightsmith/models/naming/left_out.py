@@ -28,7 +28,8 @@ _CAUSAL_MASK = re.compile(r".*\.(attn|attention|self_attention)\.bias")  # four 
 # Integers that classes of transformers keep beside their weights. Any other integer tensor is a packed weight.
 _INTEGERS = re.compile(
     r"(.*\.)?(position_ids|token_type_ids|num_batches_tracked|relative_position_index|version|attn\.bias|attention\.bias"
-    r"|bias_mask|attn_mask|codebook\.\w+|initialized|inited|cluster_size|step|tid2eid)"
+    r"|bias_mask|attn_mask|codebook\.\w+|initialized|inited|cluster_size|step|tid2eid|summary_idxs|token_ordering"
+    r"|latent_stats_num_updates|ngram_heads_(vocab_sizes|offsets)|group_idx)"
 )
 _PLURALS = {
     "buffer": "buffers",

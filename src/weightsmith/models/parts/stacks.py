@@ -8,7 +8,7 @@ that config.json counts predict further tokens (DeepSeek-V3's `layers.61`); they
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,7 +121,7 @@ def check_layers(path: Path, names: Iterable[str], config: Mapping[str, Any]) ->
     for prefix, members in numbered.items():
         first = min(0 if config.get("num_hidden_layers") else 1, min(members))  # unknown families may count from one
         missing = sorted(set(range(first, max(members) + 1)) - members.keys())
-        if missing and _are_layers(members, alone=len(numbered) == 1):
+        if missing and (len(numbered) == 1 or _neighbours_agree(members, missing)):
             raise CheckpointError(
                 f"{path}: layer {missing[0]} is missing ({prefix}{missing[0]}.*), while layer {max(members)} is there; "
                 "download the model again",
@@ -131,6 +131,10 @@ def check_layers(path: Path, names: Iterable[str], config: Mapping[str, Any]) ->
     text = [stack for stack in stacks.stacks.values() if not stack.is_tower]
     expected = config.get("num_hidden_layers")
     if len(text) != 1 or text[0].keys or type(expected) is not int or _section(text[0].prefix, config) != ():
+        return
+    if (
+        "image_size" in config and "vocab_size" not in config
+    ):  # what an EfficientNet calls its hidden layers are no blocks of it
         return
     others = [key for key, value in config.items() if value == len(text[0].numbers) and _COUNTS.search(key)]
     if not others:
@@ -155,13 +159,18 @@ def _holds_modules(members: Iterable[set[str]]) -> bool:
     return any(suffix.count(".") > 1 for suffixes in members for suffix in suffixes)
 
 
-def _are_layers(members: Mapping[int, set[str]], *, alone: bool) -> bool:
-    """Whether numbers with gaps are layers of which one is missing: there are no others in the model, or neighbours
-    have the same parts, and more than a weight and a bias."""
-    if alone:
-        return True
-    same = max(len(suffixes) for suffixes in members.values())
-    return same > 2 and _holds_modules(members.values())
+def _neighbours_agree(members: Mapping[int, set[str]], missing: Sequence[int]) -> bool:
+    """Whether numbers with gaps are layers of which some are missing, and no `Sequential` with activations in it: those
+    on both sides of a gap have parts in common, and one has more than a weight and a bias."""
+    if not _holds_modules(members.values()):
+        return False
+    for number in missing:
+        below = max((n for n in members if n < number), default=None)
+        above = min((n for n in members if n > number), default=None)
+        pair = [members[n] for n in (below, above) if n is not None]
+        if max(map(len, pair)) > 2 and (len(pair) == 1 or len(pair[0] & pair[1]) > 1):
+            return True
+    return False
 
 
 def _section(prefix: str, config: Mapping[str, Any]) -> tuple[str, ...]:
