@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+_SHOWN = 160  # characters of what a file claims
+
+
+def shown(value: object) -> str:
+    """What a file holds, as a message shows it: control characters escaped, and cut where it is long."""
+    text = repr(value) if isinstance(value, str) else repr(value)[: 4 * _SHOWN]
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: 4 * _SHOWN])
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
 
 class WeightsmithError(Exception):
     """Bad input or usage; the command line prints the message alone and exits with 2.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.fuzzing import examples
 from weightsmith.checkpoint.dtypes import as_array
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import CheckpointError
 
 KINDS = [gguf.GGMLQuantizationType[k] for k in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")]

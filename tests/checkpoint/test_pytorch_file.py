@@ -17,7 +17,7 @@ from tests.conftest import weightsmith_process
 from tests.fuzzing import examples
 from weightsmith.checkpoint.checkpoint import read_tensor
 from weightsmith.checkpoint.dtypes import as_array
-from weightsmith.checkpoint.pytorch_file import PyTorchFile
+from weightsmith.checkpoint.formats.pytorch_file import PyTorchFile
 from weightsmith.checkpoint.weights_folder import WeightsFolder
 from weightsmith.errors import CheckpointError
 

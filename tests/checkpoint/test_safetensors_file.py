@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from tests.fuzzing import examples
 from weightsmith.checkpoint.dtypes import as_array, torch_dtypes
-from weightsmith.checkpoint.safetensors_file import SafetensorsFile
+from weightsmith.checkpoint.formats.safetensors_file import SafetensorsFile
 from weightsmith.errors import CheckpointError
 
 # Of 8-bit floats, which torch cannot write into an array, tests/checkpoint/test_quantized.py reads all values.

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.code_blocks import ROOT, blocks, save_recipes
-from weightsmith.files.yaml_file import read_yaml
+from weightsmith.files.inputs.yaml_file import read_yaml
 from weightsmith.recipe.recipe_schema import RecipeSchema, Tokenizer
 from weightsmith.recipe_search.search_file import SearchFile
 

@@ -16,7 +16,7 @@ import torch
 import weightsmith
 from tests.conftest import weightsmith_process
 from tests.tiny_tokenizer import save_codegen, save_sentencepiece, save_tokenizer
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.evaluation.backends.llama_cpp.llama_cpp_backend import LlamaCppBackend
 from weightsmith.evaluation.backends.transformers.transformers_backend import TransformersBackend
 from weightsmith.models.open_model import open_model

@@ -8,7 +8,7 @@ from typing import Any
 import gotpl
 import pytest
 
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import WeightsmithError
 from weightsmith.gguf.ollama import CONVERSATIONS, go_template, modelfile
 from weightsmith.tokenizer.chat_template import chat_text

@@ -94,7 +94,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda f: sharded(f, {"extra.weight": "../x.safetensors"}),
         ("'../x.safetensors' is not the name of a file",),
     ),
-    "listed twice in a header": (listed_twice, ("the tensor 'model.norm.weight' is listed twice", "download it again")),
+    "listed twice in a header": (listed_twice, ("the key 'model.norm.weight' is listed twice", "download it again")),
     "listed twice in shards": (in_two_shards, ("tensor 'lm_head.weight' is in", "remove the file")),
     "a layer in the middle": (drop_layer, ("layer 1 is missing", "download the model again")),
     "two layouts": (add_old_layout, ("has no place in the layout llama/meta", "remove the files of one")),
@@ -112,7 +112,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no config": (lambda f: (f / "config.json").unlink(), ("config.json: not there",)),
     "config no JSON": (
         lambda f: (f / "config.json").write_text("{"),
-        ("config.json: cannot be read", "download it again"),
+        ("config.json: not valid JSON", "download it again"),
     ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), ("no weights in it",)),
 }

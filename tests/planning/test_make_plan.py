@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from weightsmith.errors import CheckpointError, PlanError, RecipeError
-from weightsmith.files.yaml_file import parse_yaml
+from weightsmith.files.inputs.yaml_file import parse_yaml
 from weightsmith.planning.make_plan import make_plan, model_references
 from weightsmith.planning.plan import Plan
 from weightsmith.recipe.recipe import Recipe, load_recipe

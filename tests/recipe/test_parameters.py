@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from weightsmith.errors import RecipeError
-from weightsmith.files.yaml_file import parse_yaml
+from weightsmith.files.inputs.yaml_file import parse_yaml
 from weightsmith.methods.method import REQUIRED, Parameter
 from weightsmith.methods.registry import METHODS
 from weightsmith.recipe.parameters import check_parameters, resolve

@@ -12,7 +12,7 @@ import torch
 from tests.conftest import weightsmith_process
 from weightsmith.engine.merge import merge
 from weightsmith.errors import RecipeError
-from weightsmith.files.yaml_file import dump_yaml, parse_yaml
+from weightsmith.files.inputs.yaml_file import dump_yaml, parse_yaml
 from weightsmith.planning.make_plan import make_plan
 from weightsmith.recipe.recipe import load_recipe
 from weightsmith.recipe_search.candidate_recipe import candidate

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.fuzzing import examples
 from weightsmith.errors import RecipeError
-from weightsmith.files.yaml_file import dump_yaml, parse_yaml
+from weightsmith.files.inputs.yaml_file import dump_yaml, parse_yaml
 from weightsmith.recipe.recipe import load_recipe
 from weightsmith.recipe_search.candidate_recipe import candidate
 from weightsmith.recipe_search.default_recipes import default_recipes

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from weightsmith.files.yaml_file import parse_yaml
+from weightsmith.files.inputs.yaml_file import parse_yaml
 from weightsmith.recipe_search.default_recipes import default_recipes
 from weightsmith.recipe_search.search_file import SearchFile
 from weightsmith.recipe_search.space import find_spaces

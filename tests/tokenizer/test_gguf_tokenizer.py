@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
 from tests.fuzzing import examples
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import CheckpointError
 from weightsmith.llama_cpp import load_llama_cpp
 from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf

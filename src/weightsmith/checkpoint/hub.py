@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from weightsmith.checkpoint.pytorch_file import MAX_PICKLE_BYTES
-from weightsmith.checkpoint.safetensors_file import MAX_HEADER_BYTES
+from weightsmith.checkpoint.formats.pytorch_file import MAX_PICKLE_BYTES
+from weightsmith.checkpoint.formats.safetensors_file import MAX_HEADER_BYTES
 from weightsmith.errors import CheckpointError
 
 HEADERS_ONLY = ".headers-only"  # marks a folder whose weights are holes

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
-from weightsmith.checkpoint.pytorch_file import PyTorchFile
-from weightsmith.checkpoint.safetensors_file import SafetensorsFile, refuse_duplicates
-from weightsmith.errors import CheckpointError
+from weightsmith.checkpoint.formats.pytorch_file import PyTorchFile
+from weightsmith.checkpoint.formats.safetensors_file import MAX_HEADER_BYTES, SafetensorsFile
+from weightsmith.errors import CheckpointError, shown
+from weightsmith.files.inputs.read_input import parse_json, read_text
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -50,9 +50,10 @@ class WeightsFolder:
                 self._home[tensor], self.tensors[tensor] = shard, info
             self.aliases |= getattr(shard, "aliases", {})
         for tensor, shard in listed.items():
-            if tensor not in self.tensors:
+            if tensor not in self.tensors or self._home[tensor].path.name != shard:
                 raise CheckpointError(
-                    f"{folder}: the index lists tensor {tensor!r} in {shard}, which does not hold it; download the "
+                    f"{folder}: the index lists tensor {shown(tensor)} in {shard}, which does not hold it; "
+                    "download the "
                     "model again",
                     path=folder,
                 )
@@ -73,7 +74,7 @@ def find_weights(folder: Path) -> tuple[list[Path], dict[str, str]]:
         if (folder / single).exists():
             return [folder / single], {}
         if (folder / index).exists():
-            listed = parse_index(folder / index, (folder / index).read_text(encoding="utf-8", errors="replace"))
+            listed = parse_index(folder / index, read_text(folder / index, limit=MAX_HEADER_BYTES))
             for name in sorted(set(listed.values())):
                 if not (folder / name).is_file():
                     raise CheckpointError(
@@ -108,10 +109,16 @@ def _others(folder: Path, suffix: str) -> list[Path]:
 def parse_index(path: Path, text: str) -> dict[str, str]:
     """Tensor -> file name of an index in the form of transformers. Raises CheckpointError."""
     try:
-        weight_map = json.loads(text, object_pairs_hook=refuse_duplicates("tensor"))["weight_map"]
+        weight_map = parse_json(text, path, unique=True)["weight_map"]
         names = {str(k): str(v) for k, v in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not an index of shards: {error}; download it again", path=path) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: not an index of shards: it has no `weight_map` of tensors and files; download it again", path=path
+        ) from error
+    if not names:
+        raise CheckpointError(
+            f"{path}: its `weight_map` is empty, so it lists no weights; download it again", path=path
+        )
     for shard in names.values():
         if Path(shard).name != shard or not shard.endswith((".safetensors", *_PYTORCH_ENDINGS)):
             raise CheckpointError(f"{path}: {shard!r} is not the name of a file of weights in this folder", path=path)

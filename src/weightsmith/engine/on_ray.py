@@ -20,7 +20,7 @@ from weightsmith.engine.output.run_digest import run_digest
 from weightsmith.engine.ray_cluster import ray_cluster
 from weightsmith.engine.run_tensors import OnBytes, RunSettings, Tally, run_tensors
 from weightsmith.errors import MergeError, WeightsmithError
-from weightsmith.files.yaml_file import parse_yaml
+from weightsmith.files.inputs.yaml_file import parse_yaml
 from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.recipe.recipe import load_recipe

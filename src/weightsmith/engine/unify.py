@@ -16,6 +16,7 @@ from weightsmith.engine.output.resumable_folder import resumable_folder
 from weightsmith.engine.output.run_digest import copy_digest
 from weightsmith.engine.run_tensors import OnBytes, Tally, run_tensors
 from weightsmith.errors import CheckpointError
+from weightsmith.files.inputs.read_input import read_text
 from weightsmith.files.output_folder import FREE_FOR_SMALL_FILES, check_output
 from weightsmith.machine import available_cores
 from weightsmith.methods.method import Settings
@@ -87,7 +88,7 @@ def unify(
         for name, info in opened.checkpoint.tensors.items()
     ]
     total = sum(tensor.info.nbytes for tensor in tensors)
-    request = [to, like, mapping.read_text(encoding="utf-8") if mapping else None, accept_mapping]
+    request = [to, like, read_text(mapping) if mapping else None, accept_mapping]
     run = copy_digest(opened, tensors, out_shard_size, request)
     with resumable_folder(
         out, run, force=force, restart=restart, needed_bytes=total + FREE_FOR_SMALL_FILES, inputs=opened.files

@@ -7,7 +7,10 @@ from pathlib import Path
 
 def find_path(path: str, beside: Path | None) -> Path | None:
     """`path` from the working directory, or from the folder `beside`; None where it is in neither."""
-    here = Path(path).expanduser()
+    try:
+        here = Path(path).expanduser()
+    except RuntimeError:  # the home of nobody
+        here = Path(path)
     for candidate in (here, beside / here if beside else here):
         if path and candidate.exists():
             return candidate
@@ -16,4 +19,4 @@ def find_path(path: str, beside: Path | None) -> Path | None:
 
 def path_beside(path: str, folder: Path) -> Path:
     """The same, and in `folder` where it is in neither."""
-    return find_path(path, folder) or folder / Path(path).expanduser()
+    return find_path(path, folder) or folder / path

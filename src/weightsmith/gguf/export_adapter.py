@@ -8,7 +8,6 @@ each in its own rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from weightsmith.checkpoint.views.adapters.low_rank import LowRank
 from weightsmith.checkpoint.views.adapters.peft_adapter import PeftAdapter, read_peft_adapter
 from weightsmith.checkpoint.views.row_mapped import RowMap, RowMappedCheckpoint
 from weightsmith.errors import CheckpointError, ExportError, OutputError
+from weightsmith.files.inputs.read_input import read_json
 from weightsmith.files.write_whole import writing_whole
 from weightsmith.models.adapter import layout_with
 from weightsmith.models.model import Model
@@ -73,9 +73,7 @@ def export_adapter(
             "read in an adapter. Merge it into its base and export that"
         )
     pairs = {name: pair for name, (pair, _) in read.linear.items()}
-    reference = base or json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get(
-        "base_model_name_or_path"
-    )
+    reference = base or read_json(adapter / "adapter_config.json", error=ExportError).get("base_model_name_or_path")
     if not reference:
         raise ExportError(
             f"{adapter}: adapter_config.json does not name the base model; name it with --base", path=adapter

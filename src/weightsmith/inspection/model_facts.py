@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.checkpoint.weights_folder import find_weights
+from weightsmith.files.inputs.read_input import read_json
 from weightsmith.models.model import Model
 from weightsmith.models.parts.embeddings import embedding_rows, is_tied, output_name
 from weightsmith.models.parts.stacks import find_stacks
@@ -66,7 +66,7 @@ def asked_code(model: Model) -> tuple[str, ...]:
         return ()
     for name in ("config.json", "params.json"):
         if (model.home / name).exists():
-            auto_map = json.loads((model.home / name).read_text(encoding="utf-8")).get("auto_map")
+            auto_map = read_json(model.home / name).get("auto_map")
             return tuple(str(value) for value in auto_map.values()) if isinstance(auto_map, dict) else ()
     return ()
 

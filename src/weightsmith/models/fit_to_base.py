@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from weightsmith.checkpoint.views.row_mapped import RowMap, RowMappedCheckpoint, ordered
 from weightsmith.errors import CheckpointError
+from weightsmith.files.inputs.read_input import read_json
 from weightsmith.models.model import Model
 from weightsmith.models.multimodal import as_text_part_of, text_names, text_part
 from weightsmith.models.naming.expert_forms import as_fused, as_split, expert_form, fused_names, split_form
@@ -143,7 +143,7 @@ def _family(base: Model) -> str:
 def read_mapping(path: Path) -> Scheme:
     """A mapping file: a naming scheme whose `detect` and `config` are not used. Raises CheckpointError."""
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = read_json(path)
         return replace(
             parse_scheme({"family": "mapping", "layout": path.stem, "detect": {}, "config": {}} | data), detect={}
         )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.checkpoint.hub import HEADERS_ONLY
 from weightsmith.checkpoint.views.adapters.adapter_files import read_peft_config
 from weightsmith.checkpoint.views.joined_parts import JoinedCheckpoint
@@ -16,8 +15,11 @@ from weightsmith.checkpoint.views.quantized.find_quantized import decode_quantiz
 from weightsmith.checkpoint.views.row_mapped import RowMap, RowMappedCheckpoint, ordered
 from weightsmith.checkpoint.weights_folder import WeightsFolder, find_weights, open_weights
 from weightsmith.errors import CheckpointError
+from weightsmith.files.inputs.links import check_links
+from weightsmith.files.inputs.read_input import read_json
 from weightsmith.models.adapter import with_adapter
-from weightsmith.models.configs.check_config import check_shapes
+from weightsmith.models.companion_files import check_companions
+from weightsmith.models.configs.check_config import check_shapes, check_values
 from weightsmith.models.find_model import find_model, is_gguf
 from weightsmith.models.model import Model
 from weightsmith.models.multimodal import without_wrapper
@@ -79,6 +81,8 @@ def in_layout(model: Model, layout: str) -> Model:
 
 
 def _open_folder(folder: Path) -> Model:
+    check_links(folder)
+    check_companions(folder)
     config, config_file = _read_config(folder)
     stored, aliases, passed_over = _open_weights(folder, config)
     files, quantization, unused = decode_quantized(stored, config, folder)
@@ -219,18 +223,15 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
         "params.json" if (folder / "params.json").exists() and not (folder / "config.json").exists() else "config.json"
     )
     path = folder / name
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         if (folder / "adapter_config.json").exists():
             base = read_peft_config(folder).get("base_model_name_or_path") or "the model it was trained on"
             raise CheckpointError(
                 f"{folder}: is an adapter and no model; name it behind its base, as BASE+{folder} (BASE is {base})",
                 path=folder,
-            ) from error
-        raise CheckpointError(f"{path}: not there; a model folder needs its config.json", path=path) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}; download it again", path=path) from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: not a JSON object; download it again", path=path)
+            )
+        raise CheckpointError(f"{path}: not there; a model folder needs its config.json", path=path)
+    config = read_json(path)
+    if name == "config.json":
+        check_values(path, config)
     return config, name

@@ -13,7 +13,7 @@ from weightsmith.evaluation.results.score_tables import EvaluationTables
 from weightsmith.evaluation.settings import EvaluationSettings
 from weightsmith.evaluation.tasks.suite import Suite, SuiteEntry, load_suite, suite_of
 from weightsmith.files.find_path import path_beside
-from weightsmith.files.yaml_file import YamlFile
+from weightsmith.files.inputs.yaml_file import YamlFile
 from weightsmith.models.open_model import open_model
 from weightsmith.pipeline.pipeline_file import MERGED, EvaluateStage
 from weightsmith.pipeline.stages import Stages

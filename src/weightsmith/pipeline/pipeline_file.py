@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from weightsmith.evaluation.settings import Precision
-from weightsmith.files.yaml_file import StrictModel
+from weightsmith.files.inputs.yaml_file import StrictModel
 
 MERGED = "$merged"  # in evaluate.models: the merged folder; $q4_k_m and so on: the exported file of that type
 

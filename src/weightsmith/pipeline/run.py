@@ -11,9 +11,9 @@ from weightsmith.engine.merge import merge
 from weightsmith.errors import OutputError
 from weightsmith.evaluation.results.score_tables import EvaluationTables
 from weightsmith.files.find_path import path_beside
+from weightsmith.files.inputs.yaml_file import YamlFile, read_yaml
 from weightsmith.files.output_folder import check_output
 from weightsmith.files.suggestions import nearest
-from weightsmith.files.yaml_file import YamlFile, read_yaml
 from weightsmith.gguf.conversion.conversion import PLAIN_TYPES
 from weightsmith.gguf.export import export
 from weightsmith.gguf.fidelity import describe_fidelity

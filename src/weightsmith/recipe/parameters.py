@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from weightsmith.files.inputs.yaml_file import YamlFile
 from weightsmith.files.suggestions import nearest
-from weightsmith.files.yaml_file import YamlFile
 from weightsmith.methods.method import Method, Parameter
 
 _TRUE, _FALSE = {"true", "yes", "on"}, {"false", "no", "off"}  # YAML 1.1 booleans, which older recipes use

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from weightsmith.files.inputs.yaml_file import YamlFile, read_yaml
 from weightsmith.files.suggestions import nearest
-from weightsmith.files.yaml_file import YamlFile, read_yaml
 from weightsmith.methods.method import Method
 from weightsmith.methods.registry import find_method, method_names
 from weightsmith.recipe.parameters import check_parameters

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from weightsmith.files.yaml_file import StrictModel
+from weightsmith.files.inputs.yaml_file import StrictModel
 
 DTYPES = ("float32", "float16", "bfloat16")
 

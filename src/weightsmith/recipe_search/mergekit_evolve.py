@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from weightsmith.files.yaml_file import StrictModel, YamlFile
+from weightsmith.files.inputs.yaml_file import StrictModel, YamlFile
 
 _PARAMETERS = {
     "linear": ("weight",),

@@ -17,8 +17,8 @@ from weightsmith.errors import OutputError, SearchError, WeightsmithError
 from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.files.digests import file_digest
 from weightsmith.files.find_path import path_beside
+from weightsmith.files.inputs.yaml_file import YamlFile, dump_yaml, parse_yaml, read_yaml
 from weightsmith.files.suggestions import nearest
-from weightsmith.files.yaml_file import YamlFile, dump_yaml, parse_yaml, read_yaml
 from weightsmith.machine import available_cores, fast_precision
 from weightsmith.methods.registry import METHODS, find_method, method_names
 from weightsmith.models.open_model import open_model

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from weightsmith.errors import WeightsmithError
-from weightsmith.files.yaml_file import StrictModel
+from weightsmith.files.inputs.yaml_file import StrictModel
 from weightsmith.units import parse_time
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weightsmith.files.yaml_file import YamlFile
+from weightsmith.files.inputs.yaml_file import YamlFile
 from weightsmith.methods.registry import METHODS, method_names
 
 SPACE_TYPES = ("uniform", "loguniform", "int", "choice")

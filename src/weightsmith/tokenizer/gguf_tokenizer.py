@@ -6,7 +6,7 @@ import json
 from importlib import resources
 from typing import Any
 
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import CheckpointError
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # values of tokenizer.ggml.token_type

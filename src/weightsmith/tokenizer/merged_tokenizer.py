@@ -7,6 +7,7 @@ from pathlib import Path
 import tokenizers
 
 from weightsmith.errors import PlanError
+from weightsmith.files.inputs.read_input import MAX_TOKENIZER_BYTES, read_text
 from weightsmith.models.model import Model
 from weightsmith.tokenizer.alignment import Alignment
 from weightsmith.tokenizer.cut_tokenizer import cut_tokenizer
@@ -36,7 +37,7 @@ def extend_tokenizer(vocabulary: Alignment, folder: Path) -> None:
             "vocabulary needs; save it with "
             "transformers' AutoTokenizer first"
         )
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path, limit=MAX_TOKENIZER_BYTES)
     if vocabulary.cut_to is not None:
         text = cut_tokenizer(text, vocabulary.cut_to, vocabulary.home.reference)
     tokenizer = tokenizers.Tokenizer.from_str(text)

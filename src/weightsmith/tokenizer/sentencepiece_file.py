@@ -3,12 +3,12 @@ that cuts text likewise (sentencepiece_model.proto in google/sentencepiece)."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from weightsmith.errors import CheckpointError
+from weightsmith.files.inputs.read_input import read_bytes, read_json
 
 _LARGEST = 64 << 20  # bytes; Gemma's has 4 MB
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # types of pieces, as in GGUF
@@ -49,13 +49,11 @@ def read_sentencepiece(path: Path) -> SentencePieces:
         ) from error
     proto: Any = vars(messages)["ModelProto"]()
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"{path.stat().st_size} bytes are too many")
-        proto.ParseFromString(path.read_bytes())
+        proto.ParseFromString(read_bytes(path, limit=_LARGEST))
         if not proto.pieces:
             raise ValueError("it has no pieces")
         beside = path.parent / "added_tokens.json"
-        added = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+        added = read_json(beside) if beside.exists() else {}
         added = {str(token): int(row) for token, row in added.items()}
     except Exception as error:  # protobuf's own errors have no common base
         raise CheckpointError(

@@ -9,9 +9,10 @@ lists pairs in that order. So the score of a piece is the place of the first pai
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from weightsmith.files.inputs.read_input import MAX_TOKENIZER_BYTES, read_json
 
 
 def restore_sentencepiece(folder: Path) -> bool:
@@ -20,7 +21,7 @@ def restore_sentencepiece(folder: Path) -> bool:
     target, source = folder / "tokenizer.model", folder / "tokenizer.json"
     if target.exists() or not source.exists():
         return False
-    content: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    content = read_json(source, limit=MAX_TOKENIZER_BYTES)
     if content["model"].get("type") != "BPE" or not content["model"].get("byte_fallback"):
         return False
     target.write_bytes(sentencepiece_model(content, _special_tokens(folder)))
@@ -84,7 +85,7 @@ def _begins_with_space(content: dict[str, Any]) -> bool:
 
 def _special_tokens(folder: Path) -> dict[str, str]:
     path = folder / "tokenizer_config.json"
-    trainer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    trainer: dict[str, Any] = read_json(path) if path.exists() else {}
     texts = {
         key: value.get("content") if isinstance(value, dict) else value
         for key, value in trainer.items()

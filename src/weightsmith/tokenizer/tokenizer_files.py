@@ -8,7 +8,8 @@ import re
 import shutil
 from pathlib import Path
 
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
+from weightsmith.files.inputs.read_input import read_json
 from weightsmith.models.model import Model
 from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 
@@ -83,5 +84,5 @@ def _rebuild_from_gguf(model: Model, out: Path) -> None:
 
 def _edit_json(path: Path, *, drop: tuple[str, ...]) -> None:
     if path.exists():
-        content = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in drop}
+        content = {k: v for k, v in read_json(path).items() if k not in drop}
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import CheckpointError
+from weightsmith.files.inputs.read_input import MAX_TOKENIZER_BYTES, read_json
 from weightsmith.models.model import Model
 from weightsmith.models.parts.embeddings import embedding_rows
 from weightsmith.tokenizer.sentencepiece_file import read_sentencepiece
@@ -90,7 +90,4 @@ def _from_parts(folder: Path) -> tuple[dict[str, int], dict[str, dict[str, Any]]
 
 
 def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}; download it again", path=path) from error
+    return read_json(path, limit=MAX_TOKENIZER_BYTES)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from weightsmith.errors import CheckpointError
+from weightsmith.files.inputs.read_input import read_json
 
 CHECKSUMS = "checksums.json"
 
@@ -19,7 +20,7 @@ def write_checksums(folder: Path, digests: Mapping[str, str]) -> None:
 
 def read_checksums(path: Path) -> dict[str, str]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["algorithm"] != "xxh3_128":
             raise ValueError(f"the algorithm {content['algorithm']!r} is not known")
         return {str(name): str(digest) for name, digest in content["tensors"].items()}

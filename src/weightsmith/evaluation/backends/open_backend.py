@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.backend import Backend
 from weightsmith.evaluation.backends.llama_cpp.llama_cpp_backend import LlamaCppBackend

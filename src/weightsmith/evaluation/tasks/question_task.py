@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,8 +12,8 @@ from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.backend import Backend, question_tokens
 from weightsmith.evaluation.scoring.exact_answers import answer_nats, exact_answers
 from weightsmith.evaluation.task import Sample
-from weightsmith.evaluation.tasks.text_task import read_data
 from weightsmith.evaluation.text_tokens import TextTokens
+from weightsmith.files.inputs.read_input import MAX_TEXT_BYTES, read_json_lines
 
 
 class Questions:
@@ -77,14 +76,8 @@ class Questions:
 def _load(path: Path) -> list[tuple[str, str]]:
     """(prompt, target) of each line. Raises EvaluationError naming file and line."""
     questions = []
-    for number, line in enumerate(read_data(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise EvaluationError(f"{path}:{number}: not valid JSON: {error}", path=path, line=number) from error
-        if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ("prompt", "target")):
+    for number, row in read_json_lines(path, limit=MAX_TEXT_BYTES, error=EvaluationError):
+        if not all(isinstance(row.get(k), str) for k in ("prompt", "target")):
             raise EvaluationError(f"{path}:{number}: needs the strings 'prompt' and 'target'", path=path, line=number)
         questions.append((row["prompt"], row["target"]))
     if not questions:

@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from weightsmith.errors import EvaluationError
 from weightsmith.files.find_path import path_beside
+from weightsmith.files.inputs.yaml_file import StrictModel, read_yaml
 from weightsmith.files.suggestions import nearest
-from weightsmith.files.yaml_file import StrictModel, read_yaml
 
 SUITES = Path(__file__).parents[1] / "suites"
 PREFERRED = ("acc_norm", "acc", "exact_match")  # where nobody says which metric counts

@@ -12,6 +12,7 @@ from weightsmith.evaluation.backend import Backend
 from weightsmith.evaluation.request import Request
 from weightsmith.evaluation.task import Sample
 from weightsmith.evaluation.text_tokens import TextTokens
+from weightsmith.files.inputs.read_input import MAX_TEXT_BYTES, read_text
 
 WINDOW = 512  # tokens of context
 _PIECES = 8  # of a text that is too short for two windows
@@ -71,9 +72,4 @@ class Text:
 
 def read_data(path: Path) -> str:
     """The text of a data file. Raises EvaluationError."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise EvaluationError(f"{path}: no such file", path=path) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"{path}: cannot be read as text: {error}", path=path) from error
+    return read_text(path, limit=MAX_TEXT_BYTES, error=EvaluationError)

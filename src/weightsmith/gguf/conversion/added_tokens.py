@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from weightsmith.files.inputs.read_input import MAX_TOKENIZER_BYTES, read_json
+
 
 def list_added_tokens(folder: Path) -> None:
     """Put added tokens into tokenizer_config.json, as `added_tokens_decoder`, where that says nothing of them:
     transformers 5 no longer writes it, and without it a chat format's tokens become ordinary text in the GGUF file."""
     target = folder / "tokenizer_config.json"
-    config: dict[str, Any] = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    config: dict[str, Any] = read_json(target) if target.exists() else {}
     added = {} if "added_tokens_decoder" in config else _added(folder)
     if added:
         config["added_tokens_decoder"] = {str(row): entry for row, entry in added.items()}
@@ -21,7 +23,7 @@ def list_added_tokens(folder: Path) -> None:
 def _added(folder: Path) -> dict[int, dict[str, Any]]:
     source = folder / "tokenizer.json"
     if source.exists():
-        entries: list[dict[str, Any]] = json.loads(source.read_text(encoding="utf-8")).get("added_tokens") or []
+        entries: list[dict[str, Any]] = read_json(source, limit=MAX_TOKENIZER_BYTES).get("added_tokens") or []
         return {entry.pop("id"): entry for entry in entries}
     from transformers import AutoTokenizer
 

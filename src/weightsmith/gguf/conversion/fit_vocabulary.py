@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.errors import ExportError
+from weightsmith.files.inputs.read_input import MAX_TOKENIZER_BYTES, read_json, read_text
 from weightsmith.tokenizer.cut_tokenizer import cut_tokenizer
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
@@ -30,7 +31,7 @@ def fit_vocabulary(folder: Path, rows: int, reference: str) -> list[str]:
         ) from error
     names = {number: token for token, number in tokenizer.get_vocab().items()}
     token_count = max(names, default=-1) + 1
-    notes, config = [], json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    notes, config = [], read_json(folder / "config.json")
     if config.get("vocab_size", rows) != rows:
         notes.append(f"config.json says {config['vocab_size']} tokens, the embedding has {rows} rows; {rows} is used")
     if token_count > rows:
@@ -57,10 +58,10 @@ def _cut(folder: Path, rows: int, removed: set[str], reference: str) -> None:
             f"{reference}: its tokenizer has tokens from row {rows} on that have no embedding, and no tokenizer.json "
             "to remove them from; save it with transformers' AutoTokenizer first"
         )
-    path.write_text(cut_tokenizer(path.read_text(encoding="utf-8"), rows, reference), encoding="utf-8")
+    path.write_text(cut_tokenizer(read_text(path, limit=MAX_TOKENIZER_BYTES), rows, reference), encoding="utf-8")
     for name in ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
         if (folder / name).exists():
-            content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+            content: dict[str, Any] = read_json(folder / name)
             content.pop("added_tokens_decoder", None)  # tokenizer.json has them
             kept = {key: value for key, value in content.items() if not (key in _NAMED and _text(value) in removed)}
             (folder / name).write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

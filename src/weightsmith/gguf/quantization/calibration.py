@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from weightsmith.errors import ExportError
+from weightsmith.files.inputs.read_input import MAX_TEXT_BYTES, read_text
 from weightsmith.gguf.quantization.child_process import run_child
 from weightsmith.gguf.quantization.importance import Importance
 from weightsmith.llama_cpp import load_llama_cpp
@@ -54,10 +55,7 @@ def calibrate(
 
 def check_text(text: Path) -> str:
     """The text. Raises ExportError where it cannot be read or is empty."""
-    try:
-        content = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(f"{text}: cannot be read as UTF-8 text: {error}") from error
+    content = read_text(text, limit=MAX_TEXT_BYTES, error=ExportError)
     if not content.strip():
         raise ExportError(f"{text}: is empty")
     return content

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import CheckpointError, ExportError
 
 SUMS, COUNTS = ".in_sum2", ".counts"

@@ -9,7 +9,7 @@ from typing import Any
 
 from weightsmith.errors import ReportError
 from weightsmith.evaluation.task import mean
-from weightsmith.files.yaml_file import YamlFile, dump_yaml
+from weightsmith.files.inputs.yaml_file import YamlFile, dump_yaml
 from weightsmith.machine import describe_machine
 from weightsmith.recipe_search.objectives import Objective, value
 from weightsmith.recipe_search.report.final_scores import FinalScores

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from weightsmith.files.inputs.yaml_file import YamlFile, dump_yaml
 from weightsmith.files.write_whole import write_whole
-from weightsmith.files.yaml_file import YamlFile, dump_yaml
 from weightsmith.recipe_search.candidate_recipe import portable_recipe
 from weightsmith.recipe_search.objectives import Objective, value
 from weightsmith.recipe_search.report.final_scores import ANSWERS, FinalScores

@@ -13,7 +13,7 @@ import numpy as np
 
 from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo
 from weightsmith.checkpoint.dtypes import convert, numpy_dtypes
-from weightsmith.checkpoint.safetensors_file import SafetensorsFile
+from weightsmith.checkpoint.formats.safetensors_file import SafetensorsFile
 from weightsmith.checkpoint.views.adapters.adapted import AdaptedCheckpoint
 from weightsmith.checkpoint.views.expert_layout import ExpertLayout
 from weightsmith.checkpoint.weights_folder import WeightsFolder

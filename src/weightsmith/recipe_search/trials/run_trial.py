@@ -14,7 +14,7 @@ from typing import Any
 
 from weightsmith.errors import WeightsmithError
 from weightsmith.evaluation.task import Answer
-from weightsmith.files.yaml_file import parse_yaml
+from weightsmith.files.inputs.yaml_file import parse_yaml
 from weightsmith.machine import available_memory
 from weightsmith.recipe_search.objectives import Objective, Split, is_finite, open_objectives, split
 from weightsmith.recipe_search.search_file import SearchFile

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.checkpoint.weights_folder import WeightsFile, open_weights
 from weightsmith.errors import CheckpointError
+from weightsmith.files.inputs.read_input import read_json
 
 _WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _IN_FRONT = ("base_model.model.", "module.")
@@ -28,14 +28,7 @@ def open_peft_weights(adapter: Path) -> WeightsFile:
 
 def read_peft_config(adapter: Path) -> dict[str, Any]:
     """adapter_config.json. Raises CheckpointError."""
-    path = adapter / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as an adapter's configuration: {error}", path=path) from error
-    return config
+    return read_json(adapter / "adapter_config.json")
 
 
 def plain_key(key: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from weightsmith.checkpoint.views.quantized.gptq import find_gptq
 from weightsmith.checkpoint.views.quantized.modelopt import find_modelopt
 from weightsmith.checkpoint.views.quantized.mxfp4 import find_mxfp4
 from weightsmith.errors import CheckpointError
+from weightsmith.files.inputs.read_input import read_json
 
 Finder = Callable[[Checkpoint, Mapping[str, Any], Path], QuantizedWeights]
 
@@ -92,12 +92,9 @@ def _settings(config: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any] |
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        nested = content.get("quantization")
-        return nested if isinstance(nested, dict) else content
-    except (OSError, ValueError, RecursionError, AttributeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}; download it again", path=path) from error
+    content = read_json(path)
+    nested = content.get("quantization")
+    return nested if isinstance(nested, dict) else content
 
 
 def _method(settings: Mapping[str, Any], path: Path) -> str:

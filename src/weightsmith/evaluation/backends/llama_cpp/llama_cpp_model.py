@@ -6,7 +6,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import EvaluationError
 from weightsmith.llama_cpp import collect_errors, load_llama_cpp
 

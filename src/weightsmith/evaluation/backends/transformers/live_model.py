@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 
 from weightsmith.checkpoint.checkpoint import read_tensor
 from weightsmith.errors import EvaluationError
+from weightsmith.files.inputs.read_input import read_json
 from weightsmith.models.model import Model
 
 
@@ -59,7 +59,7 @@ def end_tokens(model: Model) -> set[int]:
     tokens: set[int] = set()
     configs = [model.config]
     if model.home.is_dir() and (model.home / "generation_config.json").exists():
-        configs.append(json.loads((model.home / "generation_config.json").read_text(encoding="utf-8")))
+        configs.append(read_json(model.home / "generation_config.json"))
     for config in configs:
         value = config.get("eos_token_id")
         tokens |= set(value) if isinstance(value, list) else {value} if value is not None else set()

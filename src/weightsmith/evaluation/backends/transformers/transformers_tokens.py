@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from weightsmith.checkpoint.gguf_file import GGUFFile
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.text_tokens import Messages
 from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf

@@ -1,20 +1,16 @@
 """One PyTorch checkpoint (`pytorch_model.bin`, `consolidated.00.pth`) read without running it.
 
 The layout since torch 1.6 is a zip archive: `data.pkl` describes tensors, `data/KEY` holds the bytes of each storage.
-The pickle is walked by an unpickler that knows the few names a state dict needs and turns each into a plain
-description; any other name is refused, so nothing of the file is ever executed. Source:
-https://github.com/pytorch/pytorch/blob/main/torch/serialization.py.
+Source: https://github.com/pytorch/pytorch/blob/main/torch/serialization.py.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
 import zipfile
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,98 +18,14 @@ import numpy as np
 
 from weightsmith.checkpoint.checkpoint import TensorInfo, read_transposed
 from weightsmith.checkpoint.dtypes import ITEM_SIZES
-from weightsmith.checkpoint.file_range import RangeFile
-from weightsmith.errors import CheckpointError
+from weightsmith.checkpoint.formats.file_range import RangeFile
+from weightsmith.checkpoint.formats.pickled_tensors import StoredTensor, read_pickle
+from weightsmith.errors import CheckpointError, shown
 
 MAX_PICKLE_BYTES = 100_000_000  # as for a safetensors header: no state dict's description is larger
 _LOCAL_HEADER = 30  # bytes before the name in front of each zip entry
-_STORAGES = {
-    "DoubleStorage": "F64",
-    "FloatStorage": "F32",
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
-}
-# What training checkpoints hold beside weights: names of dtypes.
-_DTYPES = {
-    "float64",
-    "float32",
-    "float16",
-    "bfloat16",
-    "int64",
-    "int32",
-    "int16",
-    "int8",
-    "uint8",
-    "bool",
-    "float",
-    "half",
-}
 _NESTED = ("state_dict", "model_state_dict", "model", "module")  # where training scripts put the weights
-
-
-@dataclass(frozen=True, slots=True)
-class _StorageDtype:
-    """A storage's dtype, as the safetensors format spells it."""
-
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Storage:
-    key: str
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> _Tensor:
-    numbers = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or len(shape) != len(strides):
-        raise ValueError("a tensor without a storage")
-    if not all(type(n) is int and n >= 0 for n in numbers):
-        raise ValueError("sizes, strides and offsets are non-negative integers")
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
-
-
-def _rebuild_parameter(data: _Tensor, *_: Any) -> _Tensor:
-    return data
-
-
-class _Describer(pickle.Unpickler):
-    """An unpickler that can make dictionaries, numbers and descriptions of tensors, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
-            return _rebuild_tensor
-        if module == "torch._utils" and name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
-            return _rebuild_parameter
-        if module in ("torch", "torch.storage") and name in _STORAGES:
-            return _StorageDtype(_STORAGES[name])
-        if module == "torch" and name in _DTYPES:
-            return name
-        if (module, name) == ("torch", "Size"):
-            return tuple
-        raise CheckpointError(f"asks for {module}.{name}, which weights do not need and which is not run")
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        tag, storage_dtype, key = pid[:3]
-        if tag != "storage" or not isinstance(storage_dtype, _StorageDtype) or not isinstance(key, str):
-            raise ValueError("an unknown kind of storage")
-        return _Storage(key, storage_dtype.dtype)
+_MOST_NESTED = 8  # of these in each other
 
 
 class PyTorchFile:
@@ -124,9 +36,9 @@ class PyTorchFile:
         self.path, self._file = path, RangeFile(path)
         self.tensors: dict[str, TensorInfo] = {}
         self.aliases: dict[str, str] = {}
-        self._where: dict[str, tuple[int, _Tensor]] = {}
+        self._where: dict[str, tuple[int, StoredTensor]] = {}
         entries, prefix = self._entries()
-        first: dict[_Tensor, str] = {}
+        first: dict[StoredTensor, str] = {}
         for name, tensor in _weights(self._described(entries, prefix)):
             self._add(name, tensor, entries.get(f"{prefix}data/{tensor.storage.key}"))
             if tensor in first:
@@ -134,6 +46,7 @@ class PyTorchFile:
             first.setdefault(tensor, name)
         if not self.tensors:
             raise CheckpointError(f"{path}: no tensors in it", path=path)
+        self._check_shares(entries, prefix)
 
     def _entries(self) -> tuple[dict[str, tuple[int, int]], str]:
         """Name of each entry -> (offset of its local header, bytes of its content), and the archive's folder."""
@@ -151,11 +64,14 @@ class PyTorchFile:
             end = info.header_offset + _LOCAL_HEADER + info.file_size
             if info.compress_type != zipfile.ZIP_STORED or info.header_offset < 0 or end > self._file.size:
                 raise CheckpointError(
-                    f"{self.path}: the entry {info.filename!r} is compressed or cut short", path=self.path
+                    f"{self.path}: the entry {shown(info.filename)} is compressed or cut short", path=self.path
                 )
             if info.filename in entries:
-                raise CheckpointError(f"{self.path}: the entry {info.filename!r} is there twice", path=self.path)
+                raise CheckpointError(f"{self.path}: the entry {shown(info.filename)} is there twice", path=self.path)
             entries[info.filename] = (info.header_offset, info.file_size)
+        places = sorted(entries.values())
+        if any(start + _LOCAL_HEADER + size > behind for (start, size), (behind, _) in pairwise(places)):
+            raise CheckpointError(f"{self.path}: entries of the archive share bytes; download it again", path=self.path)
         pickles = [name for name in entries if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(pickles) != 1:
             raise CheckpointError(f"{self.path}: a zip archive, but not one that torch.save wrote", path=self.path)
@@ -180,35 +96,53 @@ class PyTorchFile:
                 f"{self.path}: its description of the tensors is {size} bytes, implausibly large", path=self.path
             )
         try:
-            return _Describer(io.BytesIO(self._file.bytes_at(self._content(header), size))).load()
+            return read_pickle(self._file.bytes_at(self._content(header), size))
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}", path=self.path) from error
         except Exception as error:  # a damaged pickle raises whatever its damage makes of it
             raise CheckpointError(
-                f"{self.path}: its description of the tensors is damaged: {error!r:.200}", path=self.path
+                f"{self.path}: its description of the tensors is damaged: {shown(str(error))}; download it again",
+                path=self.path,
             ) from error
 
-    def _add(self, name: str, tensor: _Tensor, entry: tuple[int, int] | None) -> None:
+    def _add(self, name: str, tensor: StoredTensor, entry: tuple[int, int] | None) -> None:
         dtype = tensor.storage.dtype
         if entry is None:
             raise CheckpointError(
-                f"{self.path}: the bytes of tensor {name!r} are missing; download it again", path=self.path
+                f"{self.path}: the bytes of tensor {shown(name)} are missing; download it again", path=self.path
             )
         if name in self.tensors:
-            raise CheckpointError(f"{self.path}: tensor {name!r} is listed twice", path=self.path)
+            raise CheckpointError(f"{self.path}: tensor {shown(name)} is listed twice", path=self.path)
         if not (_is_contiguous(tensor) or _is_transposed(tensor)):
             raise CheckpointError(
-                f"{self.path}: tensor {name!r} is stored with the strides {list(tensor.strides)}; load and save it "
+                f"{self.path}: tensor {shown(name)} is stored with the strides {list(tensor.strides)}; load and "
+                "save it "
                 "with .contiguous() first",
                 path=self.path,
             )
         if (tensor.offset + math.prod(tensor.shape)) * ITEM_SIZES[dtype] > entry[1]:
             raise CheckpointError(
-                f"{self.path}: tensor {name!r} claims {list(tensor.shape)} elements, its storage has {entry[1]} bytes",
+                f"{self.path}: tensor {shown(name)} claims {list(tensor.shape)} elements, its storage has "
+                f"{entry[1]} bytes",
                 path=self.path,
             )
         self.tensors[name] = TensorInfo(tensor.shape, dtype)
         self._where[name] = (entry[0], tensor)
+
+    def _check_shares(self, entries: Mapping[str, tuple[int, int]], prefix: str) -> None:
+        """Tensors may share a storage, but not its elements, unless they are one tensor under two names."""
+        claimed: Counter[str] = Counter()
+        for name, (_, tensor) in self._where.items():
+            if name not in self.aliases:
+                claimed[tensor.storage.key] += math.prod(tensor.shape) * ITEM_SIZES[tensor.storage.dtype]
+        for key, count in claimed.items():
+            if count > entries[f"{prefix}data/{key}"][1]:
+                raise CheckpointError(
+                    f"{self.path}: tensors share the elements of the storage {shown(key)}; load and save the model "
+                    "with "
+                    ".contiguous() tensors first",
+                    path=self.path,
+                )
 
     def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         header, tensor = self._where[name]
@@ -225,7 +159,7 @@ class PyTorchFile:
         read_transposed(read, (columns, rows), start, stop, out)
 
 
-def _is_contiguous(tensor: _Tensor) -> bool:
+def _is_contiguous(tensor: StoredTensor) -> bool:
     expected = 1
     for length, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
         if length != 1 and stride != expected:
@@ -234,18 +168,20 @@ def _is_contiguous(tensor: _Tensor) -> bool:
     return True
 
 
-def _is_transposed(tensor: _Tensor) -> bool:
+def _is_transposed(tensor: StoredTensor) -> bool:
     return len(tensor.shape) == 2 and tensor.strides == (1, tensor.shape[0])
 
 
-def _weights(content: Any) -> Iterator[tuple[str, _Tensor]]:
+def _weights(content: Any) -> Iterator[tuple[str, StoredTensor]]:
     """The tensors of a state dict, or of the one inside a training checkpoint."""
-    if not isinstance(content, Mapping):
-        return
-    if not any(isinstance(value, _Tensor) for value in content.values()):
-        nested = next((content[key] for key in _NESTED if isinstance(content.get(key), Mapping)), {})
-        yield from _weights(nested)
+    for _ in range(_MOST_NESTED):
+        if not isinstance(content, Mapping):
+            return
+        if any(isinstance(value, StoredTensor) for value in content.values()):
+            break
+        content = next((content[key] for key in _NESTED if isinstance(content.get(key), Mapping)), None)
+    else:
         return
     for name, value in content.items():
-        if isinstance(value, _Tensor):
+        if isinstance(value, StoredTensor):
             yield str(name), value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +11,17 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, events
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from weightsmith.errors import RecipeError
+from weightsmith.files.inputs.read_input import read_text
 from weightsmith.files.suggestions import nearest
+
+_MAX_BYTES = 4 << 20  # of a recipe or pipeline
+_MAX_NODES, _MAX_DEPTH = 200_000, 50
+_LONG_NUMBER = re.compile(r"[-+]?[0-9_]{20,}(\.[0-9_]*)?")
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -110,29 +116,65 @@ def _schema_at(schema: type[BaseModel], keys: Sequence[str | int]) -> type[BaseM
 
 def read_yaml(path: Path) -> YamlFile:
     """Raises RecipeError for a file that cannot be read, is not YAML, or is not a mapping."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such file", path=path) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as text: {error}", path=path) from error
-    return parse_yaml(path, text)
+    return parse_yaml(path, read_text(path, limit=_MAX_BYTES, error=RecipeError))
 
 
 def parse_yaml(path: Path, text: str) -> YamlFile:
     """What `path` holds, or held. Raises RecipeError for what is not YAML, or is not a mapping."""
     try:
+        _check_bounds(text)
         marked = YAML(typ="rt").load(text)
-    except (YAMLError, ValueError) as error:
+    except (YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         line = mark.line + 1 if mark else 1
-        raise RecipeError(f"{path}:{line}: not valid YAML: {problem}", path=path, line=line) from error
+        what = problem if isinstance(error, _Bounds) else f"not valid YAML: {problem}"
+        raise RecipeError(f"{path}:{line}: {what}", path=path, line=line) from error
     if not isinstance(marked, CommentedMap):
         raise RecipeError(
             f"{path}:1: not a recipe: expected keys such as `models:`, found {type(marked).__name__}", path=path, line=1
         )
     return YamlFile(path, _plain(marked), text, marked)
+
+
+class _Bounds(YAMLError):
+    """What a recipe never has; `problem_mark` is where."""
+
+    def __init__(self, problem: str, mark: Any) -> None:
+        super().__init__(problem)
+        self.problem, self.problem_mark = problem, mark
+
+
+def _check_bounds(text: str) -> None:
+    """Raises YAMLError for text that would grow when it is read: aliases of aliases, deep nesting, tags that make other
+    types, numbers of hundreds of digits."""
+    nodes = 0  # with aliases written out
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, number of nodes before it
+    sizes: dict[str, int] = {}
+    for event in YAML(typ="rt").parse(text):
+        if isinstance(event, events.AliasEvent):
+            if event.anchor not in sizes:
+                raise _Bounds(f"the alias *{event.anchor} is within its own anchor, or has none", event.start_mark)
+            nodes += sizes[event.anchor]
+        elif isinstance(event, events.CollectionStartEvent | events.ScalarEvent):
+            if event.tag and str(event.tag) != "!":
+                raise _Bounds(f"the tag {str(event.tag)[:40]} makes a type that recipes do not have", event.start_mark)
+            nodes += 1
+            if isinstance(event, events.ScalarEvent):
+                if event.style is None and _LONG_NUMBER.fullmatch(event.value):
+                    raise _Bounds(f"a number of {len(event.value)} digits", event.start_mark)
+                if event.anchor:
+                    sizes[event.anchor] = 1
+            else:
+                open_nodes.append((event.anchor, nodes - 1))
+                if len(open_nodes) > _MAX_DEPTH:
+                    raise _Bounds(f"nested deeper than {_MAX_DEPTH} levels", event.start_mark)
+        elif isinstance(event, events.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            if anchor:
+                sizes[anchor] = nodes - before
+        if nodes > _MAX_NODES:
+            raise _Bounds(f"more than {_MAX_NODES:,} values, aliases written out", event.start_mark)
 
 
 def dump_yaml(tree: Any) -> str:

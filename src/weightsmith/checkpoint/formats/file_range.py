@@ -10,7 +10,8 @@ import numpy as np
 
 from weightsmith.checkpoint.dtypes import convert, numpy_dtypes
 from weightsmith.errors import CheckpointError
-from weightsmith.files.system_calls import BINARY, bytes_at, read_at
+from weightsmith.files.inputs.read_input import open_regular
+from weightsmith.files.system_calls import bytes_at, read_at
 
 
 class RangeFile:
@@ -18,10 +19,7 @@ class RangeFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._fd = os.open(path, os.O_RDONLY | BINARY)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be opened: {error.strerror}", path=path) from error
+        self._fd = open_regular(path)
         self.size = os.fstat(self._fd).st_size
 
     def __del__(self) -> None:

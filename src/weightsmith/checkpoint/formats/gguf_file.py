@@ -15,7 +15,7 @@ import numpy as np
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.dtypes import ITEM_SIZES, convert
-from weightsmith.checkpoint.file_range import RangeFile
+from weightsmith.checkpoint.formats.file_range import RangeFile
 from weightsmith.errors import CheckpointError
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

@@ -1,0 +1,44 @@
+"""The files beside a model's weights, read before any work: what a later stage needs is known to be sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from weightsmith.errors import CheckpointError
+from weightsmith.files.inputs.read_input import MAX_BYTES, MAX_TOKENIZER_BYTES, read_json, read_text
+
+_OBJECTS = (
+    "added_tokens.json",
+    "chat_template.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+)
+_TEXTS = ("chat_template.jinja",)
+
+
+def check_companions(folder: Path) -> None:
+    """Raises CheckpointError for a file beside the weights that is not what its name says."""
+    for name in _OBJECTS:
+        if (folder / name).is_symlink() or (folder / name).exists():
+            read_json(folder / name)
+    for name in _TEXTS:
+        if (folder / name).exists():
+            read_text(folder / name, limit=MAX_BYTES)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raises CheckpointError for a tokenizer.json that is none."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return
+    content = read_json(path, limit=MAX_TOKENIZER_BYTES)
+    model, added = content.get("model"), content.get("added_tokens", [])
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
+        raise CheckpointError(f"{path}: has no vocabulary (`model.vocab`); download it again", path=path)
+    entries = added if isinstance(added, list) else [None] if added else []
+    if not all(isinstance(e, dict) and isinstance(e.get("content"), str) and type(e.get("id")) is int for e in entries):
+        raise CheckpointError(f"{path}: `added_tokens` is no list of tokens and ids; download it again", path=path)
