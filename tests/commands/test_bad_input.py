@@ -84,8 +84,16 @@ def test_output_not_empty(models: Path, tmp_path: Path) -> None:
     (tmp_path / "used" / "mine.txt").write_text("keep")
     assert_refused(weightsmith_process("merge", recipe, tmp_path / "used"), "not empty", tmp_path)
     assert (tmp_path / "used" / "mine.txt").read_text() == "keep"
-    assert weightsmith_process("merge", recipe, tmp_path / "used", "--force").returncode == 0
-    assert (tmp_path / "used" / "model.safetensors").exists()
+    forced = weightsmith_process("merge", recipe, tmp_path / "used", "--force")
+    assert_refused(forced, "holds something else (mine.txt)", tmp_path)
+    assert (tmp_path / "used" / "mine.txt").read_text() == "keep"
+
+
+def test_an_output_of_ours_is_replaced_with_force(models: Path, tmp_path: Path) -> None:
+    recipe = write(models, tmp_path, TIES)
+    for more in ((), ("--force",)):
+        assert weightsmith_process("merge", recipe, tmp_path / "out", *more).returncode == 0
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_an_input_is_never_replaced(models: Path, tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def killed(path: Path, out: Path, lines: int, command: str = "merge") -> None:
 SLOW = """
 import time, weightsmith.engine.output.journal as journal, weightsmith.engine.run_tensors as run_tensors
 journal.SECONDS_BETWEEN_LINES = 0.02
-write = run_tensors._write
-run_tensors._write = lambda *a: (time.sleep(0.01), write(*a), time.sleep(0.01))
+write = run_tensors._Output._write
+run_tensors._Output._write = lambda *a: (time.sleep(0.01), write(*a), time.sleep(0.01))
 from weightsmith.commands.app import main
 main()
 """

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.dtypes import ITEM_SIZES
 from weightsmith.checkpoint.weights_folder import INDEX, SINGLE
 from weightsmith.errors import OutputError
 from weightsmith.files.system_calls import BINARY, bytes_at, reserve, sync_data, write_at
+
+_BLOCK_BYTES = 4 << 20  # that are read at once to check what is there
 
 
 class ShardWriter:
@@ -26,7 +29,8 @@ class ShardWriter:
     def __init__(
         self, folder: Path, tensors: Mapping[str, TensorInfo], max_bytes: int, *, resumed: bool = False
     ) -> None:
-        self._resumed = resumed
+        self._resumed, self._folder = resumed, folder
+        self._bytes = {name: info.nbytes for name, info in tensors.items()}
         self.files: list[str] = []
         self._where: dict[str, tuple[int, int]] = {}  # which file, byte offset
         self._sizes = {name: ITEM_SIZES[info.dtype] for name, info in tensors.items()}
@@ -100,6 +104,22 @@ class ShardWriter:
         number, offset = self._where[name]
         fd = self._fds[number]
         write_at(fd, block.view(np.uint8).data, offset + start * self._sizes[name])
+
+    def digest(self, name: str) -> str:
+        """XXH3 of the bytes of a tensor that an earlier run wrote."""
+        number, offset = self._where[name]
+        found, end = xxhash.xxh3_128(), offset + self._bytes[name]
+        while offset < end and (block := bytes_at(self._fds[number], min(_BLOCK_BYTES, end - offset), offset)):
+            found.update(block)
+            offset += len(block)
+        return found.hexdigest()
+
+    def check_there(self) -> None:
+        """Raises OutputError where a shard is not in its folder any more."""
+        for fd, file in zip(self._fds, self.files, strict=True):
+            path = self._folder / file
+            if not path.exists() or not os.path.samestat(os.fstat(fd), os.stat(path)):
+                raise OutputError(f"{path}: was removed while it was written; run again", path=path)
 
     def sync(self) -> None:
         """What was written so far is on the disk afterwards, and leaves the page cache to the inputs."""

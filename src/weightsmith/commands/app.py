@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from weightsmith import commands
-from weightsmith.errors import WeightsmithError
+from weightsmith.commands.terminal.last_resort import ensure_standard_streams, exit_code_of
 
 app = typer.Typer(
     name="weightsmith",
@@ -40,6 +40,7 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
 ) -> None:
     pass
 
@@ -60,16 +61,17 @@ for _name in command_names():
 
 
 def main() -> None:
-    """Exit 0 done, 2 bad input or usage, 130 interrupted, 1 our bug."""
+    """Exit 0 done, 2 bad input or usage, 130 interrupted, 141 where nobody reads what is printed, 1 our bug."""
+    ensure_standard_streams()
     try:
         app()
-    except WeightsmithError as error:
-        typer.echo(f"weightsmith: {error}", err=True)
-        sys.exit(2)
+        sys.stdout.flush()
     except SystemExit as end:
         if end.code == 130:  # typer's own answer to Ctrl-C
             typer.echo("weightsmith: interrupted", err=True)
         raise
+    except Exception as error:
+        sys.exit(exit_code_of(error, debug="--debug" in sys.argv[1:]))
 
 
 if __name__ == "__main__":

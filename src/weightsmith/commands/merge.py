@@ -116,7 +116,7 @@ def merge(
         from weightsmith.recipe.recipe import load_recipe
 
         check_device(device)
-        check_output(out, force=force)
+        check_output(out, force=force, inputs=None)
         plan = make_plan(
             load_recipe(recipe),
             mappings=mapping_files,

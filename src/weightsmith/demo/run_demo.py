@@ -46,7 +46,7 @@ def run_demo(
     out = Path(out)
     pipeline = out / "pipeline.yml"
     if not (out / RECORDS).is_dir():
-        check_output(out, force=force)
+        check_output(out, force=force, inputs=())
     if not pipeline.exists():
         text = pipeline_text()
         try:

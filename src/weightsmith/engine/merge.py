@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.on_ray import RayJob, run_on_ray
 from weightsmith.engine.output.checksums import write_checksums
+from weightsmith.engine.output.input_stamps import InputStamps
 from weightsmith.engine.output.journaled_run import run_journaled
 from weightsmith.engine.output.resumable_folder import resumable_folder
 from weightsmith.engine.output.run_digest import run_digest
@@ -150,12 +151,13 @@ def merge(
         )
     started, out = time.monotonic(), Path(out)
     shard_bytes = parse_shard_size(out_shard_size) if isinstance(out_shard_size, str) else out_shard_size
-    check_output(out, force=force)
+    check_output(out, force=force, inputs=None)
     plan = open_plan()
     if on_plan:
         on_plan(plan)
-    inputs = tuple(path for model in plan.models.values() for path in model.files)
-    run = run_digest(plan, shard_bytes, seed, device)
+    weights = [path for model in plan.models.values() for path in model.files]
+    inputs = [*weights, recipe.file.path, *(mappings or {}).values()]
+    stamps, run = InputStamps(plan.models.values()), run_digest(plan, shard_bytes, seed, device)
     with resumable_folder(
         out, run, force=force, restart=restart, needed_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES, inputs=inputs
     ) as scratch:
@@ -194,7 +196,9 @@ def merge(
             )
             return run_on_ray(job, unfinished, writer.file_of, ray, on_shard_progress, on_tensor)
 
-        tally = run_journaled(scratch, run, plan.tensors, shard_bytes, counted(on_progress, "merging", "bytes"), runner)
+        tally = run_journaled(
+            scratch, run, plan.tensors, shard_bytes, counted(on_progress, "merging", "bytes"), runner, stamps
+        )
         write_merged_tokenizer(plan.home, plan.vocabulary, folder)
         (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         (folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.merge import DEFAULT_SHARD_BYTES
 from weightsmith.engine.output.checksums import write_checksums
+from weightsmith.engine.output.input_stamps import InputStamps
 from weightsmith.engine.output.journaled_run import run_journaled
 from weightsmith.engine.output.resumable_folder import resumable_folder
 from weightsmith.engine.output.run_digest import copy_digest
@@ -68,7 +69,7 @@ def unify(
     'coder-unified'
     """
     started, out = time.monotonic(), Path(out)
-    check_output(out, force=force)
+    check_output(out, force=force, inputs=None)
     opened = open_model(model)
     if opened.kept_because:
         raise CheckpointError(
@@ -90,8 +91,9 @@ def unify(
     total = sum(tensor.info.nbytes for tensor in tensors)
     request = [to, like, read_text(mapping) if mapping else None, accept_mapping]
     run = copy_digest(opened, tensors, out_shard_size, request)
+    inputs = [*opened.files, *([mapping] if mapping else [])]
     with resumable_folder(
-        out, run, force=force, restart=restart, needed_bytes=total + FREE_FOR_SMALL_FILES, inputs=opened.files
+        out, run, force=force, restart=restart, needed_bytes=total + FREE_FOR_SMALL_FILES, inputs=inputs
     ) as scratch:
 
         def runner(
@@ -104,7 +106,15 @@ def unify(
                 unfinished, Passthrough(), writer, threads or available_cores(), on_shard_progress, on_tensor=on_tensor
             )
 
-        tally = run_journaled(scratch, run, tensors, out_shard_size, counted(on_progress, "unifying", "bytes"), runner)
+        tally = run_journaled(
+            scratch,
+            run,
+            tensors,
+            out_shard_size,
+            counted(on_progress, "unifying", "bytes"),
+            runner,
+            InputStamps([opened]),
+        )
         write_tokenizer_files(opened, scratch.folder)
         config = published(opened.config, [t.info for t in tensors])
         (scratch.folder / opened.config_file).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -26,6 +26,7 @@ from weightsmith.evaluation.tasks.question_task import Questions
 from weightsmith.evaluation.tasks.suite import Suite, SuiteEntry, load_suite, suite_of
 from weightsmith.evaluation.tasks.text_task import Text
 from weightsmith.files.digests import FileDigests, digest
+from weightsmith.files.output_folder import check_apart, check_place
 from weightsmith.machine import fast_precision
 from weightsmith.models.find_model import short_name
 from weightsmith.progress import OnProgress, counted, no_progress
@@ -98,6 +99,11 @@ def evaluate(
     if not chosen_suites:
         raise EvaluationError("nothing to evaluate: give a suite, tasks, questions (JSONL) or a text")
     opened = open_models(named, settings)
+    if output:
+        read = [Path(path) for path in (*questions, *texts)]
+        read += [path for model in opened for path in model.files]
+        check_apart(Path(output), read, replaced=False)
+        check_place(Path(output))
     log("loading tasks")
     return evaluate_suites(
         opened,

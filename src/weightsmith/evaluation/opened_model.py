@@ -49,6 +49,12 @@ class OpenedModel:
     reference: str
     content: Model | Plan
 
+    @property
+    def files(self) -> list[Path]:
+        """Where it is read."""
+        models = list(self.content.models.values()) if isinstance(self.content, Plan) else [self.content]
+        return [path for model in models for path in model.files]
+
     @contextmanager
     def load(self, settings: EvaluationSettings, digests: FileDigests | None, log: Log) -> Iterator[LoadedModel]:
         """`settings.precision` is not auto here; `digests`: None where answers are kept for this evaluation alone.

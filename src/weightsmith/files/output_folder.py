@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from weightsmith.errors import OutputError
 from weightsmith.files.system_calls import sync_folder
 
+# One of these is in every folder that a command of ours wrote.
+_OURS = frozenset(
+    {"checksums.json", "manifest.json", "answers.sqlite", "evaluation.md", "study.db", "ablation.csv", ".stages"}
+)
 FREE_FOR_SMALL_FILES = 32 << 20  # bytes: config, tokenizer, checksums
 
 
@@ -44,18 +49,51 @@ def put_in_place(scratch: Path, out: Path) -> None:
         shutil.rmtree(old)
 
 
-def check_output(out: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
-    """Raises OutputError where `out` is in use (a folder that is not empty, unless `force`), or would replace an
-    input."""
+def check_output(out: Path, *, force: bool, inputs: Sequence[Path] | None) -> None:
+    """Raises OutputError, before any work, where `out` cannot become a folder of ours: an input is it, holds it or lies
+    in it; it is in use (not empty, unless `force`); with `force`, where no earlier run of ours wrote it; or it has no
+    place that can be written. `inputs` is None where they are not known yet: it is asked again when they are."""
     out = out.absolute()
-    for path in inputs:
-        if out.resolve() == path.resolve() or out.resolve() in path.resolve().parents:
-            raise OutputError(
-                f"{out}: holds the input {path}; inputs are never overwritten, choose another folder", path=out
-            )
+    check_apart(out, inputs or ())
+    if out.is_symlink():
+        target = os.path.realpath(out)
+        raise OutputError(f"{out}: is a link, to {target}; name the folder itself", path=out)
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: exists and is not a folder", path=out)
-    if out.is_dir() and any(out.iterdir()) and not force:
+    entries = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
+    if entries and not force:
         raise OutputError(
             f"{out}: exists and is not empty; choose another folder, or replace it with --force", path=out
         )
+    if entries and inputs is not None and not _OURS.intersection(entries):
+        raise OutputError(
+            f"{out}: --force replaces what weightsmith wrote, and this folder holds something else ({entries[0]}); "
+            "remove it by hand, or choose another folder",
+            path=out,
+        )
+    check_place(out)
+
+
+def check_apart(out: Path, inputs: Sequence[Path], *, replaced: bool = True) -> None:
+    """Raises OutputError where an input is `out` or holds it, links followed, or, where all of `out` is `replaced`,
+    lies in it."""
+    target = Path(os.path.realpath(out))
+    for path in inputs:
+        source = Path(os.path.realpath(path))
+        if target == source or (replaced and target in source.parents):
+            raise OutputError(
+                f"{out}: holds the input {path}; inputs are never overwritten, choose another name", path=out
+            )
+        if source in target.parents:
+            raise OutputError(
+                f"{out}: lies in the input {path}, which is never changed; choose another place", path=out
+            )
+
+
+def check_place(out: Path) -> None:
+    """Raises OutputError where `out` has no folder that it can be created in."""
+    parent = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+    if not parent.is_dir():
+        raise OutputError(f"{out}: cannot be created: {parent} is not a folder", path=out)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{out}: cannot be created: {parent} cannot be written to", path=out)

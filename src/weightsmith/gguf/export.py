@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weightsmith.errors import ExportError
+from weightsmith.files.output_folder import check_apart, check_place
 from weightsmith.files.suggestions import nearest
 from weightsmith.files.write_whole import write_whole
 from weightsmith.gguf.build_files import ExportedFile, ExportSettings, FileBuilder, Log
@@ -111,6 +112,10 @@ def export(
         on_progress=on_progress,
     )
     output = OutputFiles(Path(out), name, gguf_types, force=force)
+    read = [*source.files, *(Path(path) for path in (job.recipe, importance, text) if path)]
+    for gguf_type in dict.fromkeys((*gguf_types, intermediate)):
+        check_apart(output.path(gguf_type), read)
+    check_place(output.path(gguf_types[0]))
     files = FileBuilder(settings, output).build(gguf_types)
     plain = output.path(intermediate) if any(gguf_type not in PLAIN_TYPES for gguf_type in gguf_types) else None
     if plain and not keep and intermediate not in gguf_types:

@@ -21,6 +21,7 @@ from weightsmith.checkpoint.views.adapters.peft_adapter import PeftAdapter, read
 from weightsmith.checkpoint.views.row_mapped import RowMap, RowMappedCheckpoint
 from weightsmith.errors import CheckpointError, ExportError, OutputError
 from weightsmith.files.inputs.read_input import read_json
+from weightsmith.files.output_folder import check_apart, check_place
 from weightsmith.files.write_whole import writing_whole
 from weightsmith.models.adapter import layout_with
 from weightsmith.models.model import Model
@@ -63,6 +64,8 @@ def export_adapter(
         raise ExportError(f"an adapter is written as {' or '.join(TYPES)}, not {type}")
     if out.suffix != ".gguf":
         raise OutputError(f"{out}: the name of an adapter's file ends in .gguf", path=out)
+    check_apart(out, [adapter, *([Path(base)] if base and Path(base).exists() else [])])
+    check_place(out)
     if out.exists() and not force:
         raise OutputError(f"{out}: exists; choose another name, or replace it with --force", path=out)
     read = read_peft_adapter(adapter)

@@ -29,6 +29,7 @@ class Parameter:
     doc: str
     default: Any = REQUIRED
     above: float | None = None  # exclusive lower bound
+    at_least: float | None = None  # inclusive lower bound
     at_most: float | None = None
 
 

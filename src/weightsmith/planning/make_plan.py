@@ -10,6 +10,7 @@ from typing import Any
 
 from weightsmith.checkpoint.checkpoint import natural_key
 from weightsmith.errors import CheckpointError, PlanError
+from weightsmith.models.companion_files import check_tokenizer
 from weightsmith.models.configs.compare_settings import compare_settings
 from weightsmith.models.fit_to_base import fit_text_parts, fit_to
 from weightsmith.models.model import Model
@@ -54,6 +55,7 @@ def make_plan(
     slices = schema.slices or [whole_models(recipe, layers)]
     home = models[slices[0].base_model or schema.base_model or slices[0].sources[0].model]
     check_slices(recipe, slices, layers)
+    check_tokenizer((vocabulary.home if vocabulary else home).home)
     planner = TensorPlanner(recipe, models)
     main = _stack_to_slice(recipe, stacks[home.reference], home) if schema.slices else None
     tensors = [*_tensors_outside(planner, slices, home, stacks[home.reference], main)]

@@ -47,6 +47,8 @@ def _scalars(file: YamlFile, keys: list[str | int], setting: Any) -> Iterator[An
             raise file.error(keys, "an empty list of values")
         if len({isinstance(item, dict) for item in setting}) > 1:
             raise file.error(keys, "a list holds either numbers (a gradient) or {value, filter} entries, not both")
+        if any(isinstance(item, list) for item in setting):
+            raise file.error(keys, "a list within a list of values")
         for item in setting:
             yield from _scalars(file, keys, item)
     else:
@@ -56,10 +58,12 @@ def _scalars(file: YamlFile, keys: list[str | int], setting: Any) -> Iterator[An
 def _problem(parameter: Parameter, value: Any) -> str | None:
     try:
         number = _convert(parameter, value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return "expected true or false" if parameter.type is bool else "expected a number"
     if parameter.above is not None and not parameter.above < number <= (parameter.at_most or math.inf):
         return f"must be above {parameter.above:g} and at most {parameter.at_most:g}"
+    if parameter.at_least is not None and not parameter.at_least <= number <= (parameter.at_most or math.inf):
+        return f"must be at least {parameter.at_least:g} and at most {parameter.at_most:g}"
     return None
 
 

@@ -143,6 +143,8 @@ def _checked_method(file: YamlFile, schema: RecipeSchema) -> Method:
         raise file.error(["merge_method"], f"unknown merge_method {schema.merge_method!r}{suggestion}")
     if method.needs_base and not schema.base_model and not _slices_have_bases(schema):
         raise file.error([], f"the key 'base_model' is missing; {method.name} needs one")
+    if method.needs_base and schema.models and all(entry.model == schema.base_model for entry in schema.models):
+        raise file.error(["models"], f"no model besides the base {schema.base_model!r}; {method.name} needs one")
     check_parameters(file, ["parameters"], schema.parameters, method, of_one_model=False)
     for i, entry in enumerate(schema.models or []):
         check_parameters(file, ["models", i, "parameters"], entry.parameters, method, of_one_model=True)

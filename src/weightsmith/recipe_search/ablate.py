@@ -127,7 +127,7 @@ def ablate(
 def _open_folder(folder: Path, *, force: bool) -> None:
     """Empty, or with an ablation that was not finished."""
     if not (folder / ANSWERS).exists() or (folder / TABLE).exists():
-        check_output(folder, force=force)
+        check_output(folder, force=force, inputs=())
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -18,6 +18,7 @@ from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.files.digests import file_digest
 from weightsmith.files.find_path import path_beside
 from weightsmith.files.inputs.yaml_file import YamlFile, dump_yaml, parse_yaml, read_yaml
+from weightsmith.files.output_folder import check_apart, check_place
 from weightsmith.files.suggestions import nearest
 from weightsmith.machine import available_cores, fast_precision
 from weightsmith.methods.registry import METHODS, find_method, method_names
@@ -99,6 +100,8 @@ def search(
     methods = _methods(recipe, spaces)
     _check_files(file, config)
     count = threads or max(1, available_cores() // (1 if ray else workers))
+    check_apart(Path(out), [file.path], replaced=False)
+    check_place(Path(out))
     folder = _folder(Path(out), resume=resume, force=force)
     with search_lock(folder):
         setup = Setup(

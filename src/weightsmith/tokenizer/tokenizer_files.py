@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from weightsmith.checkpoint.formats.gguf_file import GGUFFile
+from weightsmith.files.digests import file_digest
 from weightsmith.files.inputs.read_input import read_json
 from weightsmith.models.model import Model
 from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
@@ -38,6 +39,16 @@ COPIED = (
 # Folders of data files: chat templates by name, and what sentence-transformers lays behind the model.
 _FOLDERS = re.compile(r"additional_chat_templates|\d+_(Pooling|Normalize|Dense|LayerNorm|Dropout|CNN|LSTM|WordWeights)")
 _DATA = (".json", ".jinja", ".safetensors", ".txt")
+
+
+def companion_digests(home: Path) -> dict[str, str]:
+    """Name -> SHA-256 of every file that an output takes from a model's folder beside its weights."""
+    if not home.is_dir():
+        return {}
+    names = [home / name for name in ("config.json", *COPIED)]
+    folders = [folder for folder in home.iterdir() if folder.is_dir() and _FOLDERS.fullmatch(folder.name)]
+    names += [file for folder in folders for file in folder.iterdir() if file.suffix in _DATA]
+    return {str(path.relative_to(home)): file_digest(path) for path in sorted(names) if path.is_file()}
 
 
 def write_tokenizer_files(model: Model, out: Path) -> list[str]:

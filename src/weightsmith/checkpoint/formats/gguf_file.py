@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,22 @@ import numpy as np
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.dtypes import ITEM_SIZES, convert
 from weightsmith.checkpoint.formats.file_range import RangeFile
-from weightsmith.errors import CheckpointError
+from weightsmith.errors import CheckpointError, shown
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _PLAIN = {0: "F32", 1: "F16", 30: "BF16"}
 _HEADER_CHUNK = 1 << 24
+_MAX_HEADER = 1 << 29  # bytes: a vocabulary of a million tokens takes tens of MB
+_MAX_STRING = 1 << 26
+# Keys that are read further on, and what they hold.
+_TEXT_KEYS = ("general.architecture", "general.type", "adapter.type", "tokenizer.ggml.model", "tokenizer.ggml.pre")
+_LIST_KEYS = {
+    "tokenizer.ggml.tokens": str,
+    "tokenizer.ggml.merges": str,
+    "tokenizer.ggml.token_type": int,
+    "tokenizer.ggml.scores": float,
+}
 
 
 class _Cursor:
@@ -31,7 +43,7 @@ class _Cursor:
         self.file, self.at, self.buffer = file, 0, b""
 
     def take(self, count: int) -> bytes:
-        if count > self.file.size - self.at:
+        if count > min(self.file.size, _MAX_HEADER) - self.at:
             raise CheckpointError(
                 f"{self.file.path}: the GGUF header needs {count} bytes at {self.at}, the file has {self.file.size}; "
                 "it is cut short or damaged; download it again",
@@ -46,7 +58,13 @@ class _Cursor:
         return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
 
     def string(self) -> str:
-        return self.take(self.number("Q")).decode("utf-8", errors="replace")
+        count = self.number("Q")
+        if count > _MAX_STRING:
+            raise CheckpointError(
+                f"{self.file.path}: a text in the GGUF header claims {count:,} bytes; it is damaged, download it again",
+                path=self.file.path,
+            )
+        return self.take(count).decode("utf-8", errors="replace")
 
     def value(self, value_type: int) -> Any:
         if value_type in _SCALARS:
@@ -82,21 +100,22 @@ class GGUFFile:
         for _ in range(key_count):
             key = cursor.string()
             self.metadata[key] = cursor.value(cursor.number("I"))
+        _check_metadata(path, self.metadata)
         self.tensors: dict[str, TensorInfo] = {}
         self._where: dict[str, tuple[int, int, int, int]] = {}  # type, block elements, block bytes, offset
         relative: list[tuple[str, int, int]] = []
         for _ in range(tensor_count):
             name, dimensions = cursor.string(), cursor.number("I")
             if dimensions > 4:
-                raise CheckpointError(f"{path}: tensor {name!r} claims {dimensions} dimensions", path=path)
+                raise CheckpointError(f"{path}: tensor {shown(name)} claims {dimensions} dimensions", path=path)
             shape = tuple(cursor.number("Q") for _ in range(dimensions))[::-1]
             ggml_type, offset = cursor.number("I"), cursor.number("Q")
             if name in self.tensors:
-                raise CheckpointError(f"{path}: tensor {name!r} is listed twice", path=path)
+                raise CheckpointError(f"{path}: tensor {shown(name)} is listed twice", path=path)
             self.tensors[name] = TensorInfo(shape, _PLAIN.get(ggml_type, "F32"))
             relative.append((name, ggml_type, offset))
         alignment = self.metadata.get("general.alignment", 32)
-        if type(alignment) is not int or alignment <= 0:
+        if type(alignment) is not int or not 0 < alignment <= _HEADER_CHUNK:
             raise CheckpointError(f"{path}: general.alignment is {alignment!r}", path=path)
         data = -(-cursor.at // alignment) * alignment
         for name, ggml_type, offset in relative:
@@ -111,6 +130,21 @@ class GGUFFile:
                     f"{path}: the file is cut short: tensor {name!r} lies beyond its end; download it again", path=path
                 )
             self._where[name] = (ggml_type, elements, size, data + offset)
+        self._check_all_bytes(data, alignment)
+
+    def _check_all_bytes(self, data: int, alignment: int) -> None:
+        """As llama.cpp: each tensor begins where the one before it ends, at the next multiple of the alignment."""
+        place = data
+        for name, (_, elements, size, offset) in sorted(self._where.items(), key=lambda item: (item[1][3], item[0])):
+            if offset != place:
+                what = "shares bytes with another tensor" if offset < place else "lies behind bytes of no tensor"
+                raise CheckpointError(f"{self.path}: tensor {shown(name)} {what}; download it again", path=self.path)
+            place += -(-(self.tensors[name].numel // elements * size) // alignment) * alignment
+        if self._file.size > place + alignment:
+            raise CheckpointError(
+                f"{self.path}: {self._file.size - place} bytes at the end belong to no tensor; download it again",
+                path=self.path,
+            )
 
     def ggml_types(self) -> list[str]:
         """The ggml types its tensors have, most frequent first: Q4_1, F32."""
@@ -152,8 +186,32 @@ def _block_size(path: Path, name: str, ggml_type: int) -> tuple[int, int]:
             f"{path}: reading quantized GGUF needs `pip install 'weightsmith[gguf]'`", path=path
         ) from error
     try:
-        return GGML_QUANT_SIZES[GGMLQuantizationType(ggml_type)]
-    except (ValueError, KeyError) as error:
+        elements, size = GGML_QUANT_SIZES[GGMLQuantizationType(ggml_type)]
+        _try(ggml_type, size)
+        return elements, size
+    except (ValueError, KeyError, NotImplementedError) as error:
         raise CheckpointError(
-            f"{path}: tensor {name!r} has ggml type {ggml_type}, which cannot be read", path=path
+            f"{path}: tensor {shown(name)} has ggml type {ggml_type}, which cannot be read", path=path
         ) from error
+
+
+@lru_cache(maxsize=64)
+def _try(ggml_type: int, size: int) -> None:
+    """Raises NotImplementedError where blocks of a type cannot be dequantized."""
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    dequantize(np.zeros(size, np.uint8), GGMLQuantizationType(ggml_type))
+
+
+def _check_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Raises CheckpointError for a key that holds something of another type than it should."""
+    for key in _TEXT_KEYS:
+        if key in metadata and not isinstance(metadata[key], str):
+            raise CheckpointError(f"{path}: {key} is {shown(metadata[key])}, not a text; download it again", path=path)
+    for key, kind in _LIST_KEYS.items():
+        values = metadata.get(key)
+        if values is not None and not (isinstance(values, list) and all(isinstance(v, kind) for v in values)):
+            raise CheckpointError(
+                f"{path}: {key} is {shown(values)}, not a list of {kind.__name__}; download it again", path=path
+            )

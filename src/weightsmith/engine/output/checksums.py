@@ -19,14 +19,14 @@ def write_checksums(folder: Path, digests: Mapping[str, str]) -> None:
 
 
 def read_checksums(path: Path) -> dict[str, str]:
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: not there; `weightsmith merge` writes it beside the weights, as `unify` does", path=path
+        )
+    content = read_json(path)
     try:
-        content = read_json(path)
         if content["algorithm"] != "xxh3_128":
             raise ValueError(f"the algorithm {content['algorithm']!r} is not known")
         return {str(name): str(digest) for name, digest in content["tensors"].items()}
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: not there; `weightsmith merge` writes it beside the weights, as `unify` does", path=path
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error!r}", path=path) from error

@@ -23,7 +23,7 @@ def read_journal(folder: Path) -> tuple[dict[str, str], dict[str, Record]] | Non
     """(what the run was, finished tensors); None: no run was begun here. A line that was cut short is skipped."""
     try:
         lines = (folder / JOURNAL).read_text(encoding="utf-8").splitlines()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return None
     records: list[Record] = []
     for line in lines:
@@ -31,9 +31,15 @@ def read_journal(folder: Path) -> tuple[dict[str, str], dict[str, Record]] | Non
             records.append(json.loads(line))
         except ValueError:
             continue
-    if not records or "run" not in records[0]:
+    if not records or not isinstance(records[0], dict) or not isinstance(records[0].get("run"), dict):
         return None
-    return records[0]["run"], {record["tensor"]: record for record in records[1:]}
+    return records[0]["run"], {record["tensor"]: record for record in records[1:] if _is_whole(record)}
+
+
+def _is_whole(record: Any) -> bool:
+    """Whether a line says what it has to: a disk that was full may have written half of it."""
+    kinds = {"tensor": str, "digest": str, "ties": int, "not_finite": list}
+    return isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in kinds.items())
 
 
 class Journal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
+from weightsmith.engine.output.input_stamps import InputStamps
 from weightsmith.engine.output.journal import Journal, Record
 from weightsmith.engine.output.resumable_folder import Scratch
 from weightsmith.engine.run_tensors import NotFinite, OnBytes, Tally
@@ -21,21 +22,29 @@ def run_journaled(
     shard_bytes: int,
     on_progress: OnBytes | None,
     runner: Runner,
+    inputs: InputStamps,
 ) -> Tally:
     """Have `runner` make what an earlier run has not finished. `run` is what the journal says the run is. The shards
     are on the disk afterwards; the tally is that of all tensors, those of the earlier run included, and `on_progress`
-    counts them too."""
+    counts them too. What an earlier run finished is read again, and made again where it is not what the journal says.
+    Raises MergeError where a file of `inputs` changes, OutputError where a shard is removed."""
     infos = {tensor.name: tensor.info for tensor in tensors}
     writer = ShardWriter(scratch.folder, infos, shard_bytes, resumed=scratch.resumed)
     journal = Journal(scratch.folder, run, writer.sync, resumed=scratch.resumed)
-    unfinished = [tensor for tensor in tensors if tensor.name not in scratch.finished]
-    finished_bytes = sum(infos[name].nbytes for name in scratch.finished)
+    finished = {
+        name: record
+        for name, record in scratch.finished.items()
+        if name in infos and writer.digest(name) == record["digest"]
+    }
+    unfinished = [tensor for tensor in tensors if tensor.name not in finished]
+    finished_bytes = sum(infos[name].nbytes for name in finished)
 
     def on_total_progress(done: int, total: int) -> None:
         if on_progress:
             on_progress(done + finished_bytes, total + finished_bytes)
 
     def on_tensor(name: str, tensor_tally: Tally) -> None:
+        inputs.check()
         journal.finished(_record(name, tensor_tally))
 
     try:
@@ -45,8 +54,10 @@ def run_journaled(
         writer.close(sync=False)
         raise
     journal.close()
+    inputs.check()
+    writer.check_there()
     writer.close(sync=True)
-    for record in scratch.finished.values():
+    for record in finished.values():
         tally.add(_tally(record))
     return tally
 

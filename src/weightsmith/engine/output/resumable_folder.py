@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from weightsmith.engine.output.checksums import CHECKSUMS
 from weightsmith.engine.output.journal import JOURNAL, Record, read_journal
 from weightsmith.errors import OutputError
 from weightsmith.files.folder_lock import FolderInUse, folder_lock
@@ -30,7 +31,7 @@ def scratch_of(out: Path) -> Path:
 
 @contextmanager
 def resumable_folder(
-    out: Path, run: Mapping[str, str], *, force: bool, restart: bool, needed_bytes: int, inputs: tuple[Path, ...]
+    out: Path, run: Mapping[str, str], *, force: bool, restart: bool, needed_bytes: int, inputs: Sequence[Path]
 ) -> Iterator[Scratch]:
     """The scratch folder of `out`, renamed to `out` on success. After Ctrl-C, or where the process is killed, it stays,
     and the same `run` resumes from its journal; after any other failure it is removed.
@@ -41,9 +42,18 @@ def resumable_folder(
     out = out.absolute()
     check_output(out, force=force, inputs=inputs)
     folder = scratch_of(out)
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OutputError(f"{folder}: is in the way of the unfinished output, which lies there; remove it", path=folder)
     with _only_process(out, folder):
         keep = False
         try:
+            if not _is_ours(folder):
+                keep = True
+                raise OutputError(
+                    f"{folder}: holds files that weightsmith did not write, and is where the unfinished output lies; "
+                    "move them elsewhere",
+                    path=folder,
+                )
             interrupted = None if restart else read_journal(folder)
             if interrupted and interrupted[0] != dict(run):
                 keep = True
@@ -54,8 +64,10 @@ def resumable_folder(
                     path=out,
                 )
             if not interrupted:
+                (folder / JOURNAL).touch()  # from here on it is known as ours
                 for entry in folder.iterdir():
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                    if entry.name != JOURNAL:
+                        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
             free = shutil.disk_usage(folder).free + sum(map(_bytes_on_disk, folder.iterdir()))
             keep = interrupted is not None
             check_space(out, needed_bytes, free)
@@ -73,8 +85,14 @@ def resumable_folder(
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether a run of ours left what is in the folder: its journal is there, or all of it but the new name."""
+    names = {entry.name for entry in folder.iterdir()}
+    return not names or bool(names & {JOURNAL, CHECKSUMS})
+
+
 def _bytes_on_disk(path: Path) -> int:
-    state = path.stat()
+    state = path.lstat()
     return state.st_blocks * 512 if hasattr(state, "st_blocks") else state.st_size  # Windows has no st_blocks
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from weightsmith.checkpoint.weights_folder import find_weights
 from weightsmith.files.digests import digest
 from weightsmith.models.model import Model
 from weightsmith.planning.plan import Plan, TensorPlan
+from weightsmith.tokenizer.tokenizer_files import companion_digests
 from weightsmith.version import __version__
 
 _HEAD = 1 << 20  # bytes of a file of weights that are hashed: its header, with most files
@@ -47,11 +49,12 @@ def _layout(tensors: Sequence[TensorPlan], config: Mapping[str, object], shard_b
 
 
 def inputs_digest(models: Iterable[Model]) -> str:
-    """Names, sizes, times and first bytes of all files of weights."""
-    stamps = []
+    """Names, sizes, times and first bytes of all files of weights, and the content of those beside them."""
+    stamps: list[Any] = []
     for model in sorted(models, key=lambda model: model.reference):
+        stamps.append([model.reference, companion_digests(model.home)])
         for path_of_model in model.files:
-            for path in _files(path_of_model):
+            for path in files_of(path_of_model):
                 stat = path.stat()
                 with path.open("rb") as file:
                     head = hashlib.sha256(file.read(_HEAD)).hexdigest()
@@ -59,7 +62,8 @@ def inputs_digest(models: Iterable[Model]) -> str:
     return digest(stamps)
 
 
-def _files(path_of_model: Path) -> list[Path]:
+def files_of(path_of_model: Path) -> list[Path]:
+    """The files of weights of a model or adapter."""
     if path_of_model.is_file():
         return [path_of_model]
     adapter = sorted(path_of_model.glob("adapter_*"))

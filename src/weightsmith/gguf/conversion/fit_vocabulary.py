@@ -23,7 +23,7 @@ def fit_vocabulary(folder: Path, rows: int, reference: str) -> list[str]:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises whatever its readers raise
         raise ExportError(
             f"{reference}: transformers cannot read its tokenizer ({_last_line(error)}); copy the tokenizer files of "

@@ -10,7 +10,13 @@ from weightsmith.methods.task_vectors.sparsify import EVERYTHING, NOTHING, Model
 from weightsmith.methods.task_vectors.task_vector_method import TaskVectorMethod, task_vector_parameters
 
 _GAMMA = Parameter(
-    "gamma", float, "non_base", "share of the task vector, its largest elements, that is dropped", default=0.01
+    "gamma",
+    float,
+    "non_base",
+    "share of the task vector, its largest elements, that is dropped",
+    default=0.01,
+    at_least=0,
+    at_most=1,
 )
 
 

@@ -18,6 +18,8 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
+from weightsmith.models.configs.without_code import without_code
+
 _MEMORY = 16 << 30  # bytes of addresses: a config.json may ask for a billion layers
 _SECONDS = 300  # more than a trillion parameters take
 _SHOWN = 200  # characters of what a process says last
@@ -52,9 +54,9 @@ def check_class(
     if not find_spec("transformers") or not find_spec("torch"):
         return ClassCheck(not_checked="transformers is not installed")
     job = {
-        "config": config,
+        "config": without_code(config),
         "shapes": shapes,
-        "before": before,
+        "before": without_code(before) if before else None,
         "section": list(section),
         "taken": taken,
         "depth": depth,

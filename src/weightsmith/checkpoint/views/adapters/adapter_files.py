@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import regex
+
 from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.checkpoint.weights_folder import WeightsFile, open_weights
-from weightsmith.errors import CheckpointError
+from weightsmith.errors import CheckpointError, shown
 from weightsmith.files.inputs.read_input import read_json
 
+_SECONDS = 0.5  # that a pattern of an adapter may take
+_LARGEST = 1e9  # of a rank or an alpha
 _WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _IN_FRONT = ("base_model.model.", "module.")
 
@@ -50,5 +54,20 @@ def open_gguf_adapter(adapter: Path) -> GGUFFile:
 
 
 def pattern_value(patterns: Mapping[str, Any], module: str, default: float) -> float:
-    """peft's rank_pattern and alpha_pattern: keys are regular expressions matched at the end of the module name."""
-    return next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)), default)
+    """peft's rank_pattern and alpha_pattern: keys are regular expressions matched at the end of the module name. Raises
+    CheckpointError for one that is none, or takes too long, and for a value that is no number."""
+    for pattern, value in patterns.items():
+        try:
+            if not regex.match(rf"(.*\.)?({pattern})$", module, timeout=_SECONDS):
+                continue
+        except (regex.error, TimeoutError, RecursionError) as error:
+            reason = "takes too long" if isinstance(error, TimeoutError) else f"is none: {error}"
+            raise CheckpointError(f"the regular expression {shown(pattern)} {reason}") from error
+        return _number(value)
+    return _number(default)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+        raise CheckpointError(f"a rank or alpha is {shown(value)}, not a number")
+    return value

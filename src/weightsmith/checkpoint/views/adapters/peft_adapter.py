@@ -23,7 +23,7 @@ from weightsmith.checkpoint.views.adapters.adapter_files import (
 )
 from weightsmith.checkpoint.views.adapters.changes import AddMatrix
 from weightsmith.checkpoint.views.adapters.low_rank import LowRank
-from weightsmith.errors import CheckpointError
+from weightsmith.errors import CheckpointError, shown
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +103,13 @@ def read_peft_adapter(adapter: Path) -> PeftAdapter:
         kind, module, part = _parse(adapter, plain_key(key))
         sides.setdefault((kind, module), {})[part] = key
     for (kind, module), parts in sides.items():
-        _READERS[kind](read, module, parts, sides)
+        try:
+            _READERS[kind](read, module, parts, sides)
+        except CheckpointError as error:
+            if error.path is not None:
+                raise
+            path = adapter / "adapter_config.json"
+            raise CheckpointError(f"{path}: {error} (module {shown(module)})", path=path) from error
     return read
 
 
@@ -115,6 +121,9 @@ def _check_config(adapter: Path, config: Mapping[str, Any]) -> None:
             f"{path}: peft_type is {config.get('peft_type')!r}; read are {', '.join(sorted(_METHODS))}; {remedy}",
             path=path,
         )
+    for key in ("rank_pattern", "alpha_pattern"):
+        if config.get(key) is not None and not isinstance(config[key], dict):
+            raise CheckpointError(f"{path}: {key} is {shown(config[key])}, not an object", path=path)
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGED_BASE):
         raise CheckpointError(
@@ -165,6 +174,8 @@ def _pair(read: PeftAdapter, module: str, parts: Mapping[str, str], names: tuple
 def _scale(read: PeftAdapter, module: str, rank: int) -> float:
     alpha_key = "alpha" if read.config["peft_type"] in ("LOHA", "LOKR") else "lora_alpha"
     alpha = pattern_value(read.config.get("alpha_pattern") or {}, module, read.config.get(alpha_key, 8))
+    if rank < 1:
+        raise CheckpointError(f"the rank is {rank}")
     return alpha / (math.sqrt(rank) if read.config.get("use_rslora") else rank)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from weightsmith.checkpoint.formats.gguf_file import GGUFFile
-from weightsmith.errors import EvaluationError
+from weightsmith.errors import EvaluationError, shown
 from weightsmith.llama_cpp import collect_errors, load_llama_cpp
 
 _CACHE_BYTES = 2  # of a key or a value, in float16
@@ -22,6 +23,10 @@ class LlamaCppModel:
         self.library: Any = load_llama_cpp()
         self.path = path
         self.metadata = GGUFFile(path).metadata  # also refuses a file that is cut short, before native code reads it
+        tokens = self.metadata.get("tokenizer.ggml.tokens") or []
+        if len(set(tokens)) < len(tokens):  # llama.cpp would end the process
+            (token, _), *_ = Counter(tokens).most_common(1)
+            raise EvaluationError(f"{path}: its vocabulary has the token {shown(token)} twice", path=path)
         parameters = self.library.llama_model_default_params()
         parameters.vocab_only = vocabulary_only
         parameters.n_gpu_layers = 0

@@ -7,9 +7,12 @@ from typing import Any
 import torch
 
 from weightsmith.checkpoint.checkpoint import read_tensor
-from weightsmith.errors import EvaluationError
+from weightsmith.errors import EvaluationError, shown
 from weightsmith.files.inputs.read_input import read_json
+from weightsmith.models.configs.without_code import without_code
 from weightsmith.models.model import Model
+
+_OWN = ("model_type", "quantization_config")
 
 
 def load_live_model(model: Model, dtype: torch.dtype) -> Any:
@@ -24,9 +27,14 @@ def fill_model(
 ) -> Any:
     """The same from weights in memory, which become the model's own."""
     config, architecture = causal_class(reference, config_values)
-    filled, loading = architecture.from_pretrained(
-        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
-    )
+    try:
+        filled, loading = architecture.from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+        )
+    except Exception as error:  # whatever the class says against its configuration
+        raise EvaluationError(
+            f"{reference}: {architecture.__name__} cannot be built from its config.json: {shown(str(error))[1:-1]}"
+        ) from error
     if loading["missing_keys"] or loading["mismatched_keys"]:
         missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
         raise EvaluationError(f"{reference}: weights do not fill the {architecture.__name__}: {', '.join(missing[:3])}")
@@ -44,11 +52,11 @@ def causal_class(reference: str, config_values: dict[str, Any]) -> tuple[Any, An
         raise EvaluationError("evaluating safetensors weights needs `pip install 'weightsmith[eval]'`") from error
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    options = {k: v for k, v in config_values.items() if k not in ("model_type", "auto_map", "quantization_config")}
+    options = {key: value for key, value in without_code(config_values).items() if key not in _OWN}
     try:
         config = AutoConfig.for_model(config_values["model_type"], **options)
         return config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise EvaluationError(
             f"{reference}: the installed transformers knows no causal model {config_values.get('model_type')!r}"
         ) from error
