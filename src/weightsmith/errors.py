@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 _SHOWN = 160  # characters of what a file claims
+_LONGEST_NAME = 500  # characters of a tensor's name: those of real models have at most 150
 
 
 def shown(value: object) -> str:
@@ -12,6 +13,11 @@ def shown(value: object) -> str:
     text = repr(value) if isinstance(value, str) else repr(value)[: 4 * _SHOWN]
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: 4 * _SHOWN])
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name is one that a person can read: of some length, and without control characters."""
+    return len(name) <= _LONGEST_NAME and name.isprintable()
 
 
 class WeightsmithError(Exception):

@@ -10,7 +10,7 @@ import numpy as np
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.formats.pytorch_file import PyTorchFile
 from weightsmith.checkpoint.formats.safetensors_file import MAX_HEADER_BYTES, SafetensorsFile
-from weightsmith.errors import CheckpointError, shown
+from weightsmith.errors import CheckpointError, is_plain_name, shown
 from weightsmith.files.inputs.read_input import parse_json, read_text
 
 INDEX = "model.safetensors.index.json"
@@ -120,6 +120,12 @@ def parse_index(path: Path, text: str) -> dict[str, str]:
             f"{path}: its `weight_map` is empty, so it lists no weights; download it again", path=path
         )
     for shard in names.values():
-        if Path(shard).name != shard or not shard.endswith((".safetensors", *_PYTORCH_ENDINGS)):
-            raise CheckpointError(f"{path}: {shard!r} is not the name of a file of weights in this folder", path=path)
+        if (
+            Path(shard).name != shard
+            or not is_plain_name(shard)
+            or not shard.endswith((".safetensors", *_PYTORCH_ENDINGS))
+        ):
+            raise CheckpointError(
+                f"{path}: {shown(shard)} is not the name of a file of weights in this folder", path=path
+            )
     return names

@@ -31,7 +31,7 @@ class FileDigests:
         if cache.exists():
             try:
                 self._known = dict(json.loads(cache.read_text(encoding="utf-8")))
-            except (ValueError, TypeError):
+            except (OSError, ValueError, TypeError, RecursionError):
                 self._known = {}  # a damaged cache is computed again
 
     def of(self, path: Path) -> str:

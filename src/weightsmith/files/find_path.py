@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 
@@ -12,8 +13,9 @@ def find_path(path: str, beside: Path | None) -> Path | None:
     except RuntimeError:  # the home of nobody
         here = Path(path)
     for candidate in (here, beside / here if beside else here):
-        if path and candidate.exists():
-            return candidate
+        with contextlib.suppress(OSError, ValueError):  # a name that no system takes
+            if path and candidate.exists():
+                return candidate
     return None
 
 

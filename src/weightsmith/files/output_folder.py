@@ -13,10 +13,9 @@ from pathlib import Path
 from weightsmith.errors import OutputError
 from weightsmith.files.system_calls import sync_folder
 
+_MERGED = "checksums.json"  # beside weights that we wrote
 # One of these is in every folder that a command of ours wrote.
-_OURS = frozenset(
-    {"checksums.json", "manifest.json", "answers.sqlite", "evaluation.md", "study.db", "ablation.csv", ".stages"}
-)
+_OURS = frozenset({_MERGED, "manifest.json", "answers.sqlite", "evaluation.md", "study.db", "ablation.csv", ".stages"})
 FREE_FOR_SMALL_FILES = 32 << 20  # bytes: config, tokenizer, checksums
 
 
@@ -84,7 +83,7 @@ def check_apart(out: Path, inputs: Sequence[Path], *, replaced: bool = True) -> 
             raise OutputError(
                 f"{out}: holds the input {path}; inputs are never overwritten, choose another name", path=out
             )
-        if source in target.parents:
+        if source in target.parents and not (source / _MERGED).exists():  # `merge --gguf` has its files in its output
             raise OutputError(
                 f"{out}: lies in the input {path}, which is never changed; choose another place", path=out
             )

@@ -116,7 +116,12 @@ def _gguf_scheme(model: Model) -> Scheme:
 
 
 def _in_gguf(pairs: Mapping[str, LowRank], model: Model, scheme: Scheme, adapter: Path) -> dict[str, LowRank]:
-    """The factors by llama.cpp's names; scale is 1."""
+    """The factors by llama.cpp's names; scale is 1. Raises ExportError for factors that are not finite."""
+    for name, pair in pairs.items():
+        if not (pair.a.isfinite().all() and pair.b.isfinite().all()):
+            raise ExportError(
+                f"{adapter}: the change of {name!r} holds NaN or infinities; train it again", path=adapter
+            )
     trained_tensors, row_maps = _as_trained(set(pairs), model, adapter)
     stacked = _StackedRanks(trained_tensors, pairs, adapter)
     canonical: Checkpoint = RowMappedCheckpoint(stacked, row_maps) if row_maps else stacked

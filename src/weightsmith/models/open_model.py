@@ -14,7 +14,7 @@ from weightsmith.checkpoint.views.joined_parts import JoinedCheckpoint
 from weightsmith.checkpoint.views.quantized.find_quantized import decode_quantized
 from weightsmith.checkpoint.views.row_mapped import RowMap, RowMappedCheckpoint, ordered
 from weightsmith.checkpoint.weights_folder import WeightsFolder, find_weights, open_weights
-from weightsmith.errors import CheckpointError
+from weightsmith.errors import CheckpointError, shown
 from weightsmith.files.inputs.links import check_links
 from weightsmith.files.inputs.read_input import read_json
 from weightsmith.models.adapter import with_adapter
@@ -201,7 +201,7 @@ def _open_gguf(path: Path) -> Model:
     if scheme is None:
         known = [s.detect["metadata"]["general.architecture"] for s in known_schemes() if "metadata" in s.detect]
         raise CheckpointError(
-            f"{path}: GGUF architecture {file.metadata.get('general.architecture')!r} cannot be read; known: "
+            f"{path}: GGUF architecture {shown(file.metadata.get('general.architecture'))} cannot be read; known: "
             f"{', '.join(known)}. Use the model's safetensors folder instead",
             path=path,
         )

@@ -80,6 +80,6 @@ class Stages:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and {"key", "outputs", "seconds", "result"} <= set(record) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from weightsmith.errors import CheckpointError
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
 from weightsmith.models.parts.embeddings import embedding_rows
@@ -44,7 +45,10 @@ def align_vocabularies(
         others = [v for number, v in enumerate(vocabularies) if number != first] if tokenizer.source == "union" else []
         out = output_vocabulary(models[first], base_vocabulary, extend_by=others, multiple=tokenizer.pad_to_multiple_of)
     else:
-        home = opened.get(tokenizer.source) or open_model(tokenizer.source, beside=recipe.file.path.parent)
+        try:
+            home = opened.get(tokenizer.source) or open_model(tokenizer.source, beside=recipe.file.path.parent)
+        except CheckpointError as error:
+            raise recipe.file.error(key, str(error)) from error
         home_vocabulary = (
             vocabularies[names.index(tokenizer.source)] if tokenizer.source in names else read_vocabulary(home)
         )

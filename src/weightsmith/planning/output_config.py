@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ def checked_config(
     shapes = {tensor.name: tensor.info.shape for tensor in tensors}
     own = {name: info.shape for name, info in home.checkpoint.tensors.items()}
     before = published(home.config, list(home.checkpoint.tensors.values()))
-    same = all(before.get(key) == config.get(key) for key in {*before, *config} - set(_NOT_COMPARED))
+    compared = {*before, *config} - set(_NOT_COMPARED)
+    same = all(_text_of(before.get(key)) == _text_of(config.get(key)) for key in compared)
     taken = None
     if stack and not same:
         taken = [_origin(tensors, stack, number) for number in range(_count(tensors, stack))]
@@ -59,13 +61,21 @@ def checked_config(
         raise _refusal(recipe, home, check.problem)
     if problem := _other_tensors(check):
         architecture = (config.get("architectures") or ["its class"])[0]
-        raise PlanError(f"{recipe.file.path}: {architecture} would not load the merged model: {problem}")
+        raise PlanError(
+            f"{recipe.line_of(home.reference)}: {home.reference}: {architecture} would not load the merged model: "
+            f"{problem}"
+        )
     if check.not_checked:
         return config, (
             f"config.json is not {home.reference}'s own, and was not held against its class: {check.not_checked}; load "
             "the merged model once to see that it fits",
         )
     return (with_part(config, section, check.lists) if check.lists else config), ()
+
+
+def _text_of(value: Any) -> str:
+    """Equal where values are, NaN among them."""
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _count(tensors: Sequence[TensorPlan], stack: Stack) -> int:
@@ -100,7 +110,10 @@ def _other_tensors(check: ClassCheck) -> str | None:
 def _refusal(recipe: Recipe, home: Model, problem: str) -> PlanError:
     architecture = (home.config.get("architectures") or ["its class"])[0]
     if recipe.schema.slices is None:
-        return PlanError(f"{recipe.file.path}: {architecture} could not load the merged model: {problem}")
+        return PlanError(
+            f"{recipe.line_of(home.reference)}: {home.reference}: {architecture} could not load the merged model: "
+            f"{problem}"
+        )
     return PlanError(
         f"{recipe.file.path}: {architecture} cannot be described with these layers: {problem}. Take layers in an order "
         "that its config.json can say, such as whole periods"

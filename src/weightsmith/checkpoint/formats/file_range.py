@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from weightsmith.checkpoint.dtypes import convert, numpy_dtypes
-from weightsmith.errors import CheckpointError
+from weightsmith.errors import CheckpointError, is_plain_name, shown
 from weightsmith.files.inputs.read_input import open_regular
 from weightsmith.files.system_calls import bytes_at, read_at
 
@@ -47,6 +47,16 @@ class RangeFile:
 
     def bytes_at(self, offset: int, count: int) -> bytes:
         return bytes_at(self._fd, count, offset)
+
+
+def check_name(path: Path, name: str) -> None:
+    """Raises CheckpointError for the name of a tensor that no writer gives it."""
+    if not is_plain_name(name):
+        raise CheckpointError(
+            f"{path}: a tensor's name has {len(name):,} characters, or some that cannot be printed: {shown(name)}; "
+            "download it again",
+            path=path,
+        )
 
 
 class _Memory(threading.local):

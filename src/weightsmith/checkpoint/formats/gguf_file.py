@@ -17,7 +17,7 @@ import numpy as np
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.dtypes import ITEM_SIZES, convert
-from weightsmith.checkpoint.formats.file_range import RangeFile
+from weightsmith.checkpoint.formats.file_range import RangeFile, check_name
 from weightsmith.errors import CheckpointError, shown
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -26,6 +26,7 @@ _PLAIN = {0: "F32", 1: "F16", 30: "BF16"}
 _HEADER_CHUNK = 1 << 24
 _MAX_HEADER = 1 << 29  # bytes: a vocabulary of a million tokens takes tens of MB
 _MAX_STRING = 1 << 26
+_MAX_VALUES = 1 << 24
 # Keys that are read further on, and what they hold.
 _TEXT_KEYS = ("general.architecture", "general.type", "adapter.type", "tokenizer.ggml.model", "tokenizer.ggml.pre")
 _LIST_KEYS = {
@@ -74,6 +75,12 @@ class _Cursor:
         if value_type != _ARRAY:
             raise CheckpointError(f"{self.file.path}: unknown GGUF value type {value_type}", path=self.file.path)
         item, count = self.number("I"), self.number("Q")
+        if count > _MAX_VALUES:
+            raise CheckpointError(
+                f"{self.file.path}: an array in the GGUF header claims {count:,} values; it is damaged, download "
+                "it again",
+                path=self.file.path,
+            )
         if item in _SCALARS:
             code = _SCALARS[item]
             return list(struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize("<" + code))))
@@ -106,7 +113,8 @@ class GGUFFile:
         relative: list[tuple[str, int, int]] = []
         for _ in range(tensor_count):
             name, dimensions = cursor.string(), cursor.number("I")
-            if dimensions > 4:
+            check_name(path, name)
+            if not 1 <= dimensions <= 4:
                 raise CheckpointError(f"{path}: tensor {shown(name)} claims {dimensions} dimensions", path=path)
             shape = tuple(cursor.number("Q") for _ in range(dimensions))[::-1]
             ggml_type, offset = cursor.number("I"), cursor.number("Q")
@@ -116,7 +124,7 @@ class GGUFFile:
             relative.append((name, ggml_type, offset))
         alignment = self.metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 0 < alignment <= _HEADER_CHUNK:
-            raise CheckpointError(f"{path}: general.alignment is {alignment!r}", path=path)
+            raise CheckpointError(f"{path}: general.alignment is {shown(alignment)}", path=path)
         data = -(-cursor.at // alignment) * alignment
         for name, ggml_type, offset in relative:
             elements, size = _block_size(path, name, ggml_type)

@@ -18,7 +18,7 @@ import numpy as np
 
 from weightsmith.checkpoint.checkpoint import TensorInfo, read_transposed
 from weightsmith.checkpoint.dtypes import ITEM_SIZES
-from weightsmith.checkpoint.formats.file_range import RangeFile
+from weightsmith.checkpoint.formats.file_range import RangeFile, check_name
 from weightsmith.checkpoint.formats.pickled_tensors import StoredTensor, read_pickle
 from weightsmith.errors import CheckpointError, shown
 
@@ -111,6 +111,7 @@ class PyTorchFile:
             raise CheckpointError(
                 f"{self.path}: the bytes of tensor {shown(name)} are missing; download it again", path=self.path
             )
+        check_name(self.path, name)
         if name in self.tensors:
             raise CheckpointError(f"{self.path}: tensor {shown(name)} is listed twice", path=self.path)
         if not (_is_contiguous(tensor) or _is_transposed(tensor)):

@@ -10,7 +10,7 @@ import numpy as np
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.dtypes import ITEM_SIZES
-from weightsmith.checkpoint.formats.file_range import RangeFile
+from weightsmith.checkpoint.formats.file_range import RangeFile, check_name
 from weightsmith.errors import CheckpointError, shown
 from weightsmith.files.inputs.read_input import parse_json
 
@@ -36,11 +36,12 @@ class SafetensorsFile:
                 "download or copy it again",
                 path=path,
             )
-        header = parse_json(self._file.bytes_at(8, length), f"{path}: the safetensors header", unique=True)
+        header = parse_json(self._file.bytes_at(8, length), path, part="the safetensors header", unique=True)
         if not isinstance(header, dict):
             raise CheckpointError(f"{path}: the safetensors header is not a JSON object", path=path)
         header.pop("__metadata__", None)
         for name, entry in header.items():
+            check_name(path, name)
             self._add(name, entry, 8 + length)
         self._check_all_bytes(8 + length)
 

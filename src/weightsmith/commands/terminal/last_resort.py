@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import sys
 import traceback
@@ -11,6 +12,8 @@ from types import TracebackType
 
 from weightsmith.errors import WeightsmithError, shown
 
+_LONG_WORD, _SHOWN = re.compile(r"\S{600,}"), 200
+_LONGEST = 2500  # characters of a message
 _BROKEN_PIPE = 141  # what a shell says of a process that SIGPIPE ends
 # Module -> the extra that installs it.
 _EXTRAS = {
@@ -64,8 +67,15 @@ def exit_code_of(error: BaseException, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     message, code = _explained(error)
-    print(f"weightsmith: {message}", file=sys.stderr)
+    print(f"weightsmith: {_printable(message)}", file=sys.stderr)
     return code
+
+
+def _printable(message: str) -> str:
+    """Whatever a file had a message say: no control characters, and what is long cut."""
+    lines = (_LONG_WORD.sub(lambda word: f"{word[0][:_SHOWN]}...", line) for line in message.splitlines())
+    plain = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines]
+    return "\n".join(plain)[:_LONGEST]
 
 
 def _explained(error: BaseException) -> tuple[str, int]:

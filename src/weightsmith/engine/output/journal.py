@@ -29,7 +29,7 @@ def read_journal(folder: Path) -> tuple[dict[str, str], dict[str, Record]] | Non
     for line in lines:
         try:
             records.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     if not records or not isinstance(records[0], dict) or not isinstance(records[0].get("run"), dict):
         return None

@@ -83,38 +83,41 @@ def read_json_lines(path: Path, *, limit: int, error: type[WeightsmithError]) ->
     for number, line in enumerate(read_text(path, limit=limit, error=error).split("\n"), start=1):
         if not line.strip():
             continue
-        place = f"{path}:{number}"
         if len(line) > MAX_LINE_BYTES:
-            raise error(f"{place}: a line of {len(line):,} characters; at most {MAX_LINE_BYTES:,}", path=path)
-        content = parse_json(line, place, error=error)
+            message = f"a line of {len(line):,} characters; at most {MAX_LINE_BYTES:,}"
+            raise error(f"{path}:{number}: {message}", path=path, line=number)
+        content = parse_json(line, path, line=number, error=error)
         if not isinstance(content, dict):
-            raise error(f"{place}: is not {_KINDS[dict]} but {_name_of(content)}", path=path)
+            message = f"is not {_KINDS[dict]} but {_name_of(content)}"
+            raise error(f"{path}:{number}: {message}", path=path, line=number)
         yield number, content
 
 
 def parse_json(
     text: str | bytes,
-    place: Path | str,
+    path: Path,
     *,
+    line: int | None = None,
+    part: str = "",
     unique: bool = False,
     error: type[WeightsmithError] = CheckpointError,
 ) -> Any:
     """Values of JSON `text` that are bounded: numbers of few digits, nesting that Python can follow, text that can be
-    written again, and, if `unique`, no key twice. Raises `error`, naming `place`."""
-    path = place if isinstance(place, Path) else None
+    written again, and, if `unique`, no key twice. `line`, `part`: where in `path` it is. Raises `error`."""
+    place = f"{path}" + (f":{line}" if line else "") + (f": {part}" if part else "")
     try:
         content = json.loads(text, parse_int=_integer, object_pairs_hook=_mapping if unique else None)
         if "\\ud" in (text if isinstance(text, str) else text.decode("utf-8")).lower():
             json.dumps(content, ensure_ascii=False).encode("utf-8")  # half of a pair cannot be written
     except RecursionError as problem:
-        raise error(f"{place}: nested too deep to be read{_remedy(error)}", path=path) from problem
+        message, cause = "nested too deep to be read", problem
     except UnicodeEncodeError as problem:
-        raise error(
-            f"{place}: holds half of a surrogate pair, which is no text{_remedy(error)}", path=path
-        ) from problem
+        message, cause = "holds half of a surrogate pair, which is no text", problem
     except (ValueError, UnicodeDecodeError) as problem:
-        raise error(f"{place}: not valid JSON: {str(problem)[:_SHOWN]}{_remedy(error)}", path=path) from problem
-    return content
+        message, cause = f"not valid JSON: {str(problem)[:_SHOWN]}", problem
+    else:
+        return content
+    raise error(f"{place}: {message}{_remedy(error)}", path=path, line=line) from cause
 
 
 def _remedy(error: type[WeightsmithError]) -> str:

@@ -120,7 +120,7 @@ def check_layers(path: Path, names: Iterable[str], config: Mapping[str, Any]) ->
     numbered = _by_prefix(names)
     for prefix, members in numbered.items():
         first = min(0 if config.get("num_hidden_layers") else 1, min(members))  # unknown families may count from one
-        missing = sorted(set(range(first, max(members) + 1)) - members.keys())
+        missing = _first_of_gaps(first, members)
         if missing and (len(numbered) == 1 or _neighbours_agree(members, missing)):
             raise CheckpointError(
                 f"{path}: layer {missing[0]} is missing ({prefix}{missing[0]}.*), while layer {max(members)} is there; "
@@ -157,6 +157,16 @@ def _by_prefix(names: Iterable[str]) -> dict[str, dict[int, set[str]]]:
 def _holds_modules(members: Iterable[set[str]]) -> bool:
     """Whether what is numbered has parts of its own: `.self_attn.q_proj.weight`, not `.weight`."""
     return any(suffix.count(".") > 1 for suffixes in members for suffix in suffixes)
+
+
+def _first_of_gaps(first: int, members: Iterable[int]) -> list[int]:
+    """The first number of each gap from `first` on; gaps may be as long as a name claims."""
+    gaps, expected = [], first
+    for number in sorted(members):
+        if number > expected:
+            gaps.append(expected)
+        expected = number + 1
+    return gaps
 
 
 def _neighbours_agree(members: Mapping[int, set[str]], missing: Sequence[int]) -> bool:

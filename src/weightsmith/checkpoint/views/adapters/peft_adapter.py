@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +99,15 @@ def read_peft_adapter(adapter: Path) -> PeftAdapter:
     weights = open_peft_weights(adapter)
     read = PeftAdapter(adapter, config, weights)
     sides: dict[tuple[str, str], dict[str, str]] = {}
-    for key in weights.tensors:
+    if not weights.tensors:
+        raise CheckpointError(f"{adapter}: its file of weights has no tensors; download it again", path=adapter)
+    for key, info in weights.tensors.items():
+        if not info.is_float:
+            raise CheckpointError(
+                f"{adapter}: tensor {shown(key)} holds integers ({info.dtype}), and no adapter that is read does; "
+                "download it again",
+                path=adapter,
+            )
         kind, module, part = _parse(adapter, plain_key(key))
         sides.setdefault((kind, module), {})[part] = key
     for (kind, module), parts in sides.items():
@@ -121,9 +129,7 @@ def _check_config(adapter: Path, config: Mapping[str, Any]) -> None:
             f"{path}: peft_type is {config.get('peft_type')!r}; read are {', '.join(sorted(_METHODS))}; {remedy}",
             path=path,
         )
-    for key in ("rank_pattern", "alpha_pattern"):
-        if config.get(key) is not None and not isinstance(config[key], dict):
-            raise CheckpointError(f"{path}: {key} is {shown(config[key])}, not an object", path=path)
+    _check_types(path, config)
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGED_BASE):
         raise CheckpointError(
@@ -137,6 +143,36 @@ def _check_config(adapter: Path, config: Mapping[str, Any]) -> None:
     for key in (*_OTHER_VARIANTS, *unknown):
         if config.get(key):
             raise CheckpointError(f"{path}: {key} is set, which is not read; {remedy}", path=path)
+
+
+def _check_types(path: Path, config: Mapping[str, Any]) -> None:
+    for key, (fits, what) in _TYPES.items():
+        if config.get(key) is not None and not fits(config[key]):
+            raise CheckpointError(f"{path}: {key} is {shown(config[key])}, not {what}; download it again", path=path)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_ranges(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and n >= 0 for n in pair) for pair in value
+    )
+
+
+# Setting -> (whether a value is of its kind, the kind in words).
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "r": (lambda value: type(value) is int and 0 < value < 1 << 20, "a rank"),
+    "rank_pattern": (lambda value: isinstance(value, dict), "an object"),
+    "alpha_pattern": (lambda value: isinstance(value, dict), "an object"),
+    "target_parameters": (_is_names, "a list of names"),
+    "modules_to_save": (_is_names, "a list of names"),
+    "layer_replication": (_is_ranges, "a list of ranges of layers"),
+    "trainable_token_indices": (lambda value: isinstance(value, dict | list), "a list of rows"),
+    "base_model_name_or_path": (lambda value: isinstance(value, str), "a name"),
+    "target_modules": (lambda value: isinstance(value, str) or _is_names(value), "a list of names"),
+}
 
 
 def _parse(adapter: Path, key: str) -> tuple[str, str, str]:

@@ -1,0 +1,68 @@
+"""The corpus of bad inputs, class by class: one message that names the file and exit 2, in little time and memory, with
+nothing left and no input changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.corpus import (
+    bad_adapters,
+    bad_configs,
+    bad_gguf,
+    bad_outputs,
+    bad_pickles,
+    bad_recipes,
+    bad_safetensors,
+    bad_tokenizers,
+)
+from tests.hostile.fork import Case, run_case
+
+CLASSES: dict[str, Callable[[], Iterator[Case]]] = {
+    "safetensors": bad_safetensors.cases,
+    "index": bad_safetensors.index_cases,
+    "pickle": bad_pickles.cases,
+    "gguf": bad_gguf.cases,
+    "adapter": bad_adapters.cases,
+    "config": bad_configs.cases,
+    "tokenizer": bad_tokenizers.cases,
+    "recipe": bad_recipes.cases,
+    "output": bad_outputs.cases,
+}
+_LEAST = 1500
+_DAILY = 2  # of so many cases one is run every time
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    """What every fork needs."""
+    import numba  # noqa: F401
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
+    import weightsmith.commands.app
+    import weightsmith.engine.merge
+    import weightsmith.inspection.inspect
+    import weightsmith.planning.make_plan  # noqa: F401
+
+
+def test_there_are_enough_cases() -> None:
+    names = [f"{kind}: {case.name}" for kind, cases in CLASSES.items() for case in cases()]
+    assert len(names) == len(set(names))
+    assert len(names) // _DAILY >= _LEAST
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_bad_inputs_are_refused(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Every second one; all of them with --all."""
+    failures = []
+    step = 1 if request.config.getoption("--all") else _DAILY
+    for number, case in enumerate(islice(CLASSES[kind](), 0, None, step)):
+        outcome = run_case(case, tmp_path / f"{number:04}")
+        if outcome.problems:
+            last = (outcome.said.strip().splitlines() or ["nothing"])[-1]
+            failures.append(f"{case.name}: {'; '.join(outcome.problems)}: {last[:200]}")
+    assert not failures, f"{len(failures)} of {number + 1}:\n" + "\n".join(failures)
