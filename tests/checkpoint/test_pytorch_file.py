@@ -28,7 +28,12 @@ SAVED = examples(60, files=True)
 
 @SAVED
 @given(
-    st.dictionaries(st.text(min_size=1, max_size=8), st.tuples(SHAPES, DTYPES, st.booleans()), min_size=1, max_size=4),
+    st.dictionaries(
+        st.text(min_size=1, max_size=8).filter(str.isprintable),
+        st.tuples(SHAPES, DTYPES, st.booleans()),
+        min_size=1,
+        max_size=4,
+    ),
     st.data(),
 )
 def test_reads_what_torch_wrote(tmp_path: Path, spec: dict, data: st.DataObject) -> None:

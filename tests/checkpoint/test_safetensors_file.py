@@ -19,7 +19,9 @@ from weightsmith.errors import CheckpointError
 DTYPES = st.sampled_from([d for name, d in torch_dtypes().items() if name != "BOOL" and not name.startswith("F8")])
 SHAPES = st.lists(st.integers(0, 5), max_size=3)
 TENSORS = st.dictionaries(
-    st.text(min_size=1, max_size=8).filter(lambda n: n != "__metadata__"), st.tuples(DTYPES, SHAPES), max_size=4
+    st.text(min_size=1, max_size=8).filter(lambda n: n != "__metadata__" and n.isprintable()),
+    st.tuples(DTYPES, SHAPES),
+    max_size=4,
 )
 ONE_FILE = examples(150, files=True)
 
