@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +33,11 @@ class TensorInfo:
     @property
     def numpy_dtype(self) -> np.dtype:
         return numpy_dtypes()[self.dtype]
+
+    @property
+    def read_dtype(self) -> np.dtype:
+        """What it is best read into: float32 where its values are computed, else what it is stored as."""
+        return np.dtype(np.float32) if self.computed else self.numpy_dtype
 
     @property
     def is_float(self) -> bool:
@@ -78,6 +83,17 @@ def read_transposed(
     for row in range(rows):
         read(row * columns + first, row * columns + last, part[row])
     out[:] = part.T.reshape(-1)[start - first * rows : stop - first * rows]
+
+
+def by_matrix(first: int, last: int, rows: int) -> Iterator[tuple[int, int, int, int]]:
+    """Rows `first` to `last` of matrices of `rows` rows under each other: (matrix, its first row, behind its last row,
+    how many came before)."""
+    place = first
+    while place < last:
+        matrix, begin = divmod(place, rows)
+        end = min(rows, begin + last - place)
+        yield matrix, begin, end, place - first
+        place += end - begin
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo
+from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo, by_matrix
 from weightsmith.checkpoint.dtypes import convert
 from weightsmith.checkpoint.views.transposed_panels import LastPanel, TransposedPanels, transpose
 
@@ -121,9 +121,8 @@ class _Rearranged:
 
     def _stored_rows(self, name: str, expert: int, first: int, last: int) -> np.ndarray:
         """Rows of an expert in `source`."""
-        info = self.source.tensors[name]
         height, width = self.layouts[name].stored_shape[1:]
-        rows = np.empty((last - first, width), np.float32 if info.computed else info.numpy_dtype)
+        rows = np.empty((last - first, width), self.source.tensors[name].read_dtype)
         start, stop = ((expert * height + row) * width for row in (first, last))
         self.source.read(name, start, stop, rows.reshape(-1))
         return rows
@@ -151,12 +150,10 @@ class StraightExperts(_Rearranged):
 
     def _read_inputs(self, name: str, expert: int, first: int, last: int) -> np.ndarray:
         layout, found = self.layouts[name], []
-        for part in range(layout.parts):
-            begin, end = (min(max(row - part * layout.columns, 0), layout.columns) for row in (first, last))
-            if begin < end:
-                rows = self._stored_rows(name, expert, begin, end)
-                own = slice(part, None, layout.parts) if layout.interleaved else slice(part * layout.rows, None)
-                found.append(rows[:, own][:, : layout.rows])
+        for part, begin, end, _ in by_matrix(first, last, layout.columns):
+            rows = self._stored_rows(name, expert, begin, end)
+            own = slice(part, None, layout.parts) if layout.interleaved else slice(part * layout.rows, None)
+            found.append(rows[:, own][:, : layout.rows])
         return np.concatenate(found)
 
 
@@ -176,8 +173,7 @@ class ArrangedExperts(_Rearranged):
             if not layout.interleaved:
                 return inputs
             return inputs.reshape(-1, layout.parts, layout.rows).transpose(0, 2, 1).reshape(inputs.shape)
-        info = self.source.tensors[name]
-        rows = np.empty((last - first, layout.columns), np.float32 if info.computed else info.numpy_dtype)
+        rows = np.empty((last - first, layout.columns), self.source.tensors[name].read_dtype)
         for number, row in enumerate(range(first, last)):
             place, part = divmod(row, layout.parts)
             start = (expert * layout.outputs + part * layout.rows + place) * layout.columns
@@ -189,9 +185,8 @@ def _outputs(layout: ExpertLayout, first: int, last: int, read: Callable[[int, i
     """Outputs `first` to `last`, straight, where `read` gives a range of them as they are stored."""
     if not layout.interleaved:
         return read(first, last)
-    found = []
-    for part in range(layout.parts):
-        begin, end = (min(max(place - part * layout.rows, 0), layout.rows) for place in (first, last))
-        if begin < end:
-            found.append(read(begin * layout.parts, end * layout.parts)[part :: layout.parts])
+    found = [
+        read(begin * layout.parts, end * layout.parts)[part :: layout.parts]
+        for part, begin, end, _ in by_matrix(first, last, layout.rows)
+    ]
     return np.concatenate(found)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo
+from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo, by_matrix
 from weightsmith.checkpoint.views.expert_layout import ExpertLayout, arranged, straight
 
 
@@ -70,9 +70,6 @@ class _FusedExperts:
         if tensor is None:
             return self._source.read(self._others[name], start, stop, out)
         size = tensor.layout.rows * tensor.layout.columns
-        while start < stop:
-            number, begin = divmod(start, size)
+        for number, begin, end, place in by_matrix(start, stop, size):
             expert, part = divmod(number, tensor.layout.parts)
-            end = min(size, begin + stop - start)
-            self._source.read(tensor.parts[expert][part], begin, end, out[: end - begin])
-            out, start = out[end - begin :], start + end - begin
+            self._source.read(tensor.parts[expert][part], begin, end, out[place : place + end - begin])

@@ -49,8 +49,7 @@ class TransposedPanels:
     @property
     def dtype(self) -> np.dtype:
         """That of the items."""
-        info = self.source.tensors[self.name]
-        return np.dtype(np.float32) if info.computed else info.numpy_dtype
+        return self.source.tensors[self.name].read_dtype
 
     @property
     def panel_columns(self) -> int:

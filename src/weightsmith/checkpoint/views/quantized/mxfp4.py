@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from weightsmith.blocks.dequantize import decode_across
-from weightsmith.checkpoint.checkpoint import Checkpoint
+from weightsmith.checkpoint.checkpoint import Checkpoint, by_matrix
 from weightsmith.checkpoint.views.quantized.decoded import QuantizedWeights
 from weightsmith.checkpoint.views.quantized.packing.code_values import FP4, values_of
-from weightsmith.checkpoint.views.quantized.packing.packed_rows import by_matrix
 from weightsmith.checkpoint.views.transposed_panels import LastPanel, TransposedPanels
 from weightsmith.errors import CheckpointError
 

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from weightsmith.blocks.dequantize import decode_rows
-from weightsmith.checkpoint.checkpoint import Checkpoint
+from weightsmith.checkpoint.checkpoint import Checkpoint, by_matrix
 from weightsmith.checkpoint.views.quantized.packing.scale_grid import ScaleGrid
 
 NO_GROUPS = np.empty(0, np.int32)
-
-
-def by_matrix(first: int, last: int, rows: int) -> Iterator[tuple[int, int, int, int]]:
-    """Rows `first` to `last` of matrices of `rows` rows under each other: (matrix, its first row, behind its last row,
-    how many came before)."""
-    place = first
-    while place < last:
-        matrix, begin = divmod(place, rows)
-        end = min(rows, begin + last - place)
-        yield matrix, begin, end, place - first
-        place += end - begin
 
 
 class Zeros(Protocol):
