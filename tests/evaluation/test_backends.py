@@ -147,7 +147,7 @@ def test_llama_cpp_scores_as_transformers_does(chat_models: Path, gguf_file: Pat
 
 
 _LITTLE_MEMORY = """
-import resource, sys
+import os, resource, sys
 import numpy as np
 from weightsmith.models.open_model import open_model
 from weightsmith.evaluation.backends.open_backend import open_backend
@@ -157,8 +157,9 @@ backend = open_backend(open_model(sys.argv[1]), threads=1, log=print)
 random = np.random.default_rng(0)
 requests = [Request(random.integers(20, most, 60, dtype=np.int32), 59) for _ in range(20)]
 expected = [score.log_likelihood for score in backend.score(requests)]
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + spare,) * 2)  # logits of one pack take 100 MB
+computes = backend._process._child._process.pid if hasattr(backend, "_process") else os.getpid()
+used = int(open(f"/proc/{computes}/statm").read().split()[0]) * resource.getpagesize()
+resource.prlimit(computes, resource.RLIMIT_AS, (used + spare,) * 2)  # logits of one pack take 100 MB
 found = [score.log_likelihood for score in backend.score(requests)]
 print("largest difference", max(abs(a - b) for a, b in zip(expected, found)) < apart)
 """

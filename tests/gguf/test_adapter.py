@@ -16,7 +16,8 @@ from tests.gguf.test_families import FAMILIES as ALL
 from tests.gguf.test_families import FEW_HEADS, SIZE, save_model
 from weightsmith.checkpoint.checkpoint import read_tensor
 from weightsmith.errors import CheckpointError
-from weightsmith.evaluation.backends.llama_cpp.llama_cpp_backend import LlamaCppBackend
+from weightsmith.evaluation.backends.llama_cpp.llama_cpp_context import LlamaCppContext
+from weightsmith.evaluation.backends.llama_cpp.llama_cpp_model import LlamaCppModel
 from weightsmith.evaluation.backends.transformers.transformers_backend import TransformersBackend
 from weightsmith.models.open_model import open_model
 
@@ -46,20 +47,16 @@ def save_adapter(base: Path, targets: list[str], folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-class WithAdapter(LlamaCppBackend):
+def llama_logits(path: Path, adapter: Path, tokens: np.ndarray) -> np.ndarray:
     """llama.cpp with the adapter applied when it runs, as `llama-cli --lora` does it."""
-
-    def __init__(self, path: Path, adapter: Path) -> None:
-        super().__init__(path, 2)
-        self._adapter = self._model.library.llama_adapter_lora_init(self._model.pointer, str(adapter).encode())
-        assert self._adapter
-
-    def context(self, *arguments, **options):
-        context = super().context(*arguments, **options)
-        adapters = (self._model.library.llama_adapter_lora_p_ctypes * 1)(self._adapter)
-        scales = (ctypes.c_float * 1)(1.0)
-        assert self._model.library.llama_set_adapters_lora(context._pointer, adapters, 1, scales) == 0
-        return context
+    model = LlamaCppModel(path)
+    library = model.library
+    loaded = library.llama_adapter_lora_init(model.pointer, str(adapter).encode())
+    assert loaded
+    with LlamaCppContext(model, len(tokens), batch_size=512, threads=2) as context:
+        adapters = (library.llama_adapter_lora_p_ctypes * 1)(loaded)
+        assert library.llama_set_adapters_lora(context._pointer, adapters, 1, (ctypes.c_float * 1)(1.0)) == 0
+        return np.stack(context.decode([(int(token), position, [0], True) for position, token in enumerate(tokens)]))
 
 
 @pytest.mark.parametrize("family", ["phi", *(pytest.param(f, marks=pytest.mark.more) for f in FAMILIES if f != "phi")])
@@ -74,7 +71,7 @@ def test_llama_cpp_adds_it_as_peft_does(family: str, tmp_path: Path) -> None:
     tokens = np.random.default_rng(0).integers(3, 384, 40).astype(np.int32)
     peft_logits = TransformersBackend(open_model(f"{base}+{tmp_path / 'adapter'}")).logits(tokens)
     plain = TransformersBackend(open_model(str(base))).logits(tokens)
-    ours = WithAdapter(file, tmp_path / "adapter.gguf").logits(tokens)
+    ours = llama_logits(file, tmp_path / "adapter.gguf", tokens)
     apart, moved = float(np.abs(ours - peft_logits).max()), float(np.abs(plain - peft_logits).max())
     assert apart < 0.02 * moved, (apart, moved)
     # And read again, on the folder and on the GGUF file.

@@ -11,7 +11,7 @@ import pytest
 from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import WeightsmithError
 from weightsmith.gguf.ollama import CONVERSATIONS, go_template, modelfile
-from weightsmith.tokenizer.chat_template import chat_text
+from weightsmith.tokenizer.untrusted.chat_template import chat_text
 
 CHATML = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 LLAMA3 = "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
@@ -37,7 +37,7 @@ def ours(template: str, messages: list[dict[str, str]], **ends: Any) -> str:
 )
 def test_the_same_prompts(template: str) -> None:
     for messages in (*CONVERSATIONS, [{"role": "user", "content": '{{ .System }} """ <|im_end|>'}]):
-        reference = chat_text(template, messages, bos="<s>", eos="</s>")
+        reference = chat_text(template, messages, special_tokens={"bos_token": "<s>", "eos_token": "</s>"})
         assert ours(template, messages, bos="<s>", eos="</s>") == reference.removeprefix("<s>")
 
 
@@ -48,7 +48,7 @@ def test_a_template_that_refuses_system_messages(template: str) -> None:
         {"role": "assistant", "content": "Two."},
         {"role": "user", "content": "Three?"},
     ]
-    reference = chat_text(template, plain, bos="<s>", eos="</s>")
+    reference = chat_text(template, plain, special_tokens={"bos_token": "<s>", "eos_token": "</s>"})
     assert ours(template, plain, bos="<s>", eos="</s>") == reference.removeprefix("<s>")
 
 

@@ -26,6 +26,7 @@ from weightsmith.models.open_model import open_model
 from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan
 from weightsmith.recipe.recipe import Recipe, load_recipe
+from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
 
 Source = str | Path | Recipe  # a model reference, a recipe's path, or a recipe
 Log = Callable[[str], None]
@@ -94,7 +95,9 @@ def open_models(models: Mapping[str, Source], settings: EvaluationSettings) -> l
 def _open(label: str, source: Source, settings: EvaluationSettings) -> OpenedModel:
     if isinstance(source, Recipe) or (Path(source).suffix in (".yml", ".yaml") and Path(source).is_file()):
         recipe = source if isinstance(source, Recipe) else load_recipe(Path(source))
-        return OpenedModel(label, str(recipe.file.path), make_plan(recipe))
+        plan = make_plan(recipe)
+        try_tokenizer((plan.vocabulary.home if plan.vocabulary else plan.home).home)
+        return OpenedModel(label, str(recipe.file.path), plan)
     model = open_model(str(source))
     check_tokenizer(model, chat=settings.chat)
     return OpenedModel(label, str(source), model)

@@ -24,6 +24,7 @@ from weightsmith.gguf.quantization.importance import read_importance
 from weightsmith.llama_cpp import quantization_types
 from weightsmith.machine import available_cores
 from weightsmith.progress import OnProgress, no_progress
+from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def export(
     if checkout:
         check_checkout(checkout)
     source = open_source(job)
+    try_tokenizer((source.vocabulary.home if source.vocabulary else source.home).home)
     for warning in source.warnings:
         log(f"warning: {warning}")
     if part := source.other_parts:
@@ -138,11 +140,10 @@ def check_types(types: Sequence[str]) -> list[str]:
 
 def _write_modelfile(files: list[ExportedFile], settings: ExportSettings, folder: Path) -> Path:
     """The Modelfile for Ollama, of the first quantized file, or the first one."""
-    from weightsmith.evaluation.backends.llama_cpp.llama_cpp_model import LlamaCppModel
-    from weightsmith.evaluation.backends.llama_cpp.llama_cpp_tokens import LlamaCppTokens
+    from weightsmith.evaluation.backends.llama_cpp.llama_cpp_process import LlamaCppProcess
 
     file = next((file for file in files if file.type not in PLAIN_TYPES), files[0])
-    loaded = LlamaCppTokens(LlamaCppModel(file.path, vocabulary_only=True))
+    loaded = LlamaCppProcess(file.path, vocabulary_only=True)
     tokens = settings.reference.tokens
     bos, eos = (tokens.decode([token], special=True) if token is not None else "" for token in (tokens.bos, tokens.eos))
     text, reason = modelfile(

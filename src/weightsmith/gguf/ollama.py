@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from weightsmith.errors import WeightsmithError
-from weightsmith.tokenizer.chat_template import chat_text
+from weightsmith.tokenizer.untrusted.chat_template import chat_text
 
 Message = dict[str, str]
 Render = Callable[[list[Message], bool], str]  # with or without the beginning of an answer
@@ -71,8 +71,10 @@ def modelfile(
 def go_template(template: str, *, bos: str = "", eos: str = "", adds_bos: bool = False) -> str:
     """The Go template, checked. Raises NoModelfileTemplate or EvaluationError."""
 
+    special_tokens = {"bos_token": bos, "eos_token": eos}
+
     def render(messages: list[Message], answer: bool) -> str:
-        text = chat_text(template, messages, bos=bos, eos=eos, answer=answer, whole=True)
+        text = chat_text(template, messages, special_tokens=special_tokens, answer=answer, whole=True)
         return text.removeprefix(bos) if adds_bos else text
 
     go_text, takes_system = _write_template(render)

@@ -17,6 +17,7 @@ _OBJECTS = (
     "tokenizer_config.json",
     "video_preprocessor_config.json",
 )
+_MOST_GROWTH = 64.0
 _TEXTS = ("chat_template.jinja",)
 
 
@@ -31,7 +32,7 @@ def check_companions(folder: Path) -> None:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raises CheckpointError for a tokenizer.json that is none."""
+    """Raises CheckpointError for a tokenizer.json that is none, or whose rules let a text grow without bounds."""
     path = folder / "tokenizer.json"
     if not path.exists():
         return
@@ -42,3 +43,27 @@ def check_tokenizer(folder: Path) -> None:
     entries = added if isinstance(added, list) else [None] if added else []
     if not all(isinstance(e, dict) and isinstance(e.get("content"), str) and type(e.get("id")) is int for e in entries):
         raise CheckpointError(f"{path}: `added_tokens` is no list of tokens and ids; download it again", path=path)
+    for key in ("normalizer", "decoder"):
+        if (growth := _growth(content.get(key))) > _MOST_GROWTH:
+            raise CheckpointError(
+                f"{path}: its {key} makes a text up to {growth:.3g} times as long; a usable tokenizer's doubles it at "
+                "most",
+                path=path,
+            )
+
+
+def _growth(rule: object) -> float:
+    """How many times as long a text can get by a rule of `tokenizers`: replacements one after the other multiply."""
+    if not isinstance(rule, dict):
+        return 1.0
+    growth = 1.0
+    for key in ("normalizers", "decoders"):
+        steps = rule.get(key)
+        for step in steps if isinstance(steps, list) else []:
+            growth *= _growth(step)
+    pattern = rule.get("pattern")
+    replaced = pattern.get("String") if isinstance(pattern, dict) else None
+    for key in ("content", "prepend"):
+        if isinstance(text := rule.get(key), str):
+            growth *= max(1.0, len(text) / max(1, len(replaced) if isinstance(replaced, str) else 1))
+    return min(growth, 1e300)

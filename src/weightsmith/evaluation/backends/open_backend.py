@@ -14,6 +14,8 @@ from weightsmith.evaluation.backends.transformers.transformers_backend import Tr
 from weightsmith.evaluation.backends.transformers.transformers_tokens import TransformersTokens
 from weightsmith.machine import available_cores
 from weightsmith.models.model import Model
+from weightsmith.tokenizer.untrusted.chat_template import chat_text
+from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
 
 
 def runs_in_llama_cpp(model: Model) -> bool:
@@ -22,14 +24,21 @@ def runs_in_llama_cpp(model: Model) -> bool:
 
 
 def check_tokenizer(model: Model, *, chat: bool) -> None:
-    """What can be known before weights are loaded. Raises EvaluationError where there is no tokenizer, or, with `chat`,
-    no template."""
+    """What can be known before weights are loaded. Raises CheckpointError where the tokenizer cannot be used,
+    EvaluationError where there is none, or, with `chat`, no template, or one that cannot be rendered."""
     if runs_in_llama_cpp(model):
         template = GGUFFile(model.home).metadata.get("tokenizer.chat_template")
     else:
+        try_tokenizer(model.home)
         template = TransformersTokens(model.home).template
-    if chat and not template:
+    if not chat:
+        return
+    if not template:
         raise EvaluationError(f"{model.reference}: has no chat template; evaluate without --chat")
+    try:
+        chat_text(template, [{"role": "user", "content": "Hello"}])
+    except EvaluationError as error:
+        raise EvaluationError(f"{model.reference}: {error}; evaluate without --chat") from error
 
 
 def open_backend(

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from weightsmith.child_process import run_child
 from weightsmith.errors import ExportError
 from weightsmith.files.inputs.read_input import MAX_TEXT_BYTES, read_text
-from weightsmith.gguf.quantization.child_process import run_child
 from weightsmith.gguf.quantization.importance import Importance
 from weightsmith.llama_cpp import load_llama_cpp
 
@@ -172,12 +172,13 @@ def _floats(tensor: _Tensor) -> np.ndarray:
 def _calibrate_here(job: dict[str, Any]) -> None:
     from llama_cpp import llama_cpp
 
-    from weightsmith.evaluation.backends.llama_cpp.llama_cpp_backend import LlamaCppBackend
+    from weightsmith.evaluation.backends.llama_cpp.llama_cpp_context import LlamaCppContext
+    from weightsmith.evaluation.backends.llama_cpp.llama_cpp_model import LlamaCppModel
 
     load_llama_cpp()
-    backend = LlamaCppBackend(Path(job["model"]), job["threads"])
+    model = LlamaCppModel(Path(job["model"]))
     text = Path(job["text"])
-    (tokens,) = backend.tokens.encode([check_text(text)], special=False)
+    tokens = model.tokenize(check_text(text), special=False)
     total = min(len(tokens) // CHUNK, job["chunks"] or len(tokens))
     if not total:
         raise ExportError(f"{text}: has {len(tokens)} tokens; at least {CHUNK} are needed")
@@ -185,11 +186,12 @@ def _calibrate_here(job: dict[str, Any]) -> None:
 
     collector = _Collector(binding.libggml)
     callback = llama_cpp.ggml_backend_sched_eval_callback(collector)
-    with backend.context(CHUNK, on_operation=callback) as context:
+    settings: Any = {"batch_size": CHUNK, "threads": job["threads"], "on_operation": callback}
+    with LlamaCppContext(model, CHUNK, **settings) as context:
         for chunk in range(total):
             part = tokens[chunk * CHUNK : (chunk + 1) * CHUNK].copy()
-            if backend.tokens.bos is not None and backend.tokens.adds_bos:
-                part[0] = backend.tokens.bos
+            if model.bos is not None and model.adds_bos:
+                part[0] = model.bos
             context.remove(-1, 0)
             context.decode([(int(token), position, [0], True) for position, token in enumerate(part)])
             if collector.failed:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weightsmith.child_process import run_child
 from weightsmith.errors import ExportError, OutputError
-from weightsmith.gguf.quantization.child_process import run_child
 from weightsmith.gguf.quantization.importance import read_importance
 from weightsmith.llama_cpp import LOG_ERROR, load_llama_cpp, on_log, quantization_types
 

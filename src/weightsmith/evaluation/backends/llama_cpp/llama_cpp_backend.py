@@ -1,18 +1,17 @@
-"""A GGUF file run by llama.cpp itself, in process, through its C interface."""
+"""A GGUF file run by llama.cpp itself, in a process of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.backend import GREEDY, GoesOn, OnAnswers, Sampling
-from weightsmith.evaluation.backends.llama_cpp.llama_cpp_context import BatchEntry, LlamaCppContext
-from weightsmith.evaluation.backends.llama_cpp.llama_cpp_model import LlamaCppModel
+from weightsmith.evaluation.backends.llama_cpp.llama_cpp_context import BatchEntry
+from weightsmith.evaluation.backends.llama_cpp.llama_cpp_process import LlamaCppProcess, ProcessContext
 from weightsmith.evaluation.backends.llama_cpp.llama_cpp_tokens import LlamaCppTokens
 from weightsmith.evaluation.backends.llama_cpp.llama_cpp_tree import LlamaCppTree
 from weightsmith.evaluation.generation.generation_batches import generation_batches
@@ -40,28 +39,21 @@ class LlamaCppBackend:
         """`memory`: bytes for weights, keys and values. Raises EvaluationError for a file that llama.cpp cannot
         load."""
         self._path, self._threads, self._log = path, threads, log
-        self._model = LlamaCppModel(path)
-        self.tokens = LlamaCppTokens(self._model)
-        self.window, self.precision = self._model.window, "as stored"
+        self._process = LlamaCppProcess(path)
+        self.tokens = LlamaCppTokens(self._process)
+        self.window, self.precision = self._process.window, "as stored"
         self._pack, self._parallel, self._cells = PACK, PARALLEL, _CELLS
         if memory:
             weights = path.stat().st_size
             if memory < weights:
                 raise EvaluationError(f"{path}: it takes {weights / 1e9:.2f} GB, more than --memory allows", path=path)
-            self._cells = (memory - weights) // 2 // self._model.bytes_per_position
-            logits_bytes = 4 * self._model.vocabulary_size
+            self._cells = (memory - weights) // 2 // self._process.bytes_per_position
+            logits_bytes = 4 * self._process.vocabulary_size
             self._pack = min(PACK, max(_LEAST_PACK, (memory - weights) // 4 // logits_bytes))
 
-    def context(self, cells: int, sequences: int = 1, on_operation: Any = None) -> LlamaCppContext:
-        """Room for `cells` positions of `sequences`; `on_operation`: a `ggml_backend_sched_eval_callback`."""
-        return LlamaCppContext(
-            self._model,
-            cells,
-            sequences=sequences,
-            batch_size=self._pack,
-            threads=self._threads,
-            on_operation=on_operation,
-        )
+    def context(self, cells: int, sequences: int = 1) -> ProcessContext:
+        """Room for `cells` positions of `sequences`."""
+        return ProcessContext(self._process, cells, sequences=sequences, batch_size=self._pack, threads=self._threads)
 
     def ends(self, token: int) -> bool:
         return self.tokens.ends(token)
@@ -166,7 +158,7 @@ class LlamaCppBackend:
         self._log(f"{self._path}: out of memory; continuing with batches half as large ({self._pack} tokens)")
 
 
-def _read_prompts(context: LlamaCppContext, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _read_prompts(context: ProcessContext, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The logits behind each of the sorted prompts; what a prompt shares with the one before is not read again."""
     logits = []
     for sequence, prompt in enumerate(prompts):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
-from weightsmith.evaluation.backends.llama_cpp.llama_cpp_context import LlamaCppContext
+from weightsmith.evaluation.backends.llama_cpp.llama_cpp_process import ProcessContext
 from weightsmith.evaluation.scoring.prefix_tree import Step
 from weightsmith.evaluation.scoring.tree_scorer import Prediction, Targets
 
@@ -15,7 +13,7 @@ class LlamaCppTree:
     """`predict` of `score_tree`: llama.cpp's sequence 0 is the stems, each sequence of a pack gets a number of its
     own."""
 
-    def __init__(self, context: LlamaCppContext) -> None:
+    def __init__(self, context: ProcessContext) -> None:
         self._context = context
 
     def __call__(self, step: Step, targets: Targets) -> Iterator[Prediction]:
@@ -33,12 +31,11 @@ class LlamaCppTree:
             (int(token), int(position), sequences_of[node], node in targets)
             for node, (token, position) in enumerate(zip(step.tokens, step.positions, strict=True))
         ]
-        for node, logits in zip(sorted(targets), self._context.decode(entries), strict=True):
-            wide = logits.astype(np.float64)
-            top, most_likely = wide.max(), int(wide.argmax())
-            log_sum = top + np.log(np.exp(wide - top).sum())
-            for sequence, token in targets[node]:
-                yield Prediction(sequence, float(wide[token] - log_sum), most_likely)
+        nodes = sorted(targets)
+        answers = self._context.log_probabilities(entries, [[int(t) for _, t in targets[node]] for node in nodes])
+        for node, (most_likely, values) in zip(nodes, answers, strict=True):
+            for (sequence, _), value in zip(targets[node], values, strict=True):
+                yield Prediction(sequence, value, most_likely)
         if not step.stem:
             for sequence in range(1, len(step.paths) + 1):
                 self._context.remove(sequence, 0)

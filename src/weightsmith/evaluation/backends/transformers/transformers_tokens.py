@@ -15,6 +15,7 @@ from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.text_tokens import Messages
 from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
+from weightsmith.tokenizer.untrusted.chat_template import chat_text
 
 _CHUNK = 512  # texts tokenized in one call
 
@@ -23,10 +24,13 @@ class TransformersTokens:
     """A tokenizer folder, or the one rebuilt from a GGUF file's metadata."""
 
     def __init__(self, home: Path) -> None:
-        self.tokenizer = _load(home)
+        self._home, self.tokenizer = home, _load(home)
         self.bos, self.eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         template = self.tokenizer.chat_template
         self.template = template.get("default") if isinstance(template, dict) else template
+        self._special_tokens = {
+            name: text for name, text in self.tokenizer.special_tokens_map.items() if isinstance(text, str)
+        }
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         content = backend.to_str() if backend else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
@@ -45,22 +49,9 @@ class TransformersTokens:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=not special)
 
     def chat(self, messages: Messages, *, answer: bool = True) -> str:
-        from jinja2 import TemplateError
-
-        options: dict[str, Any] = {
-            "tokenize": False,
-            "add_generation_prompt": answer,
-            "continue_final_message": not answer,
-        }
-        try:
-            return self.tokenizer.apply_chat_template(messages, **options)
-        except TemplateError as error:
-            plain = [message for message in messages if message["role"] != "system"]  # some templates know no system
-            if len(plain) == len(messages):
-                raise EvaluationError(f"the model's chat template cannot be rendered: {error}") from error
-            return self.chat(plain, answer=answer)
-        except ValueError as error:
-            raise EvaluationError(f"the model's chat template cannot be used: {error}") from error
+        if not self.template:
+            raise EvaluationError(f"{self._home}: has no chat template", path=self._home)
+        return chat_text(self.template, messages, special_tokens=self._special_tokens, answer=answer)
 
 
 @lru_cache(maxsize=8)
