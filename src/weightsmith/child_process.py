@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Request = Mapping[str, Any]  # plain JSON
+_FOLDERS = re.compile(r"^/\S*/(?=[^/\s]+:\d+:)")  # where a library was compiled
 _CUT = 300  # characters of a last line that are shown
 
 
@@ -121,6 +123,7 @@ class ChildProcess:
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
         said = next((line for line in lines if "ASSERT" in line), lines[-1] if lines else "")
+        said = _FOLDERS.sub("", said)
         said = f": {said[:_CUT]}" if said else ""
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"

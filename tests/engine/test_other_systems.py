@@ -86,7 +86,7 @@ def test_two_processes_there_do_not_write_one_output(tmp_path: Path, elsewhere: 
     try:
         assert holder.stdout and holder.stdout.readline() == "held\n"
         refused = weightsmith_there(elsewhere, "merge", path, tmp_path / "out")
-        assert refused.returncode == 2 and "another process is writing it" in refused.stderr
+        assert refused.returncode == 2 and "another weightsmith command is writing there" in refused.stderr
     finally:
         holder.kill()
         holder.wait()

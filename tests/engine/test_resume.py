@@ -125,6 +125,43 @@ def test_changed_inputs_and_seeds_are_noticed(wide: Path, tmp_path: Path) -> Non
     assert refused.returncode == 2 and "inputs changed since" in refused.stderr
 
 
+def test_a_finished_merge_is_done_already(wide: Path, tmp_path: Path) -> None:
+    """As after a kill behind the last rename: the same command says so, another one is refused, changed inputs too."""
+    for name in "ab":
+        shutil.copytree(wide / name, tmp_path / name)
+    shutil.copytree(wide / "base", tmp_path / "base")
+    path, out = recipe(tmp_path, tmp_path), tmp_path / "out"
+    first = weightsmith_process("merge", path, out)
+    assert first.returncode == 0
+    before = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.iterdir()}
+    again = weightsmith_process("merge", path, out, "--threads", 1)
+    assert again.returncode == 0 and "done already" in again.stdout, again.stderr
+    assert before == {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.iterdir()}
+    assert weightsmith.merge(path, out).done_already
+    for options in (("--seed", 7), ("--on-nan", "warn"), ("--out-shard-size", "5MB")):
+        refused = weightsmith_process("merge", path, out, *options)
+        assert refused.returncode == 2 and "exists and is not empty" in refused.stderr
+    forced = weightsmith_process("merge", path, out, "--force")
+    assert forced.returncode == 0 and "done already" not in forced.stdout
+    tensor = tmp_path / "a" / "model.safetensors"
+    times = tensor.stat()
+    with tensor.open("r+b") as file:  # far behind the header, with the time it had
+        file.seek(-8, os.SEEK_END)
+        file.write(b"\0" * 8)
+    os.utime(tensor, ns=(times.st_atime_ns, times.st_mtime_ns))
+    refused = weightsmith_process("merge", path, out)
+    assert refused.returncode == 2 and "exists and is not empty" in refused.stderr
+    (out / "model.safetensors").rename(out / "model.gone")
+    assert weightsmith_process("merge", recipe(wide, tmp_path), out).returncode == 2
+
+
+def test_a_finished_unify_is_done_already(wide: Path, tmp_path: Path) -> None:
+    assert not weightsmith.unify(str(wide / "a"), tmp_path / "out").done_already
+    again = weightsmith_process("unify", wide / "a", tmp_path / "out")
+    assert again.returncode == 0 and "done already" in again.stdout, again.stderr
+    assert weightsmith_process("unify", wide / "b", tmp_path / "out").returncode == 2
+
+
 def test_two_processes_on_one_output(wide: Path, tmp_path: Path) -> None:
     path = recipe(wide, tmp_path)
     first = subprocess.Popen([sys.executable, "-c", SLOW, "merge", str(path), str(tmp_path / "out"), "--threads", "1"])
@@ -134,7 +171,7 @@ def test_two_processes_on_one_output(wide: Path, tmp_path: Path) -> None:
     first.send_signal(signal.SIGSTOP)  # it lives, and holds its lock, for as long as the second one needs
     second = weightsmith_process("merge", path, tmp_path / "out")
     first.send_signal(signal.SIGCONT)
-    assert second.returncode == 2 and "another process is writing it" in second.stderr
+    assert second.returncode == 2 and "another weightsmith command is writing there" in second.stderr
     assert first.wait(timeout=60) == 0
     assert weightsmith_process("verify", tmp_path / "out").returncode == 0
 

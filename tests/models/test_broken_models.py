@@ -100,7 +100,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "two layouts": (add_old_layout, ("has no place in the layout llama/meta", "remove the files of one")),
     "another hidden size": (
         lambda f: configure(f, hidden_size=128),
-        ("says 128 (hidden_size), tensor 'model.embed_tokens.weight' is [128, 64]", "download both"),
+        ("says 128 (hidden_size), tensor 'model.embed_tokens.weight' is [128, 64]", "are of two models"),
     ),
     "another intermediate size": (
         lambda f: configure(f, intermediate_size=100),

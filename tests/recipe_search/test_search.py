@@ -23,11 +23,11 @@ import weightsmith
 from tests.browser import needs_chromium, shown
 from tests.conftest import weightsmith_process
 from weightsmith.errors import SearchError
+from weightsmith.files.work_folder import work_folder
 from weightsmith.recipe_search.objectives import is_finite
 from weightsmith.recipe_search.report.search_report import pareto_front
 from weightsmith.recipe_search.trials import study
 from weightsmith.recipe_search.trials.run_trial import Setup, TrialJob, run_trial
-from weightsmith.recipe_search.trials.study import search_lock
 
 MORE = pytest.mark.more
 TEXT = " ".join(
@@ -347,10 +347,9 @@ def test_scores_that_are_not_numbers() -> None:
 
 
 def test_another_search_is_running(home: Path, chat_models: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    with search_lock(tmp_path / "out"):
+    with work_folder(tmp_path / "out", is_worth_keeping=lambda: True):
         result = weightsmith_process("search", search_file(home, chat_models, "locked"), tmp_path / "out")
-    assert result.returncode == 2 and f"another search (process {os.getpid()})" in result.stderr
+    assert result.returncode == 2 and f"another weightsmith command (process {os.getpid()})" in result.stderr
 
 
 def test_another_program_holds_the_database(

@@ -10,7 +10,8 @@ import numpy as np
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.formats.pytorch_file import PyTorchFile
 from weightsmith.checkpoint.formats.safetensors_file import MAX_HEADER_BYTES, SafetensorsFile
-from weightsmith.errors import CheckpointError, is_plain_name, shown
+from weightsmith.errors import CheckpointError, shown
+from weightsmith.files.find_path import is_file_name
 from weightsmith.files.inputs.read_input import parse_json, read_text
 
 INDEX = "model.safetensors.index.json"
@@ -120,11 +121,7 @@ def parse_index(path: Path, text: str) -> dict[str, str]:
             f"{path}: its `weight_map` is empty, so it lists no weights; download it again", path=path
         )
     for shard in names.values():
-        if (
-            Path(shard).name != shard
-            or not is_plain_name(shard)
-            or not shard.endswith((".safetensors", *_PYTORCH_ENDINGS))
-        ):
+        if not is_file_name(shard) or not shard.endswith((".safetensors", *_PYTORCH_ENDINGS)):
             raise CheckpointError(
                 f"{path}: {shown(shard)} is not the name of a file of weights in this folder", path=path
             )

@@ -244,6 +244,9 @@ def _show_summary(summary: MergeSummary, quiet: bool) -> None:
         )
     if quiet:
         return
+    if summary.done_already:
+        typer.echo(f"{summary.out}: done already, nothing has changed since; --force does it again")
+        return
     typer.echo(
         f"{summary.out}: {summary.method} of {summary.models} models, {summary.tensors} tensors, "
         f"{show_size(summary.written_bytes)} in {summary.seconds:.1f} s"

@@ -50,7 +50,9 @@ def unify(
         )
     if not quiet:
         typer.echo(
-            f"{summary.out}: {summary.conversion or 'read under the names that transformers has today'}"
+            f"{summary.out}: done already, nothing has changed since"
+            if summary.done_already
+            else f"{summary.out}: {summary.conversion or 'read under the names that transformers has today'}"
             + (f"; written as {to}" if to else "")
             + f"; {summary.tensors} tensors, {show_size(summary.written_bytes)} in {summary.seconds:.1f} s"
             + (f"; {summary.resumed} tensors were finished before" if summary.resumed else "")

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.on_ray import RayJob, run_on_ray
-from weightsmith.engine.output.checksums import write_checksums
+from weightsmith.engine.output.checksums import CHECKSUMS, is_written, write_checksums
 from weightsmith.engine.output.input_stamps import InputStamps
 from weightsmith.engine.output.journaled_run import run_journaled
 from weightsmith.engine.output.resumable_folder import resumable_folder
-from weightsmith.engine.output.run_digest import run_digest
+from weightsmith.engine.output.run_digest import input_files, output_digest, run_digest
 from weightsmith.engine.run_tensors import NotFinite, OnBytes, RunSettings, Tally, run_tensors
+from weightsmith.files.inputs.read_input import read_text
 from weightsmith.files.output_folder import FREE_FOR_SMALL_FILES, check_output
 from weightsmith.machine import available_cores, check_device
 from weightsmith.planning.make_plan import make_plan
@@ -38,7 +39,8 @@ DEFAULT_SHARD_BYTES = 5_000_000_000
 @dataclass(frozen=True)
 class MergeSummary:
     """Summary of a finished merge. `resumed`: tensors that an interrupted run had finished; `phases`:
-    seconds of all threads together by what they did; `seed`: None where nothing was drawn at random."""
+    seconds of all threads together by what they did; `seed`: None where nothing was drawn at random; `done_already`:
+    `out` held this very merge, and nothing was computed."""
 
     out: Path
     method: str
@@ -52,6 +54,7 @@ class MergeSummary:
     resumed: int
     phases: dict[str, float]
     seed: int | None
+    done_already: bool = False
 
 
 @overload
@@ -116,13 +119,14 @@ def merge(
 
     `recipe`: a `Recipe`, a file, or a mapping with mergekit's keys. `out_shard_size`: bytes, or a size such as "5GB" or
     mergekit's "5B". The bytes do not depend on `threads`; `seed` is that of the methods that draw random numbers. A run
-    that was interrupted or killed is continued by the same call, to the same bytes; `restart` discards it; `force`
-    replaces an output that exists. `on_nan`: NaN and infinities in the inputs are an error, or counted (in memory: a
-    Python warning). `device`: where blocks are combined, `cpu`, or one that torch knows, which gives the plain form of
-    the method, and so bytes of its own. `ray`: the address of a Ray cluster whose workers make the shards, or `auto`,
-    or `local`. `mappings` and `accept_mapping` are for models in a layout of their own (docs/naming-schemes.md);
-    `allow_different_settings` merges models that config.json makes different functions, such as of 4 heads and of 8.
-    `on_progress` receives a `Progress` in bytes; `on_plan` the plan, before a weight is read.
+    that was interrupted or killed is continued by the same call, to the same bytes, and one that was finished is left
+    as it is; `restart` discards an interrupted one; `force` replaces an output that exists. `on_nan`: NaN and
+    infinities in the inputs are an error, or counted (in memory: a Python warning). `device`: where blocks are
+    combined, `cpu`, or one that torch knows, which gives the plain form of the method, and so bytes of its own. `ray`:
+    the address of a Ray cluster whose workers make the shards, or `auto`, or `local`. `mappings` and `accept_mapping`
+    are for models in a layout of their own (docs/naming-schemes.md); `allow_different_settings` merges models that
+    config.json makes different functions, such as of 4 heads and of 8. `on_progress` receives a `Progress` in bytes;
+    `on_plan` the plan, before a weight is read.
 
     Raises RecipeError, CheckpointError, PlanError, MergeError or OutputError, and then leaves nothing behind.
 
@@ -151,13 +155,19 @@ def merge(
         )
     started, out = time.monotonic(), Path(out)
     shard_bytes = parse_shard_size(out_shard_size) if isinstance(out_shard_size, str) else out_shard_size
-    check_output(out, force=force, inputs=None)
+    again = (out / CHECKSUMS).is_file() and not force  # perhaps this very merge, finished
+    if not again:
+        check_output(out, force=force, inputs=None)
     plan = open_plan()
     if on_plan:
         on_plan(plan)
     weights = [path for model in plan.models.values() for path in model.files]
     inputs = [*weights, recipe.file.path, *(mappings or {}).values()]
-    stamps, run = InputStamps(plan.models.values()), run_digest(plan, shard_bytes, seed, device)
+    texts = {model: read_text(path) for model, path in (mappings or {}).items()}
+    stamps, run = InputStamps(plan.models.values()), run_digest(plan, shard_bytes, seed, device, texts)
+    written = output_digest(run | {"on_nan": on_nan}, plan.models.values())
+    if again and is_written(out, written, input_files(plan.models.values())):
+        return _summary(out, plan, seed, started, done_already=True)
     with resumable_folder(
         out, run, force=force, restart=restart, needed_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES, inputs=inputs
     ) as scratch:
@@ -202,7 +212,21 @@ def merge(
         write_merged_tokenizer(plan.home, plan.vocabulary, folder)
         (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         (folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
-        write_checksums(folder, tally.digests)
+        write_checksums(folder, tally.digests, written)
+    return _summary(out, plan, seed, started, tally, len(scratch.finished))
+
+
+def _summary(
+    out: Path,
+    plan: Plan,
+    seed: int,
+    started: float,
+    tally: Tally | None = None,
+    resumed: int = 0,
+    *,
+    done_already: bool = False,
+) -> MergeSummary:
+    tally = tally or Tally()
     return MergeSummary(
         out,
         plan.method.name,
@@ -213,9 +237,10 @@ def merge(
         time.monotonic() - started,
         tally.ties,
         tuple(tally.not_finite),
-        len(scratch.finished),
+        resumed,
         tally.seconds,
         seed if plan.method.random else None,
+        done_already,
     )
 
 

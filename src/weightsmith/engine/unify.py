@@ -10,11 +10,11 @@ from pathlib import Path
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.merge import DEFAULT_SHARD_BYTES
-from weightsmith.engine.output.checksums import write_checksums
+from weightsmith.engine.output.checksums import CHECKSUMS, is_written, write_checksums
 from weightsmith.engine.output.input_stamps import InputStamps
 from weightsmith.engine.output.journaled_run import run_journaled
 from weightsmith.engine.output.resumable_folder import resumable_folder
-from weightsmith.engine.output.run_digest import copy_digest
+from weightsmith.engine.output.run_digest import copy_digest, input_files, output_digest
 from weightsmith.engine.run_tensors import OnBytes, Tally, run_tensors
 from weightsmith.errors import CheckpointError
 from weightsmith.files.inputs.read_input import read_text
@@ -32,7 +32,8 @@ from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
 
 @dataclass(frozen=True)
 class UnifySummary:
-    """`conversion` says what was done to names and rows; None: they were canonical."""
+    """`conversion` says what was done to names and rows; None: they were canonical. `done_already`: `out` held this
+    very model, and nothing was written."""
 
     out: Path
     conversion: str | None
@@ -41,6 +42,7 @@ class UnifySummary:
     written_bytes: int
     seconds: float
     resumed: int
+    done_already: bool = False
 
 
 def unify(
@@ -69,7 +71,9 @@ def unify(
     'coder-unified'
     """
     started, out = time.monotonic(), Path(out)
-    check_output(out, force=force, inputs=None)
+    again = (out / CHECKSUMS).is_file() and not force  # perhaps this very model, finished
+    if not again:
+        check_output(out, force=force, inputs=None)
     opened = open_model(model)
     if opened.kept_because:
         raise CheckpointError(
@@ -91,7 +95,10 @@ def unify(
     total = sum(tensor.info.nbytes for tensor in tensors)
     request = [to, like, read_text(mapping) if mapping else None, accept_mapping]
     run = copy_digest(opened, tensors, out_shard_size, request)
-    inputs = [*opened.files, *([mapping] if mapping else [])]
+    inputs, written = [*opened.files, *([mapping] if mapping else [])], output_digest(run, [opened])
+    if again and is_written(out, written, input_files([opened])):
+        seconds = time.monotonic() - started
+        return UnifySummary(out, opened.conversion, opened.left_out, len(tensors), total, seconds, 0, True)
     with resumable_folder(
         out, run, force=force, restart=restart, needed_bytes=total + FREE_FOR_SMALL_FILES, inputs=inputs
     ) as scratch:
@@ -118,7 +125,7 @@ def unify(
         write_tokenizer_files(opened, scratch.folder)
         config = published(opened.config, [t.info for t in tensors])
         (scratch.folder / opened.config_file).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        write_checksums(scratch.folder, tally.digests)
+        write_checksums(scratch.folder, tally.digests, written)
     return UnifySummary(
         out, opened.conversion, opened.left_out, len(tensors), total, time.monotonic() - started, len(scratch.finished)
     )

@@ -57,6 +57,11 @@ class AnswerStore:
         except sqlite3.Error as error:
             raise EvaluationError(f"{self._path}: answers cannot be written: {error}", path=self._path) from error
 
+    @property
+    def count(self) -> int:
+        """How many answers are stored."""
+        return self._db.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
+
     def close(self) -> None:
         self._db.close()
 
@@ -65,6 +70,14 @@ class AnswerStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def holds_answers(path: Path) -> bool:
+    """Whether the store at `path` has an answer."""
+    if not path.exists():
+        return False
+    with AnswerStore(path) as store:
+        return store.count > 0
 
 
 _WEIGHTS = {".safetensors", ".gguf", ".bin", ".pt", ".pth"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from weightsmith.errors import EvaluationError
-from weightsmith.evaluation.answer_store import AnswerStore
+from weightsmith.evaluation.answer_store import AnswerStore, holds_answers
 from weightsmith.evaluation.backend import Backend
 from weightsmith.evaluation.backends.stored_backend import StoredBackend
 from weightsmith.evaluation.budget import Budget, choose_samples
@@ -27,6 +28,7 @@ from weightsmith.evaluation.tasks.suite import Suite, SuiteEntry, load_suite, su
 from weightsmith.evaluation.tasks.text_task import Text
 from weightsmith.files.digests import FileDigests, digest
 from weightsmith.files.output_folder import check_apart, check_place
+from weightsmith.files.work_folder import work_folder
 from weightsmith.machine import fast_precision
 from weightsmith.models.find_model import short_name
 from weightsmith.progress import OnProgress, counted, no_progress
@@ -135,16 +137,14 @@ def evaluate_suites(
     if settings.precision == "auto":
         own = any(suite.own for suite in suites)
         settings = replace(settings, precision="float32" if own else fast_precision())
-    if output:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EvaluationError(f"{output}: cannot be created: {error.strerror}") from error
-    if output and digests is None:
-        digests = FileDigests(output / DIGESTS)
     results: list[list[ModelResult]] = [[] for _ in suites]
     chosen: list[dict[str, list[int]] | None] = [None] * len(suites)
-    with AnswerStore(output / STORE if output else None) as store:
+    with ExitStack() as stack:
+        if output:
+            path = output / STORE
+            stack.enter_context(work_folder(output, is_worth_keeping=lambda: holds_answers(path)))
+            digests = digests or FileDigests(output / DIGESTS)
+        store = stack.enter_context(AnswerStore(output / STORE if output else None))
         session = _Session(settings, store, {} if len(models) > 1 else None, on_progress)
         for position, opened in enumerate(models):
             with opened.load(settings, digests, log) as model:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from weightsmith.errors import is_plain_name
+
 
 def find_path(path: str, beside: Path | None) -> Path | None:
     """`path` from the working directory, or from the folder `beside`; None where it is in neither."""
@@ -22,3 +24,12 @@ def find_path(path: str, beside: Path | None) -> Path | None:
 def path_beside(path: str, folder: Path) -> Path:
     """The same, and in `folder` where it is in neither."""
     return find_path(path, folder) or folder / path
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name that a file claims is one of a file in a folder: with no path in it and nothing invisible.
+
+    >>> [is_file_name(name) for name in ("model.safetensors", "..", "a/b", "a\n")]
+    [True, False, False, False]
+    """
+    return name not in ("", ".", "..") and not set(name) & {"/", "\\"} and is_plain_name(name)

@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in."""
+"""A folder, or a file, that one process at a time works in."""
 
 from __future__ import annotations
 
@@ -33,6 +33,22 @@ def folder_lock(folder: Path, *, owner_file: str | None = None) -> Iterator[None
         if owner_file:
             (folder / owner_file).write_text(str(os.getpid()), encoding="ascii")
         yield
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold the file `path`, created if it is not there, as `folder_lock` does. No lock where the system has none."""
+    if not fcntl:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise FolderInUse(path) from None
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

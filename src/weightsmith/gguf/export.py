@@ -118,12 +118,13 @@ def export(
     for gguf_type in dict.fromkeys((*gguf_types, intermediate)):
         check_apart(output.path(gguf_type), read)
     check_place(output.path(gguf_types[0]))
-    files = FileBuilder(settings, output).build(gguf_types)
-    plain = output.path(intermediate) if any(gguf_type not in PLAIN_TYPES for gguf_type in gguf_types) else None
-    if plain and not keep and intermediate not in gguf_types:
-        output.drop(intermediate)
-        plain = None
-    written = _write_modelfile(files, settings, output.folder) if output.manifest else None
+    with output.held():
+        files = FileBuilder(settings, output).build(gguf_types)
+        plain = output.path(intermediate) if any(gguf_type not in PLAIN_TYPES for gguf_type in gguf_types) else None
+        if plain and not keep and intermediate not in gguf_types:
+            output.drop(intermediate)
+            plain = None
+        written = _write_modelfile(files, settings, output.folder) if output.manifest else None
     return ExportSummary(Path(out), tuple(files), plain, written, time.monotonic() - started)
 
 

@@ -7,8 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weightsmith.errors import ExportError
+from pydantic import TypeAdapter
+
+from weightsmith.errors import ExportError, shown
 from weightsmith.files.digests import file_digest
+from weightsmith.files.find_path import is_file_name
+from weightsmith.files.inputs.read_input import read_json
 from weightsmith.files.write_whole import write_whole
 from weightsmith.version import __version__
 
@@ -32,6 +36,9 @@ class ManifestEntry:
     measured: dict[str, Any] = field(default_factory=dict)
 
 
+_RECORD = TypeAdapter(ManifestEntry)
+
+
 class Manifest:
     """The entries of one folder, on the disk after each change."""
 
@@ -43,16 +50,17 @@ class Manifest:
         if not path.exists():
             return
         try:
-            for entry in json.loads(path.read_text(encoding="utf-8"))["files"]:
+            for entry in read_json(path, error=ExportError)["files"]:
                 measured = entry.pop("found", {})  # what `measured` was called at first
-                record = {"measured": measured} | entry | {"source": tuple(entry["source"])}
-                self.entries[entry["file"]] = ManifestEntry(**record)
-        except (ValueError, KeyError, TypeError) as error:
+                record = _RECORD.validate_python({"measured": measured} | entry, strict=False)
+                self.entries[record.file] = record
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ExportError(
                 f"{path}: is not a manifest that weightsmith wrote; remove it, or choose another folder", path=path
             ) from error
-        if any(Path(name).name != name for name in self.entries):
-            raise ExportError(f"{path}: names files outside of its folder", path=path)
+        for name in self.entries:
+            if not is_file_name(name):
+                raise ExportError(f"{path}: {shown(name)} is not the name of a file in its folder", path=path)
 
     def fits(self, file: str, key: str) -> ManifestEntry | None:
         """The entry of a file that is there, unchanged, and was made in the same way from the same."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from weightsmith.errors import ExportError, OutputError
+from weightsmith.errors import ExportError, OutputError, shown
+from weightsmith.files.find_path import is_file_name
+from weightsmith.files.folder_lock import FolderInUse, file_lock
+from weightsmith.files.work_folder import in_use, work_folder
 from weightsmith.files.write_whole import writing_whole
 from weightsmith.gguf.manifest import Manifest, ManifestEntry
 
@@ -54,9 +58,14 @@ class OutputFiles:
         `sha256`, if it is known, is the file's."""
         path = self.path(gguf_type)
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):  # of a run that was killed
-            left.unlink()
+            try:
+                with file_lock(left):
+                    left.unlink()
+            except FolderInUse as error:
+                raise in_use(path, error) from None
         # A name of its own: what a killed run started may still be writing.
-        with writing_whole(path, path.with_name(f".{path.name}.{os.getpid()}.partial")) as partial:
+        name = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        with writing_whole(path, name) as partial, file_lock(partial):
             measured = make(partial)
             sha256 = measured.pop("sha256", None)
             with partial.open("rb") as file:
@@ -64,6 +73,12 @@ class OutputFiles:
             if self.manifest:
                 self.manifest.add(path.name, partial, gguf_type, how, source, key, measured, sha256)
         return measured
+
+    def held(self) -> AbstractContextManager[None]:
+        """While it lasts, no other command writes into the folder of an export."""
+        if self._single:
+            return nullcontext()
+        return work_folder(self.folder, is_worth_keeping=lambda: any(self.folder.glob("*.gguf")))
 
     def make_folder(self) -> None:
         """Raises OutputError where that cannot be done."""
@@ -84,6 +99,6 @@ class OutputFiles:
 
 def check_name(name: str) -> str:
     """A model's name as part of a file's. Raises ExportError where it cannot be one."""
-    if not name or Path(name).name != name:
-        raise ExportError(f"{name!r} cannot be part of a file name; give a name with --name")
+    if not is_file_name(name):
+        raise ExportError(f"{shown(name)} cannot be part of a file name; give a name with --name")
     return name

@@ -21,6 +21,11 @@ _MOST_GROWTH = 64.0
 _TEXTS = ("chat_template.jinja",)
 
 
+def config_of(path: Path) -> str:
+    """What the file or folder at `path` says its sizes in."""
+    return "its metadata" if path.suffix == ".gguf" else "config.json"
+
+
 def check_companions(folder: Path) -> None:
     """Raises CheckpointError for a file beside the weights that is not what its name says."""
     for name in _OBJECTS:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.engine.merge import merge
-from weightsmith.errors import OutputError
 from weightsmith.evaluation.results.score_tables import EvaluationTables
 from weightsmith.files.find_path import path_beside
 from weightsmith.files.inputs.yaml_file import YamlFile, read_yaml
 from weightsmith.files.output_folder import check_output
 from weightsmith.files.suggestions import nearest
+from weightsmith.files.work_folder import work_folder
 from weightsmith.gguf.conversion.conversion import PLAIN_TYPES
 from weightsmith.gguf.export import export
 from weightsmith.gguf.fidelity import describe_fidelity
@@ -79,18 +79,16 @@ def run(
     if not (out / RECORDS).is_dir():
         inputs = tuple(path for model in checked.plan.models.values() for path in model.files)
         check_output(out, force=force, inputs=inputs)
-    try:
+    with work_folder(out, is_worth_keeping=lambda: any((out / RECORDS).glob("*-*.json"))):
         stages = Stages(out, log)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror}", path=out) from error
-    merged = _merge(checked, out, stages, threads, on_progress)
-    exports = _export(checked, out, stages, merged, threads, log, on_progress)
-    tables = None
-    if checked.evaluation:
-        models = _scored_models(checked, checked.evaluation.scored, out, stages, merged, exports)
-        tables = run_evaluate_stage(checked.evaluation, models, out, stages, threads, log, on_progress)
-    page = _report(checked, out, stages, tables)
-    return RunSummary(out, tuple(stages.done), tables, page)
+        merged = _merge(checked, out, stages, threads, on_progress)
+        exports = _export(checked, out, stages, merged, threads, log, on_progress)
+        tables = None
+        if checked.evaluation:
+            models = _scored_models(checked, checked.evaluation.scored, out, stages, merged, exports)
+            tables = run_evaluate_stage(checked.evaluation, models, out, stages, threads, log, on_progress)
+        page = _report(checked, out, stages, tables)
+        return RunSummary(out, tuple(stages.done), tables, page)
 
 
 def _check(path: Path) -> _Checked:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from weightsmith.engine.output.run_digest import inputs_digest
-from weightsmith.errors import OutputError, SearchError
+from weightsmith.errors import SearchError
 from weightsmith.evaluation.results.paired_tests import bootstrap_p, drawn_differences
 from weightsmith.files.digests import digest, file_digest
 from weightsmith.files.output_folder import check_output
+from weightsmith.files.work_folder import work_folder
 from weightsmith.machine import available_cores, available_memory, fast_precision
 from weightsmith.models.parts.stacks import LAYER
 from weightsmith.planning.plan import Plan, TensorPlan
@@ -73,68 +74,68 @@ def ablate(
     for name in (*questions, *texts):
         if not Path(name).is_file():
             raise SearchError(f"{name}: no such file")
-    _open_folder(folder, force=force)
-    loaded = load_recipe(path)
-    search_file = SearchFile(recipe=loaded.file.tree, objective=entries, data=str(data) if data else None)
-    precision = fast_precision() if precision == "auto" else precision
-    merge = LiveMerge(
-        path,
-        threads=threads or available_cores(),
-        precision=precision,
-        cache=InputCache(folder, int(available_memory() * _CACHE_SHARE)),
-    )
-    plan = merge.plan(loaded.file.tree)
-    models = _models(plan)
-    spans = _blocks(plan, blocks)
-    dependencies = _dependencies(loaded.file.text, [*questions, *texts], tasks, metric, limit, precision)
-    dependencies |= {"models": inputs_digest(plan.models.values()), "method": plan.method.identity}
-    merge.become(plan)
-    assert merge.backend
-    objectives = open_objectives(search_file, Path.cwd(), merge.backend)
-    answers_without: dict[str, list[AllAnswers]] = {label: [] for label in models}
-    with KeptAnswers(folder / ANSWERS, dependencies) as kept:
-        whole_answers = kept.ask({"without": None}, lambda: _ask(merge, plan, objectives))
-        log("whole: " + _shown(objectives, whole_answers))
-        for label, reference in models.items():
-            for name, tensors in spans.items():
-                changed_plan = _left_out(plan, reference, tensors)
-                answers = kept.ask(
-                    {"without": label, "in": name},
-                    lambda changed_plan=changed_plan: _ask(merge, changed_plan, objectives),
-                )
-                answers_without[label].append(answers)
-                log(f"without {label} in {name}: " + _shown(objectives, answers))
-                measured = sum(map(len, answers_without.values()))
-                on_progress(Progress("ablating", measured, len(models) * len(spans), "ablations"))
-    merge.close()
-    by_label = {"whole": whole_answers} | {
-        f"without {label} in {name}": answers
-        for label, rows in answers_without.items()
-        for name, answers in zip(spans, rows, strict=True)
-    }
-    result = Ablation(
-        tuple(objectives),
-        tuple(spans),
-        _values(objectives, whole_answers),
-        {label: tuple(_values(objectives, answers) for answers in rows) for label, rows in answers_without.items()},
-        {label: tuple(_chances(whole_answers, answers) for answers in rows) for label, rows in answers_without.items()},
-        (),
-        as_evaluation(objectives, by_label, "ablation", f"{path.name}, with a model left out of a block of layers"),
-    )
-    return replace(result, files=tuple(write_ablation(result, folder, path.name)))
+    _check_folder(folder, force=force)
+    with work_folder(folder, is_worth_keeping=(folder / ANSWERS).exists):
+        if force:
+            (folder / ANSWERS).unlink(missing_ok=True)
+            discard_ablation(folder)
+        loaded = load_recipe(path)
+        search_file = SearchFile(recipe=loaded.file.tree, objective=entries, data=str(data) if data else None)
+        precision = fast_precision() if precision == "auto" else precision
+        merge = LiveMerge(
+            path,
+            threads=threads or available_cores(),
+            precision=precision,
+            cache=InputCache(folder, int(available_memory() * _CACHE_SHARE)),
+        )
+        plan = merge.plan(loaded.file.tree)
+        models = _models(plan)
+        spans = _blocks(plan, blocks)
+        dependencies = _dependencies(loaded.file.text, [*questions, *texts], tasks, metric, limit, precision)
+        dependencies |= {"models": inputs_digest(plan.models.values()), "method": plan.method.identity}
+        merge.become(plan)
+        assert merge.backend
+        objectives = open_objectives(search_file, Path.cwd(), merge.backend)
+        answers_without: dict[str, list[AllAnswers]] = {label: [] for label in models}
+        with KeptAnswers(folder / ANSWERS, dependencies) as kept:
+            whole_answers = kept.ask({"without": None}, lambda: _ask(merge, plan, objectives))
+            log("whole: " + _shown(objectives, whole_answers))
+            for label, reference in models.items():
+                for name, tensors in spans.items():
+                    changed_plan = _left_out(plan, reference, tensors)
+                    answers = kept.ask(
+                        {"without": label, "in": name},
+                        lambda changed_plan=changed_plan: _ask(merge, changed_plan, objectives),
+                    )
+                    answers_without[label].append(answers)
+                    log(f"without {label} in {name}: " + _shown(objectives, answers))
+                    measured = sum(map(len, answers_without.values()))
+                    on_progress(Progress("ablating", measured, len(models) * len(spans), "ablations"))
+        merge.close()
+        by_label = {"whole": whole_answers} | {
+            f"without {label} in {name}": answers
+            for label, rows in answers_without.items()
+            for name, answers in zip(spans, rows, strict=True)
+        }
+        result = Ablation(
+            tuple(objectives),
+            tuple(spans),
+            _values(objectives, whole_answers),
+            {label: tuple(_values(objectives, answers) for answers in rows) for label, rows in answers_without.items()},
+            {
+                label: tuple(_chances(whole_answers, answers) for answers in rows)
+                for label, rows in answers_without.items()
+            },
+            (),
+            as_evaluation(objectives, by_label, "ablation", f"{path.name}, with a model left out of a block of layers"),
+        )
+        return replace(result, files=tuple(write_ablation(result, folder, path.name)))
 
 
-def _open_folder(folder: Path, *, force: bool) -> None:
+def _check_folder(folder: Path, *, force: bool) -> None:
     """Empty, or with an ablation that was not finished."""
     if not (folder / ANSWERS).exists() or (folder / TABLE).exists():
         check_output(folder, force=force, inputs=())
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be created: {error.strerror}", path=folder) from error
-    if force:
-        (folder / ANSWERS).unlink(missing_ok=True)
-        discard_ablation(folder)
 
 
 def _dependencies(

@@ -20,6 +20,7 @@ from weightsmith.files.find_path import path_beside
 from weightsmith.files.inputs.yaml_file import YamlFile, dump_yaml, parse_yaml, read_yaml
 from weightsmith.files.output_folder import check_apart, check_place
 from weightsmith.files.suggestions import nearest
+from weightsmith.files.work_folder import LOCK, work_folder
 from weightsmith.machine import available_cores, fast_precision
 from weightsmith.methods.registry import METHODS, find_method, method_names
 from weightsmith.models.open_model import open_model
@@ -34,7 +35,7 @@ from weightsmith.recipe_search.report.search_results import discard, write_resul
 from weightsmith.recipe_search.search_file import SearchFile
 from weightsmith.recipe_search.space import Keys, Space, find_spaces
 from weightsmith.recipe_search.trials.run_trial import Setup, TrialJob, TrialResult, objectives_of, worker_of
-from weightsmith.recipe_search.trials.study import DATABASE, AskedTrial, Study, search_lock
+from weightsmith.recipe_search.trials.study import DATABASE, AskedTrial, Study
 from weightsmith.recipe_search.trials.trial import Trial
 from weightsmith.recipe_search.trials.workers import Workers, open_workers, result_of
 
@@ -103,7 +104,7 @@ def search(
     check_apart(Path(out), [file.path], replaced=False)
     check_place(Path(out))
     folder = _folder(Path(out), resume=resume, force=force)
-    with search_lock(folder):
+    with work_folder(folder, is_worth_keeping=(folder / DATABASE).exists):
         setup = Setup(
             file.path.absolute(),
             file.text,
@@ -119,6 +120,8 @@ def search(
         models_digest = _models_digest(recipe, file.path.parent)
         depends_on = {"precision": setup.precision, "models": models_digest} | _digests(file, config)
         depends_on |= {f"merge_method {name}": METHODS[name].identity for name in methods if METHODS[name].identity}
+        if force and not resume:
+            discard(folder)
         study = Study(folder, config, recipe.tree, spaces, defaults, parallel=workers > 1, depends_on=depends_on)
         with open_workers(workers, ray, count) as pool:
             _try_all(study, config, setup, pool, objectives, log, on_progress)
@@ -253,6 +256,7 @@ def _models_digest(recipe: YamlFile, folder: Path) -> str:
 
 
 def _folder(out: Path, *, resume: bool, force: bool) -> Path:
+    """Where the search is done. Raises OutputError where that is something else's place."""
     exists = (out / DATABASE).exists()
     if resume and not exists:
         raise OutputError(f"{out}: there is no search to resume", path=out)
@@ -260,22 +264,10 @@ def _folder(out: Path, *, resume: bool, force: bool) -> Path:
         raise OutputError(
             f"{out}: holds a search already; resume it with --resume, or discard it with --force", path=out
         )
-    if (
-        out.exists()
-        and not exists
-        and (not out.is_dir() or any(p.name != ".lock" for p in out.iterdir()))
-        and not force
-    ):
+    if out.exists() and not exists and (not out.is_dir() or any(p.name != LOCK for p in out.iterdir())) and not force:
         raise OutputError(
             f"{out}: exists and is not the folder of a search; choose another, or replace it with --force", path=out
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be created: {error.strerror}", path=out) from error
-    if force and not resume:
-        with search_lock(out):
-            discard(out)
     return out
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from weightsmith.errors import ReportError
+from weightsmith.evaluation.results.markdown_table import markdown_text
 from weightsmith.files.write_whole import write_whole
 from weightsmith.machine import describe_machine
 from weightsmith.report.report_facts import ReportFacts
@@ -26,7 +28,9 @@ def write_report(facts: ReportFacts, folder: Path) -> tuple[Path, Path]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["text"] = markdown_text
     values = {
+        "fence": _fence(facts.recipe),
         "facts": facts,
         "machine": describe_machine(),
         "score_plot": score_plot,
@@ -36,3 +40,8 @@ def write_report(facts: ReportFacts, folder: Path) -> tuple[Path, Path]:
     for name in ("report.md", "report.html"):
         written.append(write_whole(folder / name, environment.get_template(f"{name}.j2").render(values)))
     return written[0], written[1]
+
+
+def _fence(code: str) -> str:
+    """A fence that no line of `code` closes."""
+    return "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))

@@ -24,6 +24,7 @@ from tests.hostile.builders import (
 from tests.hostile.fork import EITHER, REFUSED, TAKEN, Case
 
 FILE = "bad.gguf"
+_EVALUATE = ("evaluate", FILE, "--text", "text.txt", "-o", "out", "-q")
 _INSPECT, _UNIFY = ("inspect", FILE), ("unify", FILE, "out", "-q")
 _OTHERS: dict[str, Value] = {
     "zero": (UINT32, 0),
@@ -87,9 +88,45 @@ def cases() -> Iterator[Case]:
         changed = gguf(gguf_metadata() | {"general.alignment": value})
         yield Case(f"alignment: {name}", file(changed), _UNIFY, "", EITHER)
     yield from _tensors(tensors)
+    yield from _run_by_llama_cpp()
     for place in range(24, 1500, 12):
         changed = whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :]
         yield Case(f"byte {place} changed", file(changed), _UNIFY, "", EITHER)
+
+
+def _run_by_llama_cpp() -> Iterator[Case]:
+    """What the reader takes and llama.cpp does not, in some cases by an assertion."""
+    for key, names in {
+        "llama.block_count": ("zero", "many"),
+        "llama.attention.layer_norm_rms_epsilon": ("not a number", "zero"),
+        "llama.attention.head_count": ("zero", "many"),
+        "llama.attention.head_count_kv": ("zero", "many"),
+        "llama.rope.dimension_count": ("zero", "many"),
+        "tokenizer.ggml.eos_token_id": ("many", "zero"),
+        "tokenizer.ggml.pre": ("text", "empty list"),
+    }.items():
+        for name in names:
+            content = gguf(_readable() | {key: _OTHERS[name]})
+            yield Case(f"evaluated, {key}: {name}", _with_text(content), _EVALUATE, FILE, EITHER)
+    dimensions, _, content = gguf_tensors()["output_norm.weight"]
+    for kind in (1, 30):  # f16, bf16: llama.cpp multiplies norms in float32 alone
+        changed = gguf_tensors() | {"output_norm.weight": (dimensions, kind, content[: len(content) // 2])}
+        yield Case(f"evaluated, norm of type {kind}", _with_text(gguf(_readable(), tensors=changed)), _EVALUATE, FILE)
+
+
+def _readable() -> dict[str, Value]:
+    """Metadata with a vocabulary that `text.txt` is made of."""
+    letters = [*"t1234", "Ġ", "Ċ"]
+    tokens = [*letters, *(f"<{number}>" for number in range(VOCABULARY - len(letters)))]
+    return gguf_metadata() | {"tokenizer.ggml.tokens": (ARRAY, (STRING, tokens))}
+
+
+def _with_text(content: bytes) -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        file(content)(folder)
+        (folder / "text.txt").write_text("t1 t2 t3 t4\n" * 40)
+
+    return build
 
 
 def _tensors(tensors: dict) -> Iterator[Case]:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from weightsmith.checkpoint.weights_folder import WeightsFolder
 from weightsmith.errors import CheckpointError
 from weightsmith.files.inputs.read_input import read_json
 
 CHECKSUMS = "checksums.json"
 
 
-def write_checksums(folder: Path, digests: Mapping[str, str]) -> None:
-    """`digests`: tensor -> XXH3, 128 bits, of its bytes in the file (https://xxhash.com)."""
-    content = {"algorithm": "xxh3_128", "tensors": dict(sorted(digests.items()))}
+def write_checksums(folder: Path, digests: Mapping[str, str], run: str) -> None:
+    """`digests`: tensor -> XXH3, 128 bits, of its bytes in the file (https://xxhash.com). `run`: what the weights were
+    made from, as `output_digest` names it."""
+    content = {"algorithm": "xxh3_128", "run": run, "tensors": dict(sorted(digests.items()))}
     (folder / CHECKSUMS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def is_written(out: Path, run: str, inputs: Iterable[Path]) -> bool:
+    """Whether `out` holds the whole output of `run`, and none of its `inputs` (files) changed since."""
+    path = out / CHECKSUMS
+    try:
+        content = read_json(path) if path.is_file() else {}
+        if content.get("run") != run or WeightsFolder(out).tensors.keys() != read_checksums(path).keys():
+            return False
+        return max(file.stat().st_ctime_ns for file in inputs) < path.stat().st_mtime_ns
+    except (CheckpointError, OSError):
+        return False
 
 
 def read_checksums(path: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from weightsmith.engine.output.journal import JOURNAL, Record, read_journal
 from weightsmith.errors import OutputError
 from weightsmith.files.folder_lock import FolderInUse, folder_lock
 from weightsmith.files.output_folder import check_output, check_space, put_in_place, reporting_full_disk
+from weightsmith.files.work_folder import in_use
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,7 @@ def _only_process(out: Path, folder: Path) -> Iterator[None]:
         try:
             stack.enter_context(folder_lock(folder))
         except FolderInUse as error:
-            raise OutputError(
-                f"{out}: another process is writing it; wait for it, or choose another folder", path=out
-            ) from error
+            raise in_use(out, error) from None
         except OSError as error:
             raise OutputError(f"{out}: cannot be written: {error.strerror}", path=out) from error
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.tokenizer.tokenizer_files import companion_digests
 from weightsmith.version import __version__
 
+_SAMPLES, _SAMPLE = 256, 4096  # how many, and bytes of each
 _HEAD = 1 << 20  # bytes of a file of weights that are hashed: its header, with most files
 
 
-def run_digest(plan: Plan, shard_bytes: int, seed: int, device: str) -> dict[str, str]:
+def run_digest(
+    plan: Plan, shard_bytes: int, seed: int, device: str, mappings: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """`recipe`, `inputs` (names, sizes, times and first bytes of all files), `layout` of the output, `seed`, `device`,
-    `version`, and the `method` where it is not one of ours."""
+    `version`, the `method` where it is not one of ours, and the texts of `mappings` where there are any."""
     return {
         "recipe": digest(plan.recipe.file.text),
         "inputs": inputs_digest(plan.models.values()),
@@ -28,6 +31,7 @@ def run_digest(plan: Plan, shard_bytes: int, seed: int, device: str) -> dict[str
         "device": device,
         "version": __version__,
         **({"method": plan.method.identity} if plan.method.identity else {}),
+        **({"mappings": digest(sorted(mappings.items()))} if mappings else {}),
     }
 
 
@@ -50,16 +54,41 @@ def _layout(tensors: Sequence[TensorPlan], config: Mapping[str, object], shard_b
 
 def inputs_digest(models: Iterable[Model]) -> str:
     """Names, sizes, times and first bytes of all files of weights, and the content of those beside them."""
-    stamps: list[Any] = []
+    return digest([[*stamp, _mtime(path)] if path else stamp for path, stamp in _stamps(models, samples=0)])
+
+
+def output_digest(run: Mapping[str, str], models: Iterable[Model]) -> str:
+    """What an output is made from, as `run` says it, without the times of its inputs: bytes from all over their files
+    stand in for them."""
+    stamps = [stamp for _, stamp in _stamps(models, samples=_SAMPLES)]
+    return digest([{key: value for key, value in run.items() if key != "inputs"}, stamps])
+
+
+def _mtime(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _stamps(models: Iterable[Model], samples: int) -> Iterator[tuple[Path | None, list[Any]]]:
     for model in sorted(models, key=lambda model: model.reference):
-        stamps.append([model.reference, companion_digests(model.home)])
-        for path_of_model in model.files:
-            for path in files_of(path_of_model):
-                stat = path.stat()
-                with path.open("rb") as file:
-                    head = hashlib.sha256(file.read(_HEAD)).hexdigest()
-                stamps.append([model.reference, path.name, stat.st_size, stat.st_mtime_ns, head])
-    return digest(stamps)
+        yield None, [model.reference, companion_digests(model.home)]
+        for path in (file for path_of_model in model.files for file in files_of(path_of_model)):
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                content = hashlib.sha256(file.read(_HEAD))
+                for number in range(samples if size > _HEAD else 0):
+                    file.seek((size - _SAMPLE) * number // (samples - 1))
+                    content.update(file.read(_SAMPLE))
+            yield path, [model.reference, path.name, size, content.hexdigest()]
+
+
+def input_files(models: Iterable[Model]) -> list[Path]:
+    """All files that models are read from: weights and what lies beside them."""
+    files = []
+    for model in models:
+        files += [path for path_of_model in model.files for path in files_of(path_of_model)]
+        if model.home.is_dir():
+            files += [path for path in model.home.iterdir() if path.is_file()]
+    return files
 
 
 def files_of(path_of_model: Path) -> list[Path]:

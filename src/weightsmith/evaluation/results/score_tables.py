@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from weightsmith.evaluation.results.markdown_table import markdown_table
+from weightsmith.evaluation.results.markdown_table import markdown_table, markdown_text
 from weightsmith.evaluation.results.paired_tests import Comparison
 from weightsmith.evaluation.results.suite_result import ModelResult, Scope, SuiteResult
 from weightsmith.evaluation.results.task_result import TaskResult
@@ -46,7 +46,11 @@ class EvaluationTables:
     def to_markdown(self) -> str:
         """A page: for each suite a heading, what it is, and its tables."""
         return (
-            "\n\n".join(f"## {suite.suite}\n\n{suite.about}\n\n{suite.to_markdown()}" for suite in self.suites) + "\n"
+            "\n\n".join(
+                f"## {markdown_text(suite.suite)}\n\n{markdown_text(suite.about)}\n\n{suite.to_markdown()}"
+                for suite in self.suites
+            )
+            + "\n"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -126,7 +130,14 @@ def autoeval_tables(result: SuiteResult, model: ModelResult) -> str:
             version = model.harness["versions"].get(entry.name, model.harness["versions"].get(entry.task, ""))
             error = [] if value.error is None else ["±", f"{value.error:.2f}"]
             rows.append([entry.name, str(version), value.metric, f"{value.value:.2f}", *(error or ["", ""])])
-        text += [f"### {part.name}", "", markdown_table(rows), "", f"Average: {_average(model.of_part(part))}", ""]
+        text += [
+            f"### {markdown_text(part.name)}",
+            "",
+            markdown_table(rows),
+            "",
+            f"Average: {_average(model.of_part(part))}",
+            "",
+        ]
     names = [part.name for part in result.suite.parts]
     heads = ["Model", *names, "Average"]
     cells = [

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from weightsmith.errors import EvaluationError
-from weightsmith.files.find_path import path_beside
+from weightsmith.files.find_path import is_file_name, path_beside
 from weightsmith.files.inputs.yaml_file import StrictModel, read_yaml
 from weightsmith.files.suggestions import nearest
 
@@ -72,6 +72,13 @@ class Suite(StrictModel):
     source: str
     parts: tuple[Part, ...] = Field(min_length=1)
 
+    @field_validator("name")
+    @classmethod
+    def _is_file_name(cls, name: str) -> str:
+        if not is_file_name(name):
+            raise ValueError("is part of the names of files, and has a character that those cannot have")
+        return name
+
     @property
     def entries(self) -> Iterator[SuiteEntry]:
         for part in self.parts:
@@ -88,7 +95,7 @@ def load_suite(name: str) -> Suite:
     path = SUITES / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-    elif not path.is_file():
+    elif name not in suite_names():
         raise EvaluationError(f"unknown suite {name!r}{nearest(name, suite_names())}")
     suite = read_yaml(path).validate(Suite)
     parts = [

@@ -9,7 +9,7 @@ from typing import Any
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.errors import CheckpointError, shown
-from weightsmith.models.naming.dimensions import dimensions, evaluate_size
+from weightsmith.models.naming.dimensions import COUNTS, check_count, dimensions, evaluate_size
 
 _FAMILIES = (
     "llama",
@@ -40,28 +40,7 @@ _SIZES = (
 )
 
 
-# What counts something: at least this, or null; of vision models also a list, one for each stage.
-_COUNTS = {
-    "hidden_size": 1,
-    "n_embd": 1,
-    "d_model": 1,
-    "intermediate_size": 0,
-    "num_hidden_layers": 0,
-    "n_layer": 0,
-    "num_layers": 0,
-    "num_attention_heads": 1,
-    "n_head": 1,
-    "num_key_value_heads": 1,
-    "head_dim": 1,
-    "vocab_size": 0,
-    "num_labels": 0,
-    "num_experts": 0,
-    "num_local_experts": 0,
-    "n_routed_experts": 0,
-}
 _ONE_NUMBER = ("hidden_size", "num_attention_heads", "num_hidden_layers", "n_layer", "vocab_size")  # of text models
-_MOST = 100_000_000  # of anything that is counted
-_MOST_LABELS = 1_000_000
 _TEXTS = ("model_type",)
 _PARTS = ("text_config", "vision_config", "audio_config", "llm_config", "language_config")
 
@@ -69,18 +48,11 @@ _PARTS = ("text_config", "vision_config", "audio_config", "llm_config", "languag
 def check_values(path: Path, config: Mapping[str, Any]) -> None:
     """Raises CheckpointError, naming the key, for a value that no model has: a count that is no number, or is below
     what it can be."""
-    for key, least in _COUNTS.items():
+    for key in COUNTS:
         value = config.get(key)
-        counts = [value]
-        if isinstance(value, list) and value and not (key in _ONE_NUMBER and "vocab_size" in config):
-            counts = value
-        most = _MOST_LABELS if key == "num_labels" else _MOST
-        if value is not None and not all(type(count) is int and least <= count <= most for count in counts):
-            raise CheckpointError(
-                f"{path}: {key} is {shown(value)}; it counts something, so it is a whole number from {least} to "
-                f"{most:,}; download the file again",
-                path=path,
-            )
+        several = not (key in _ONE_NUMBER and "vocab_size" in config)
+        for count in value if several and isinstance(value, list) and value else [value]:
+            check_count(path, key, key, count)
     for key in _TEXTS:
         if config.get(key) is not None and not isinstance(config[key], str):
             raise CheckpointError(f"{path}: {key} is {shown(config[key])}, which is no name", path=path)
@@ -114,8 +86,8 @@ def check_shapes(path: Path, tensors: Mapping[str, TensorInfo], config: Mapping[
             expected = evaluate_size(expression, sizes)
             if expected and isinstance(expected, int) and info.shape[axis] != expected:
                 raise CheckpointError(
-                    f"{path}: says {expected} ({_describe(expression)}), tensor {name!r} is {list(info.shape)}; one of "
-                    "them belongs to another model; download both again",
+                    f"{path}: says {expected} ({_describe(expression)}), tensor {name!r} is {list(info.shape)}: "
+                    "they are of two models; take both files from one revision of the repository",
                     path=path,
                 )
 

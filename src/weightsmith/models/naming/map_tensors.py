@@ -12,6 +12,7 @@ import numpy as np
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.views.row_mapped import RowMap
 from weightsmith.errors import CheckpointError
+from weightsmith.models.companion_files import config_of
 from weightsmith.models.naming.dimensions import Config, dimensions, evaluate_size, layer_count
 from weightsmith.models.naming.left_out import buffer_reason
 from weightsmith.models.naming.row_map import invert
@@ -28,8 +29,8 @@ def map_rows(
     """
     if scheme.same_names:
         return {name: RowMap((name,)) for name in tensors}, {}
-    sizes = dimensions(config) if scheme.needs_sizes else {}
-    layers = layer_count(config) if layers is None else layers
+    sizes = dimensions(config, path) if scheme.needs_sizes else {}
+    layers = layer_count(config, path) if layers is None else layers
     maps: dict[str, RowMap] = {}
     left_out: dict[str, str] = {}
     for source, info in tensors.items():
@@ -38,8 +39,8 @@ def map_rows(
         if not in_range:
             if matches:
                 raise CheckpointError(
-                    f"{path}: tensor {source!r} lies outside the {layers} layers that config.json names; one of them "
-                    "belongs to another model; download both again",
+                    f"{path}: tensor {source!r} lies outside the {layers} layers that "
+                    f"{config_of(path)} names; the two are of different models",
                     path=path,
                 )
             if reason := buffer_reason(source, info):
@@ -80,7 +81,7 @@ def map_rows_back(scheme: Scheme, path: Path, tensors: Mapping[str, TensorInfo],
     """
     if scheme.same_names:
         return {name: RowMap((name,)) for name in tensors}
-    sizes, layers = dimensions(config) if scheme.needs_sizes else {}, layer_count(config)
+    sizes, layers = dimensions(config, path) if scheme.needs_sizes else {}, layer_count(config, path)
     maps: dict[str, RowMap] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, info in tensors.items():
@@ -106,7 +107,7 @@ def map_rows_back(scheme: Scheme, path: Path, tensors: Mapping[str, TensorInfo],
         count = sum(row_counts) if rows is None else len(rows)
         if info.shape and count != info.shape[0]:
             raise CheckpointError(
-                f"{path}: tensor {name!r} has {info.shape[0]} rows, config.json asks for {count}", path=path
+                f"{path}: tensor {name!r} has {info.shape[0]} rows, {config_of(path)} asks for {count}", path=path
             )
         maps[name] = RowMap(sources, rows, transposed, layout.get("add", 0.0))
     try:
@@ -135,8 +136,8 @@ def _rows(rule: Rule, path: Path, source: str, info: TensorInfo, sizes: Mapping[
     if not info.shape or math.prod(view) != info.shape[0]:
         raise CheckpointError(
             f"{path}: tensor {source!r} has the shape {list(info.shape)}; its rows do not divide into "
-            f"{' x '.join(map(str, rule.layout['view']))} = {' x '.join(map(str, view))}, which config.json asks for; "
-            "one of them belongs to another model; download both again",
+            f"{' x '.join(map(str, rule.layout['view']))} = {' x '.join(map(str, view))}, which {config_of(path)} asks "
+            "for; the two are of different models",
             path=path,
         )
     rows = np.arange(info.shape[0]).reshape(view)

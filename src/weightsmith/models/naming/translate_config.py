@@ -13,7 +13,7 @@ import numpy as np
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.dtypes import dtype_title
 from weightsmith.errors import CheckpointError
-from weightsmith.models.naming.dimensions import Config, dimensions, evaluate_size
+from weightsmith.models.naming.dimensions import COUNTS, Config, check_count, dimensions, evaluate_size
 from weightsmith.models.naming.scheme import Scheme
 
 
@@ -58,6 +58,9 @@ def translate_config(
             value = rules["default"][key]
             if isinstance(value, str):
                 value = evaluate_size(value, config)
+        if key in COUNTS and name in foreign:
+            for count in value if isinstance(value, list) and value else [value]:
+                check_count(path, name, key, count, least=1)
         # GGUF keeps float32; the shortest decimal of that float32 is the number the author wrote (1e-05).
         config[key] = float(str(np.float32(value))) if isinstance(value, float) else value
     for key, (upper, lower) in rules.get("ratio", {}).items():

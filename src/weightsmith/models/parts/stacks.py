@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.errors import CheckpointError
+from weightsmith.models.companion_files import config_of
 
 LAYER = re.compile(r"^(\D*?\.)(\d+)(\..+)$")
 # Layers that predict further tokens; transformers ignores them when it loads a model.
@@ -139,8 +140,8 @@ def check_layers(path: Path, names: Iterable[str], config: Mapping[str, Any]) ->
     others = [key for key, value in config.items() if value == len(text[0].numbers) and _COUNTS.search(key)]
     if not others:
         raise CheckpointError(
-            f"{path}: config.json says {expected} layers, the weights have {len(text[0].numbers)} "
-            f"({text[0].prefix}*); one of them belongs to another model; download both again",
+            f"{path}: {config_of(path)} says {expected} layers, the weights have "
+            f"{len(text[0].numbers)} ({text[0].prefix}*); the two are of different models",
             path=path,
         )
 

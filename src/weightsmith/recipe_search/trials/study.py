@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from weightsmith.errors import SearchError
-from weightsmith.files.folder_lock import FolderInUse, folder_lock
 from weightsmith.recipe_search.candidate_recipe import candidate, matters
 from weightsmith.recipe_search.default_recipes import Default
 from weightsmith.recipe_search.objectives import Objective, utility
@@ -22,7 +21,7 @@ from weightsmith.recipe_search.trials.run_trial import TrialResult
 from weightsmith.recipe_search.trials.samplers import sampler_of, vector
 from weightsmith.recipe_search.trials.trial import Trial, by_score
 
-DATABASE, LOCK = "study.db", ".lock"
+DATABASE = "study.db"
 PATIENCE = 10  # seconds that a database may be held by another program
 _NAME = "weightsmith"
 
@@ -35,21 +34,6 @@ class AskedTrial:
     number: int
     tree: dict[str, Any]
     default: str | None
-
-
-@contextmanager
-def search_lock(folder: Path) -> Iterator[None]:
-    """Held while a search runs in `folder`; another one there is refused. Raises SearchError."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(folder_lock(folder, owner_file=LOCK))
-        except FolderInUse as error:
-            raise SearchError(
-                f"{folder}: another search (process {error.owner or 'unknown'}) is running there; wait for it, or give "
-                "another folder",
-                path=folder,
-            ) from None
-        yield
 
 
 class Study:
