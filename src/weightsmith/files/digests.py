@@ -22,7 +22,7 @@ def file_digest(path: Path) -> str:
 
 
 class FileDigests:
-    """SHA-256 of files; remembered by path, size and change time in the file `cache`, so that big files are read
+    """SHA-256 of files; remembered by path, size, times and inode in the file `cache`, so that big files are read
     once."""
 
     def __init__(self, cache: Path) -> None:
@@ -30,7 +30,8 @@ class FileDigests:
         self._known: dict[str, list[Any]] = {}
         if cache.exists():
             try:
-                self._known = dict(json.loads(cache.read_text(encoding="utf-8")))
+                known = dict(json.loads(cache.read_text(encoding="utf-8")))
+                self._known = {key: entry for key, entry in known.items() if isinstance(entry, list)}
             except (OSError, ValueError, TypeError, RecursionError):
                 self._known = {}  # a damaged cache is computed again
 
@@ -40,9 +41,9 @@ class FileDigests:
             files = sorted(p for p in path.rglob("*") if p.is_file())
             return digest({str(p.relative_to(path)): self.of(p) for p in files})
         state = path.stat()
-        stamp = [state.st_size, state.st_mtime_ns]
+        stamp = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
         key = str(path.resolve())
-        if self._known.get(key, [])[:2] != stamp:
+        if self._known.get(key, [])[:-1] != stamp:
             self._known[key] = [*stamp, file_digest(path)]
             write_whole(self._cache, json.dumps(self._known))
-        return self._known[key][2]
+        return self._known[key][-1]

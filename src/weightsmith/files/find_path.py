@@ -21,6 +21,13 @@ def find_path(path: str, beside: Path | None) -> Path | None:
     return None
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False for a name that no system takes."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_file()
+    return False
+
+
 def path_beside(path: str, folder: Path) -> Path:
     """The same, and in `folder` where it is in neither."""
     return find_path(path, folder) or folder / path

@@ -36,7 +36,8 @@ def work_folder(folder: Path, *, is_worth_keeping: Callable[[], bool]) -> Iterat
             if was_empty and not is_worth_keeping():
                 _empty(folder, missing)
             raise
-        (folder / LOCK).unlink(missing_ok=True)
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 def in_use(folder: Path, error: FolderInUse) -> OutputError:

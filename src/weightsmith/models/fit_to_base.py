@@ -15,7 +15,7 @@ from weightsmith.models.multimodal import as_text_part_of, text_names, text_part
 from weightsmith.models.naming.expert_forms import as_fused, as_split, expert_form, fused_names, split_form
 from weightsmith.models.naming.framework_prefixes import match_names
 from weightsmith.models.naming.map_tensors import map_rows
-from weightsmith.models.naming.scheme import Scheme, parse_scheme
+from weightsmith.models.naming.scheme import MAPPING, Scheme, parse_scheme
 from weightsmith.models.parts.embeddings import OUTPUTS, is_tied
 from weightsmith.models.parts.stacks import check_layers, find_stacks
 
@@ -55,7 +55,12 @@ def fit_to(base: Model, other: Model, *, mapping: Path | None = None, accept: bo
     """`other` under the base's names: unchanged where they agree, by the file `mapping`, or, with `accept`, by the
     mapping that the values of the weights propose. Raises CheckpointError where there is none, with what was found."""
     if mapping is not None:
-        return _mapped(base, other, read_mapping(mapping), f"mapped by {mapping.name}")
+        try:
+            return _mapped(base, other, read_mapping(mapping), f"mapped by {mapping.name}")
+        except CheckpointError as error:
+            if error.path == mapping:
+                raise
+            raise CheckpointError(f"{mapping}: does not fit: {error}", path=mapping) from error
     missing, more = names_differ(base, other)
     if not missing and not more:
         return in_form_of(base, other) or other
@@ -145,7 +150,9 @@ def read_mapping(path: Path) -> Scheme:
     try:
         data: dict[str, Any] = read_json(path)
         return replace(
-            parse_scheme({"family": "mapping", "layout": path.stem, "detect": {}, "config": {}} | data), detect={}
+            parse_scheme({"family": MAPPING, "layout": path.stem, "detect": {}, "config": {}} | data),
+            detect={},
+            family=MAPPING,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, re.error) as error:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from weightsmith.evaluation.open_suite import OpenSuite, open_suite
 from weightsmith.evaluation.results.score_tables import EvaluationTables
 from weightsmith.evaluation.settings import EvaluationSettings
 from weightsmith.evaluation.tasks.suite import Suite, SuiteEntry, load_suite, suite_of
-from weightsmith.files.find_path import path_beside
+from weightsmith.files.find_path import is_file, path_beside
 from weightsmith.files.inputs.yaml_file import YamlFile
 from weightsmith.models.open_model import open_model
 from weightsmith.pipeline.pipeline_file import MERGED, EvaluateStage
@@ -44,7 +44,7 @@ def check_evaluation(file: YamlFile, stage: EvaluateStage, exports: Sequence[str
     base, parents = _roles(file, stage, scored)
     for key in ("questions", "texts"):
         for number, name in enumerate(getattr(stage, key)):
-            if not path_beside(name, file.path.parent).is_file():
+            if not is_file(path_beside(name, file.path.parent)):
                 raise file.error(["evaluate", key, number], f"{name}: no such file")
     try:
         settings = _settings(stage, file.path.parent)
@@ -146,7 +146,7 @@ def _settings(stage: EvaluateStage, folder: Path) -> EvaluationSettings:
 
 def _suites(stage: EvaluateStage, folder: Path) -> list[Suite]:
     """Of the names and files in the stage; tasks that are named one by one are a suite of their own."""
-    names = [str(path) if (path := path_beside(name, folder)).is_file() else name for name in stage.suites]
+    names = [str(path) if is_file(path := path_beside(name, folder)) else name for name in stage.suites]
     entries = [SuiteEntry(task=name) for name in stage.tasks]
     entries += [SuiteEntry(questions=str(path_beside(name, folder))) for name in stage.questions]
     entries += [SuiteEntry(text=str(path_beside(name, folder))) for name in stage.texts]

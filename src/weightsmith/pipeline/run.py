@@ -9,7 +9,7 @@ from typing import Any
 
 from weightsmith.engine.merge import merge
 from weightsmith.evaluation.results.score_tables import EvaluationTables
-from weightsmith.files.find_path import path_beside
+from weightsmith.files.find_path import is_file, path_beside
 from weightsmith.files.inputs.yaml_file import YamlFile, read_yaml
 from weightsmith.files.output_folder import check_output
 from weightsmith.files.suggestions import nearest
@@ -109,7 +109,7 @@ def _check(path: Path) -> _Checked:
 
 def _existing(file: YamlFile, keys: list[str | int], name: str) -> Path:
     path = path_beside(name, file.path.parent)
-    if not path.is_file():
+    if not is_file(path):
         raise file.error(keys, f"{name}: no such file")
     return path
 

@@ -13,7 +13,7 @@ from weightsmith.files.digests import FileDigests, digest
 from weightsmith.files.write_whole import write_whole
 
 RECORDS = ".stages"
-FORMAT = 2  # raised when what a stage makes changes
+FORMAT = 3  # raised when what a stage makes changes
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Stages:
                 "seconds": seconds,
                 "result": result,
             }
+            record["digest"] = digest(record)
             write_whole(path, json.dumps(record, indent=1) + "\n")
             self._log(f"{name}: done in {seconds:.1f} s")
             stage = Stage(name, key, seconds, result, False)
@@ -82,4 +83,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and {"key", "outputs", "seconds", "result"} <= set(record) else None
+    if not isinstance(record, dict):
+        return None
+    return record if record.pop("digest", None) == digest(record) else None  # a damaged one vouches for nothing

@@ -14,7 +14,8 @@ from weightsmith.engine.output.run_digest import inputs_digest
 from weightsmith.errors import SearchError
 from weightsmith.evaluation.results.paired_tests import bootstrap_p, drawn_differences
 from weightsmith.files.digests import digest, file_digest
-from weightsmith.files.output_folder import check_output
+from weightsmith.files.find_path import is_file
+from weightsmith.files.output_folder import check_apart, check_output
 from weightsmith.files.work_folder import work_folder
 from weightsmith.machine import available_cores, available_memory, fast_precision
 from weightsmith.models.parts.stacks import LAYER
@@ -72,7 +73,7 @@ def ablate(
         raise SearchError("nothing to measure: give questions (JSONL), a text, or tasks")
     folder, path = Path(out), Path(recipe)
     for name in (*questions, *texts):
-        if not Path(name).is_file():
+        if not is_file(Path(name)):
             raise SearchError(f"{name}: no such file")
     _check_folder(folder, force=force)
     with work_folder(folder, is_worth_keeping=(folder / ANSWERS).exists):
@@ -89,6 +90,8 @@ def ablate(
             cache=InputCache(folder, int(available_memory() * _CACHE_SHARE)),
         )
         plan = merge.plan(loaded.file.tree)
+        read = [path, *(file for model in plan.models.values() for file in model.files)]
+        check_apart(folder, read, replaced=False)
         models = _models(plan)
         spans = _blocks(plan, blocks)
         dependencies = _dependencies(loaded.file.text, [*questions, *texts], tasks, metric, limit, precision)

@@ -16,13 +16,14 @@ from weightsmith.engine.output.run_digest import inputs_digest
 from weightsmith.errors import OutputError, SearchError, WeightsmithError
 from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.files.digests import file_digest
-from weightsmith.files.find_path import path_beside
+from weightsmith.files.find_path import is_file, path_beside
 from weightsmith.files.inputs.yaml_file import YamlFile, dump_yaml, parse_yaml, read_yaml
 from weightsmith.files.output_folder import check_apart, check_place
 from weightsmith.files.suggestions import nearest
 from weightsmith.files.work_folder import LOCK, work_folder
 from weightsmith.machine import available_cores, fast_precision
 from weightsmith.methods.registry import METHODS, find_method, method_names
+from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
 from weightsmith.models.parts.stacks import find_stacks
 from weightsmith.progress import OnProgress, Progress, no_progress
@@ -115,9 +116,11 @@ def search(
             workers=workers,
         )
         _check_plans(setup, recipe, spaces, methods)
+        models = _models(recipe, file.path.parent)
+        check_apart(folder, [path for model in models for path in model.files], replaced=False)
         objectives = _objectives(setup, candidate(recipe.tree, middle(spaces, methods[0]), spaces), log)
         defaults = default_recipes(spaces, recipe.tree, methods)
-        models_digest = _models_digest(recipe, file.path.parent)
+        models_digest = inputs_digest(models)
         depends_on = {"precision": setup.precision, "models": models_digest} | _digests(file, config)
         depends_on |= {f"merge_method {name}": METHODS[name].identity for name in methods if METHODS[name].identity}
         if force and not resume:
@@ -236,7 +239,7 @@ def _check_files(file: YamlFile, config: SearchFile) -> None:
     for number, entry in enumerate(config.objective):
         for key in ("questions", "perplexity"):
             path = getattr(entry, key)
-            if path and not path_beside(path, file.path.parent).is_file():
+            if path and not is_file(path_beside(path, file.path.parent)):
                 raise file.error(["objective", number, key], f"{path}: no such file")
 
 
@@ -246,13 +249,13 @@ def _digests(file: YamlFile, config: SearchFile) -> dict[str, str]:
     return {path: file_digest(path_beside(path, file.path.parent)) for path in paths}
 
 
-def _models_digest(recipe: YamlFile, folder: Path) -> str:
-    """A digest of the weights of all models that the recipe names."""
+def _models(recipe: YamlFile, folder: Path) -> list[Model]:
+    """All models that the recipe names."""
     models = []
     for _, reference in models_of(recipe.tree):
         with contextlib.suppress(WeightsmithError):  # one of several models to choose from may be broken
             models.append(open_model(reference, beside=folder))
-    return inputs_digest(models)
+    return models
 
 
 def _folder(out: Path, *, resume: bool, force: bool) -> Path:

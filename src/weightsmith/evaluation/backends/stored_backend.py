@@ -55,7 +55,10 @@ class StoredBackend:
         """As `Backend.score`; equal requests are asked once."""
         keys = [self._name("score", request.tokens, request.scored) for request in requests]
         by_key = dict(zip(keys, requests, strict=True))
-        scores = {key: _score(answer) for key, answer in self._store.get(list(by_key)).items()}
+        try:
+            scores = {key: _score(answer) for key, answer in self._store.get(list(by_key)).items()}
+        except (TypeError, ValueError, IndexError, KeyError) as error:
+            raise self._store.damaged(error) from error
         missing = [key for key in by_key if key not in scores]
         answered = self._count(len(by_key), len(missing))
 
@@ -88,6 +91,8 @@ class StoredBackend:
             for k, prompt in enumerate(prompts)
         ]
         texts = self._store.get(keys) if keeps else {}
+        if not all(isinstance(text, str) for text in texts.values()):
+            raise self._store.damaged(TypeError("an answer is no text"))
         missing = [k for k, key in enumerate(keys) if key not in texts]
         answered = self._count(len(keys), len(missing))
 

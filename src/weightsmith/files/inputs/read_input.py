@@ -43,6 +43,12 @@ def open_regular(path: Path, error: type[WeightsmithError] = CheckpointError) ->
     return descriptor
 
 
+def read_head(descriptor: int, size: int) -> bytes:
+    """The first `size` bytes, or what there is of them; the descriptor is closed."""
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(size)
+
+
 def read_bytes(path: Path, *, limit: int = MAX_BYTES, error: type[WeightsmithError] = CheckpointError) -> bytes:
     """The content of a file of at most `limit` bytes. Raises `error`."""
     with os.fdopen(open_regular(path, error), "rb") as file:

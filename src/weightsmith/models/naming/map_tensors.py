@@ -16,7 +16,7 @@ from weightsmith.models.companion_files import config_of
 from weightsmith.models.naming.dimensions import Config, dimensions, evaluate_size, layer_count
 from weightsmith.models.naming.left_out import buffer_reason
 from weightsmith.models.naming.row_map import invert
-from weightsmith.models.naming.scheme import Rule, Scheme
+from weightsmith.models.naming.scheme import MAPPING, Rule, Scheme
 
 
 def map_rows(
@@ -46,6 +46,8 @@ def map_rows(
             if reason := buffer_reason(source, info):
                 left_out[source] = reason
                 continue
+            if scheme.family == MAPPING:
+                raise CheckpointError(f"{path}: tensor {source!r} has no name in the mapping; add it", path=path)
             raise CheckpointError(
                 f"{path}: tensor {source!r} has no place in the layout {scheme.name} of the other names; if "
                 "two layouts are mixed in it, remove the files of one, else download it again",

@@ -37,6 +37,9 @@ class Rule:
     shift: int  # the foreign layer number is the canonical one plus this
 
 
+MAPPING = "mapping"  # the family of a file that a person wrote for one model
+
+
 @dataclass(frozen=True)
 class Scheme:
     """One foreign layout of one family."""

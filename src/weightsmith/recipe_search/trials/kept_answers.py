@@ -26,7 +26,10 @@ class KeptAnswers:
             answers = run()
             self._store.put({key: [{str(unit): answer for unit, answer in each.items()} for each in answers]})
             return answers
-        return tuple({int(unit): (answer[0], answer[1]) for unit, answer in each.items()} for each in stored[key])
+        try:
+            return tuple({int(unit): (answer[0], answer[1]) for unit, answer in each.items()} for each in stored[key])
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            raise self._store.damaged(error) from error
 
     def __enter__(self) -> KeptAnswers:
         return self

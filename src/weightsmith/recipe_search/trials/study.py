@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.errors import SearchError
+from weightsmith.files.inputs.sqlite_file import open_sqlite
 from weightsmith.recipe_search.candidate_recipe import candidate, matters
 from weightsmith.recipe_search.default_recipes import Default
 from weightsmith.recipe_search.objectives import Objective, utility
@@ -22,6 +23,11 @@ from weightsmith.recipe_search.trials.samplers import sampler_of, vector
 from weightsmith.recipe_search.trials.trial import Trial, by_score
 
 DATABASE = "study.db"
+_TABLES = {  # Optuna's
+    *("alembic_version", "studies", "study_directions", "study_system_attributes", "study_user_attributes"),
+    *("trial_heartbeats", "trial_intermediate_values", "trial_params", "trial_system_attributes"),
+    *("trial_user_attributes", "trial_values", "trials", "version_info"),
+}
 PATIENCE = 10  # seconds that a database may be held by another program
 _NAME = "weightsmith"
 
@@ -57,6 +63,8 @@ class Study:
         self._defaults, self._path, self._vector = defaults, folder / DATABASE, vector(search, spaces)
         self._finished: dict[int, Trial] = {}  # by Optuna's number; a finished one does not change
         self._is_front = search.is_for_a_front
+        if self._path.exists() or self._path.is_symlink():
+            open_sqlite(self._path, _TABLES, error=SearchError, patience=PATIENCE).close()
         with self._stored():
             storage = optuna.storages.RDBStorage(
                 f"sqlite:///{self._path.absolute()}", engine_kwargs={"connect_args": {"timeout": PATIENCE}}
@@ -181,7 +189,14 @@ class Study:
             finished = _ended(self._study)
         for t in finished:
             if t.number not in self._finished:
-                self._finished[t.number] = _read(t)
+                try:
+                    self._finished[t.number] = _read(t)
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    raise SearchError(
+                        f"{self._path}: candidate {t.number} is not as a search writes it ({error!r}); discard the "
+                        "search with --force",
+                        path=self._path,
+                    ) from error
         return [self._finished[t.number] for t in finished]
 
     @property
@@ -211,7 +226,8 @@ class Study:
         if before is None:
             self._study.set_user_attr("search", settings)
         elif before != settings:
-            key = next(key for key in settings if before.get(key) != settings[key])
+            known = before if isinstance(before, dict) else {}
+            key = next((key for key in settings if known.get(key) != settings[key]), "search")
             raise SearchError(
                 f"{self._path}: was made with another `{key}`; set it back, or discard the search with --force",
                 path=self._path,

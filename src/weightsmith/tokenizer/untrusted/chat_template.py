@@ -48,6 +48,8 @@ def chat_text(
         reply = ask_limited(request)
     except LimitExceeded as error:
         raise EvaluationError(f"the model's chat template {error}") from error
+    if "missing" in reply:
+        raise ModuleNotFoundError(f"No module named {reply['missing']!r}", name=reply["missing"])
     if "error" in reply:
         plain = [message for message in messages if message["role"] != "system"]  # some templates know no system
         if 0 < len(plain) < len(messages) and not whole:
@@ -73,6 +75,8 @@ def answer_request(request: Mapping[str, Any]) -> dict[str, str]:
         return {"text": _compile(request["template"]).render(messages=request["messages"], **request["values"])}
     except MemoryError:
         raise
+    except ModuleNotFoundError as error:
+        return {"missing": str(error.name)}
     except RecursionError:
         return {"error": "it is nested too deeply"}
     except Exception as error:  # whatever its author's program does
