@@ -16,7 +16,7 @@ def parse_shard_size(text: str) -> int:
 
 def parse_size(text: str, option: str) -> int:
     """Bytes; `5GB`, `500 MB`, `2G` or a plain number. Raises WeightsmithError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*([a-zA-Z]*)", text.strip())
     if not match or match[2].upper() not in _UNITS or not (size := int(float(match[1]) * _UNITS[match[2].upper()])):
         raise WeightsmithError(f"{option} {text!r}: not a size; write it as 5GB or 500MB")
     return size
@@ -25,9 +25,9 @@ def parse_size(text: str, option: str) -> int:
 def parse_time(text: str, option: str) -> float:
     """Seconds; `20m`, `2h`, `1h30m`, `90s` or `90`. Raises WeightsmithError."""
     lowered = text.strip().lower()
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|)", lowered)
+    parts = re.findall(r"(\d{1,12}(?:\.\d{1,12})?)\s*(s|min|m|h|)", lowered)
     seconds = sum(float(count) * {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}[unit] for count, unit in parts)
-    if not re.fullmatch(r"(\d+(\.\d+)?\s*(s|min|m|h)\s*)+|\d+(\.\d+)?", lowered) or not seconds:
+    if not re.fullmatch(r"(\d{1,12}(\.\d{1,12})?\s*(s|min|m|h)\s*)+|\d{1,12}(\.\d{1,12})?", lowered) or not seconds:
         raise WeightsmithError(f"{option} {text!r}: not a time; write it as 20m or 2h")
     return seconds
 

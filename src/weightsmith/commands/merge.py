@@ -180,7 +180,7 @@ def _show_dry_run(plan: Plan, out: Path, threads: int, device: str, quiet: bool)
         f"{'the disk' if cost.disk_bound else 'reading and computing'}; {show_size(cost.memory_bytes)} of memory; "
         f"{show_size(cost.disk_bytes)} of disk, {show_size(cost.disk_free_bytes)} are free"
     )
-    check_space(out, cost.disk_bytes, cost.disk_free_bytes)
+    check_space(out, cost.disk_bytes - cost.beside_bytes, cost.disk_free_bytes, beside=cost.beside_bytes)
 
 
 def show_plan(plan: Plan) -> None:

@@ -3,6 +3,7 @@ at hand."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -17,14 +18,15 @@ import numpy as np
 
 from weightsmith.engine.run_tensors import make_block
 from weightsmith.engine.tensor_scan import BLOCK, Buffers, TensorScan
-from weightsmith.files.output_folder import FREE_FOR_SMALL_FILES
 from weightsmith.machine import peak_memory
 from weightsmith.planning.plan import Plan, TensorPlan
+from weightsmith.tokenizer.tokenizer_files import bytes_beside_weights
 
 _GROUPS_TRIED = 16  # kinds of tensors, such as all mlp.fc1, that are tried: those with most elements
 _SHORT, _LONG = BLOCK, 4 * BLOCK  # elements of a tensor that are tried
 _GAIN = 0.7  # two threads do 1.6 times the work of one, as measured (docs/benchmarks.md)
-_PROBE = 64  # MB written to learn how fast the disk is
+_PROBE_BYTES = 64 << 20  # written to learn how fast the disk is
+_LEAST_PROBE_BYTES = 1 << 20
 _START_UP = 0.9  # seconds until the first block, of which one core is all
 
 
@@ -36,12 +38,13 @@ class Estimate:
     memory_bytes: int
     disk_bytes: int
     disk_free_bytes: int
+    beside_bytes: int  # of disk_bytes, what is not weights
     disk_bound: bool
 
 
 def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Estimate:
-    """Estimate the merge of `plan` into `out`. Reads some elements of each kind of tensor, and writes a file of 64 MB
-    without a name beside `out`. Raises CheckpointError for weights that cannot be read."""
+    """Estimate the merge of `plan` into `out`. Reads some elements of each kind of tensor, and writes a file of at most
+    64 MB without a name beside `out`. Raises CheckpointError for weights that cannot be read."""
     groups: dict[str, list[TensorPlan]] = defaultdict(list)
     for tensor in plan.tensors:
         if not tensor.copy and tensor.info.numel:
@@ -54,12 +57,15 @@ def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Est
         tried += elements[group]
     work = spent * sum(elements.values()) / max(1, tried) / threads**_GAIN
     parent = next(folder for folder in out.absolute().parents if folder.is_dir())
-    writing = plan.output_bytes / _write_rate(parent)
+    free = shutil.disk_usage(parent).free
+    writing = plan.output_bytes / _write_rate(parent, min(_PROBE_BYTES, plan.output_bytes, free // 2))
+    beside = bytes_beside_weights(plan.home.home, len(plan.tensors))
     return Estimate(
         seconds=max(work, writing) + _START_UP,
         memory_bytes=peak_memory() + (threads - 1) * buffers.nbytes + threads * _expert_bytes(plan),
-        disk_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES,
-        disk_free_bytes=shutil.disk_usage(parent).free,
+        disk_bytes=plan.output_bytes + beside,
+        beside_bytes=beside,
+        disk_free_bytes=free,
         disk_bound=writing > work,
     )
 
@@ -95,13 +101,19 @@ def _expert_bytes(plan: Plan) -> int:
     return max((nbytes // e.experts * 2 for e, nbytes in layouts if e and not e.is_straight), default=0)
 
 
-def _write_rate(folder: Path) -> float:
-    """Bytes per second that reach the disk."""
+def _write_rate(folder: Path, count: int) -> float:
+    """Bytes per second that reach the disk, measured with `count` of them; infinity where they are too few for that,
+    or the disk fills up meanwhile."""
+    if count < _LEAST_PROBE_BYTES:
+        return math.inf
     megabyte = np.random.default_rng(0).bytes(1 << 20)
     began = time.perf_counter()
-    with tempfile.TemporaryFile(dir=folder) as file:
-        for _ in range(_PROBE):
-            file.write(megabyte)
-        file.flush()
-        os.fsync(file.fileno())
-    return (_PROBE << 20) / (time.perf_counter() - began)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for start in range(0, count, len(megabyte)):
+                file.write(megabyte[: count - start])
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        return math.inf
+    return count / (time.perf_counter() - began)

@@ -20,13 +20,14 @@ from weightsmith.engine.output.resumable_folder import resumable_folder
 from weightsmith.engine.output.run_digest import input_files, output_digest, run_digest
 from weightsmith.engine.run_tensors import NotFinite, OnBytes, RunSettings, Tally, run_tensors
 from weightsmith.files.inputs.read_input import read_text
-from weightsmith.files.output_folder import FREE_FOR_SMALL_FILES, check_output
+from weightsmith.files.output_folder import check_output
 from weightsmith.machine import available_cores, check_device
 from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.progress import OnProgress, counted, no_progress
 from weightsmith.recipe.recipe import Recipe, load_recipe
 from weightsmith.tokenizer.merged_tokenizer import write_merged_tokenizer
+from weightsmith.tokenizer.tokenizer_files import bytes_beside_weights
 from weightsmith.units import parse_shard_size
 
 if TYPE_CHECKING:
@@ -169,7 +170,13 @@ def merge(
     if again and is_written(out, written, input_files(plan.models.values())):
         return _summary(out, plan, seed, started, done_already=True)
     with resumable_folder(
-        out, run, force=force, restart=restart, needed_bytes=plan.output_bytes + FREE_FOR_SMALL_FILES, inputs=inputs
+        out,
+        run,
+        force=force,
+        restart=restart,
+        weights_bytes=plan.output_bytes,
+        beside=bytes_beside_weights(plan.home.home, len(plan.tensors)),
+        inputs=inputs,
     ) as scratch:
         folder, thread_count = scratch.folder, threads or available_cores()
 

@@ -18,7 +18,7 @@ from weightsmith.engine.output.run_digest import copy_digest, input_files, outpu
 from weightsmith.engine.run_tensors import OnBytes, Tally, run_tensors
 from weightsmith.errors import CheckpointError
 from weightsmith.files.inputs.read_input import read_text
-from weightsmith.files.output_folder import FREE_FOR_SMALL_FILES, check_output
+from weightsmith.files.output_folder import check_output
 from weightsmith.machine import available_cores
 from weightsmith.methods.method import Settings
 from weightsmith.methods.passthrough import Passthrough
@@ -27,7 +27,7 @@ from weightsmith.models.naming.translate_config import published
 from weightsmith.models.open_model import in_layout, open_model
 from weightsmith.planning.plan import TensorPlan, TensorSource
 from weightsmith.progress import OnProgress, counted, no_progress
-from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
+from weightsmith.tokenizer.tokenizer_files import bytes_beside_weights, write_tokenizer_files
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,13 @@ def unify(
         seconds = time.monotonic() - started
         return UnifySummary(out, opened.conversion, opened.left_out, len(tensors), total, seconds, 0, True)
     with resumable_folder(
-        out, run, force=force, restart=restart, needed_bytes=total + FREE_FOR_SMALL_FILES, inputs=inputs
+        out,
+        run,
+        force=force,
+        restart=restart,
+        weights_bytes=total,
+        beside=bytes_beside_weights(opened.home, len(tensors)),
+        inputs=inputs,
     ) as scratch:
 
         def runner(

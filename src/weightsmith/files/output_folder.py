@@ -11,18 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from weightsmith.errors import OutputError
-from weightsmith.files.system_calls import sync_folder
+from weightsmith.files.system_calls import sync_folder, sync_tree
 
 _MERGED = "checksums.json"  # beside weights that we wrote
 # One of these is in every folder that a command of ours wrote.
 _OURS = frozenset({_MERGED, "manifest.json", "answers.sqlite", "evaluation.md", "study.db", "ablation.csv", ".stages"})
-FREE_FOR_SMALL_FILES = 32 << 20  # bytes: config, tokenizer, checksums
 
 
-def check_space(out: Path, needed_bytes: int, free: int) -> None:
-    """Raises OutputError where `free` bytes are too few."""
-    if free < needed_bytes:
-        raise OutputError(f"{out}: the disk is full: {needed_bytes:,} bytes are needed, {free:,} are free", path=out)
+def check_space(out: Path, weights_bytes: int, free: int, *, beside: int = 0) -> None:
+    """Raises OutputError where `free` bytes are too few for the weights and what is written `beside` them."""
+    if free < weights_bytes + beside:
+        parts = (
+            f" ({weights_bytes:,} of weights, {beside:,} for tokenizer, configuration and journal)" if beside else ""
+        )
+        raise OutputError(
+            f"{out}: the disk is full: {weights_bytes + beside:,} bytes are needed{parts}, {free:,} are free", path=out
+        )
 
 
 @contextmanager
@@ -37,7 +41,9 @@ def reporting_full_disk(out: Path) -> Iterator[None]:
 
 
 def put_in_place(scratch: Path, out: Path) -> None:
-    """Rename `scratch` to `out`; what was there is removed once the new one is in its place."""
+    """Rename `scratch` to `out`, once all of it is on the disk; what was there is removed once the new one is in its
+    place."""
+    sync_tree(scratch)
     old = None
     if out.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))

@@ -67,6 +67,20 @@ def sync_data(fd: int) -> None:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def sync_tree(folder: Path) -> None:
+    """All files in `folder`, and their names, are on the disk afterwards."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            descriptor = os.open(path, os.O_RDWR)  # Windows syncs no file that is open for reading
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        elif path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)
+
+
 def sync_folder(folder: Path) -> None:
     """A name that was given in `folder` is on the disk afterwards, where a folder can be opened."""
     try:

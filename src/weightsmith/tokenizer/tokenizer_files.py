@@ -15,6 +15,9 @@ from weightsmith.models.model import Model
 from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 
 # Data files only: a model repository may also hold Python, which never leaves it.
+_REBUILT_BYTES = 32 << 20  # of a tokenizer that is made from a GGUF file
+_BYTES_PER_TENSOR = 1000  # of its lines in checksums and journal
+_SETTINGS_BYTES = 1 << 20
 COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -49,6 +52,18 @@ def companion_digests(home: Path) -> dict[str, str]:
     folders = [folder for folder in home.iterdir() if folder.is_dir() and _FOLDERS.fullmatch(folder.name)]
     names += [file for folder in folders for file in folder.iterdir() if file.suffix in _DATA]
     return {str(path.relative_to(home)): file_digest(path) for path in sorted(names) if path.is_file()}
+
+
+def bytes_beside_weights(home: Path, tensors: int) -> int:
+    """What an output of so many `tensors` takes on the disk besides its weights, at most: tokenizer, configuration,
+    checksums and journal."""
+    if home.is_dir():
+        files = [path for path in home.iterdir() if path.name in COPIED]
+        files += [file for folder in home.iterdir() if _FOLDERS.fullmatch(folder.name) for file in folder.iterdir()]
+        copied = sum(path.stat().st_size for path in files if path.is_file())
+    else:
+        copied = min(home.stat().st_size, _REBUILT_BYTES)
+    return copied + tensors * _BYTES_PER_TENSOR + _SETTINGS_BYTES
 
 
 def write_tokenizer_files(model: Model, out: Path) -> list[str]:

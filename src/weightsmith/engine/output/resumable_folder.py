@@ -32,13 +32,21 @@ def scratch_of(out: Path) -> Path:
 
 @contextmanager
 def resumable_folder(
-    out: Path, run: Mapping[str, str], *, force: bool, restart: bool, needed_bytes: int, inputs: Sequence[Path]
+    out: Path,
+    run: Mapping[str, str],
+    *,
+    force: bool,
+    restart: bool,
+    weights_bytes: int,
+    beside: int,
+    inputs: Sequence[Path],
 ) -> Iterator[Scratch]:
     """The scratch folder of `out`, renamed to `out` on success. After Ctrl-C, or where the process is killed, it stays,
     and the same `run` resumes from its journal; after any other failure it is removed.
 
-    Raises OutputError where `out` is in use, the disk has not `needed_bytes` left, another process is writing it, or
-    another run was interrupted there (unless `restart`, which discards that).
+    Raises OutputError where `out` is in use, the disk has no room for `weights_bytes` and what lies `beside` the
+    weights, another process is writing it, or another run was interrupted there (unless `restart`, which discards
+    that).
     """
     out = out.absolute()
     check_output(out, force=force, inputs=inputs)
@@ -71,7 +79,7 @@ def resumable_folder(
                         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
             free = shutil.disk_usage(folder).free + sum(map(_bytes_on_disk, folder.iterdir()))
             keep = interrupted is not None
-            check_space(out, needed_bytes, free)
+            check_space(out, weights_bytes, free, beside=beside)
             keep = False
             with reporting_full_disk(out):
                 try:
