@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: demo test fuzz lint docs bench bench-demo bench-evaluate bench-export bench-importance bench-search bench-search-demo bench-unify clean
+.PHONY: demo test fuzz properties chaos lint docs bench bench-demo bench-evaluate bench-export bench-importance bench-search bench-search-demo bench-unify clean
 
 demo: $(VENV)/demo
 	$(BIN)/weightsmith demo demo
@@ -16,9 +16,17 @@ demo: $(VENV)/demo
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-# Property tests with new examples, FUZZ times as many as usual.
+# Ten minutes of fuzzing by coverage, every reader of files; what is new is kept in tests/hostile/fuzz/corpus.
 fuzz: $(VENV)/dev
+	$(BIN)/python -m tests.hostile.fuzz.run_fuzz $(or $(MINUTES),10)
+
+# Property tests with new examples, FUZZ times as many as usual.
+properties: $(VENV)/dev
 	FUZZ=$(or $(FUZZ),20) $(BIN)/python -m pytest -m hypothesis
+
+# Kills, full disks, swapped inputs, jumping clocks, two commands at once: outputs are compared with quiet runs.
+chaos: $(VENV)/dev
+	$(BIN)/python -m tests.hostile.chaos $(or $(ROUNDS),200)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff format --check src tests scripts benchmarks

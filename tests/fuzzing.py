@@ -1,4 +1,4 @@
-"""Property tests: the same examples every time; with FUZZ=N in the environment (`make fuzz`) new ones, N times as
+"""Property tests: the same examples every time; with FUZZ=N in the environment (`make properties`) new ones, N times as
 many."""
 
 from __future__ import annotations

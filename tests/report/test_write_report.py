@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from tests.browser import needs_chromium, shown
@@ -38,7 +39,20 @@ def test_numbers_and_escapes(tmp_path: Path) -> None:
         and "538.0 MB" in markdown
     )
     assert "<script>alert" not in page and "A &amp; B" in page and "<b>merged" not in page
+    outside_code = re.sub(r"^```yaml$.*?^```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    assert "# A &amp; B" in outside_code and "<b>" not in outside_code and r"&lt;b>merged&lt;/b> \| Q4" in outside_code
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.md"]
+
+
+def test_markdown_that_means_harm(tmp_path: Path) -> None:
+    title = "x\n# y ![a](http://tracker) `code` <img src=x onerror=alert(1)>"
+    hostile = replace(facts(title), recipe="a: 1\n```\n<script>alert(2)</script>\n", files=(("a|b\n|c|", 1, "[x](y)"),))
+    markdown = write_report(hostile, tmp_path)[0].read_text()
+    fenced = re.search(r"^````yaml\n(.*?)^````$", markdown, re.MULTILINE | re.DOTALL)
+    assert fenced and "<script>" in fenced[1]
+    rest = markdown.replace(fenced[0], "")
+    assert "<" not in rest and "\n# y" not in rest and "![a]" not in rest and "](" not in rest.replace("\\](", "")
+    assert r"| a\|b \|c\| |" in rest
 
 
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:

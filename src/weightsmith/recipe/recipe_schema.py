@@ -64,7 +64,7 @@ class Tokenizer(StrictModel):
     source: str = Field(default="union", description="`union`, `base`, or one of the models.")
     tokens: dict[str, TokenRule] = Field(default_factory=dict, description="Where single tokens come from.")
     pad_to_multiple_of: int | None = Field(
-        default=None, ge=1, description="Pad the vocabulary with zero rows to a multiple of this number."
+        default=None, ge=1, le=65_536, description="Pad the vocabulary with zero rows to a multiple of this number."
     )
 
 

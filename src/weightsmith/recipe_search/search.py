@@ -4,6 +4,7 @@ best is compared with the others on held-out questions."""
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -44,6 +45,7 @@ Log = Callable[[str], None]
 DEFAULT_TRIALS = 60
 _FAILURES = 10  # at the beginning, and nothing else: then the search stops
 _TICK = 0.5  # seconds
+_MOST_POINTS = 1_000_000  # of a grid
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,9 @@ def search(
         raise file.error(
             ["recipe"], "nothing to search for: no value of the recipe is a space; use `weightsmith merge`"
         )
+    points = math.prod(space.grid_size for space in spaces)
+    if config.sampler == "grid" and points > _MOST_POINTS:
+        raise file.error(["sampler"], f"a grid of {points:,} points; at most {_MOST_POINTS:,}: give steps, or use tpe")
     methods = _methods(recipe, spaces)
     _check_files(file, config)
     count = threads or max(1, available_cores() // (1 if ray else workers))

@@ -16,9 +16,9 @@ class ObjectiveEntry(StrictModel):
     share of exact answers, or with `metric: perplexity` that of the right answers), or the `perplexity` of a text.
     `limit`: use so many questions; `weight`: in the sum that is searched for."""
 
-    task: str | None = None
-    questions: str | None = None
-    perplexity: str | None = None
+    task: str | None = Field(default=None, min_length=1)
+    questions: str | None = Field(default=None, min_length=1)
+    perplexity: str | None = Field(default=None, min_length=1)
     metric: str | None = None
     filter: str | None = None
     fewshot: int | None = Field(default=None, ge=0)

@@ -76,6 +76,13 @@ class Space:
             value = min(round(self.low + round((value - self.low) / self.step) * self.step, 9), self.high)
         return int(value) if self.space_type == "int" else value
 
+    @property
+    def grid_size(self) -> int:
+        """How many values a grid search tries."""
+        if self.space_type == "int":
+            return (int(self.high) - int(self.low)) // int(self.step or 1) + 1
+        return len(self.grid())
+
     def grid(self) -> list[Any]:
         """The values that a grid search tries."""
         if self.space_type == "choice":
@@ -145,6 +152,8 @@ def _read(file: YamlFile, node: dict[str, Any], keys: Keys) -> Space:
         raise file.error(keys, f"{name}: loguniform needs bounds above 0, not {low:g}")
     if space_type == "int" and not (float(low).is_integer() and float(high).is_integer()):
         raise file.error(keys, f"{name}: int needs whole bounds, not [{low:g}, {high:g}]")
+    if space_type == "int" and step is not None and not float(step).is_integer():
+        raise file.error(keys, f"{name}: int needs a whole step, not {step:g}")
     if space_type == "uniform" and step is None and parameter_of(keys) == "density":
         low, high, step = round(low, 3), round(high, 3), DENSITY_STEP
     if space_type == "uniform" and step:

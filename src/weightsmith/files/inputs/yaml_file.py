@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML, events
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 
 from weightsmith.errors import RecipeError
 from weightsmith.files.inputs.read_input import read_text
@@ -123,10 +124,16 @@ def parse_yaml(path: Path, text: str) -> YamlFile:
     """What `path` holds, or held. Raises RecipeError for what is not YAML, or is not a mapping."""
     try:
         _check_bounds(text)
-        marked = YAML(typ="rt").load(text)
-    except (YAMLError, ValueError, RecursionError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML allows it: the later one counts
+            marked = YAML(typ="rt").load(text)
+    except MemoryError:
+        raise
+    except Exception as error:  # the parser raises whatever the text makes of it
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        if isinstance(error, TypeError) and "unhashable" in problem:
+            problem = "a key that is a list or a mapping"
         line = mark.line + 1 if mark else 1
         what = problem if isinstance(error, _Bounds) else f"not valid YAML: {problem}"
         raise RecipeError(f"{path}:{line}: {what}", path=path, line=line) from error

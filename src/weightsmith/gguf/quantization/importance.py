@@ -17,6 +17,7 @@ import numpy as np
 
 from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import CheckpointError, ExportError
+from weightsmith.files.inputs.read_input import MAX_TEXT_BYTES, open_regular, read_bytes, read_head
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 
@@ -70,11 +71,7 @@ class Importance:
 
 def read_importance(path: Path) -> Importance:
     """A file of either kind. Raises ExportError where it is no importance matrix."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(4)
-    except OSError as error:
-        raise ExportError(f"{path}: {error.strerror}", path=path) from error
+    head = read_head(open_regular(path, ExportError), 4)
     return _read_gguf(path) if head == b"GGUF" else _read_binary(path)
 
 
@@ -111,7 +108,7 @@ def _read_gguf(path: Path) -> Importance:
 def _read_binary(path: Path) -> Importance:
     """int32 entries; of each int32 length, name, int32 calls, int32 values, float32 sums; int32 chunks, int32 length,
     dataset."""
-    content = path.read_bytes()
+    content = read_bytes(path, limit=MAX_TEXT_BYTES, error=ExportError)
     offset = 0
 
     def take(form: str) -> Any:

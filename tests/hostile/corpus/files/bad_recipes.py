@@ -80,6 +80,9 @@ def cases() -> Iterator[Case]:
         }.items():
             text = recipe("good") + line + "\n"
             yield Case(f"{place}: {name}", _built(text), _MERGE, "r.yml", EITHER)
+    for value in ("0", "-1", "1000000000000", "1.5", "x", "[]", "65537"):
+        padded = f"{whole}tokenizer: {{source: union, pad_to_multiple_of: {value}}}\n"
+        yield Case(f"pad_to_multiple_of {value}", _built(padded), _MERGE, "r.yml")
     yield from _methods()
     yield from _slices()
 

@@ -67,6 +67,9 @@ def search_cases() -> Iterator[Case]:
         for sampler in ("tpe", "grid", "cmaes"):
             text = json.dumps(_FILE | {"sampler": sampler}).replace('{"uniform": [0.1, 0.9]}', space)
             yield Case(f"space {space}, {sampler}", _built(text), _SEARCH, "", REFUSED)
+    there = {"objective": [{"questions": "q.jsonl"}], "sampler": "grid"}
+    text = json.dumps(_FILE | there).replace('{"uniform": [0.1, 0.9]}', '{"int": [0, 1000000000000000000]}')
+    yield Case("a grid of many points", _built(text), _SEARCH, "s.yml")
     for out in ("good", "s.yml", "good/out", "q.jsonl/out"):
         yield Case(f"search into {out}", _built(json.dumps(_FILE)), ("search", "s.yml", out, "-q"), "", REFUSED, ())
     for command in (("--resume",), ("--resume", "--force"), ("--trials", "0"), ("--workers", "-1"), ("--workers", "x")):

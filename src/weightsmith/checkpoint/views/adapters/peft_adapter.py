@@ -124,9 +124,9 @@ def read_peft_adapter(adapter: Path) -> PeftAdapter:
 def _check_config(adapter: Path, config: Mapping[str, Any]) -> None:
     path = adapter / "adapter_config.json"
     remedy = "merge this adapter into its base with peft (merge_and_unload) first"
-    if config.get("peft_type") not in _METHODS:
+    if not isinstance(config.get("peft_type"), str) or config["peft_type"] not in _METHODS:
         raise CheckpointError(
-            f"{path}: peft_type is {config.get('peft_type')!r}; read are {', '.join(sorted(_METHODS))}; {remedy}",
+            f"{path}: peft_type is {shown(config.get('peft_type'))}; read are {', '.join(sorted(_METHODS))}; {remedy}",
             path=path,
         )
     _check_types(path, config)
