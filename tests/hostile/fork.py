@@ -48,7 +48,7 @@ def run_case(case: Case, folder: Path) -> Outcome:
     folder.mkdir()
     case.build(folder)
     before = _content(folder)
-    outcome = _forked(case.command, folder)
+    outcome = run_forked(case.command, folder)
     outcome.problems += _problems(case, outcome)
     if outcome.code != 0:
         left = [name for name in os.listdir(folder) if name in _possible(case) and name not in before]
@@ -91,7 +91,7 @@ def _problems(case: Case, outcome: Outcome) -> list[str]:
     return problems
 
 
-def _forked(command: Sequence[str], folder: Path) -> Outcome:
+def run_forked(command: Sequence[str], folder: Path) -> Outcome:
     log = folder.with_suffix(".log")
     sys.stdout.flush()
     sys.stderr.flush()

@@ -6,8 +6,10 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from weightsmith.errors import CheckpointError, OutputError, WeightsmithError
+from weightsmith.errors import CheckpointError, WeightsmithError
 from weightsmith.files.output_folder import check_output
+from weightsmith.files.work_folder import work_folder
+from weightsmith.files.write_whole import write_whole
 from weightsmith.pipeline.run import RunSummary, run
 from weightsmith.pipeline.stages import RECORDS
 from weightsmith.progress import OnProgress, no_progress
@@ -57,9 +59,7 @@ def run_demo(
         check_output(out, force=force, inputs=())
     if not pipeline.exists():
         text = pipeline_text()
-        try:
-            (out / RECORDS).mkdir(parents=True, exist_ok=True)
-            pipeline.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{out}: cannot be written: {error.strerror}", path=out) from error
+        with work_folder(out, is_worth_keeping=pipeline.exists):
+            (out / RECORDS).mkdir(exist_ok=True)
+            write_whole(pipeline, text)
     return run(pipeline, out, threads=threads, log=log, on_progress=on_progress)

@@ -14,7 +14,7 @@ from weightsmith.engine.in_memory import compute_tensors
 from weightsmith.engine.output.run_digest import run_digest
 from weightsmith.evaluation.answer_store import content_key
 from weightsmith.evaluation.backend import Backend
-from weightsmith.evaluation.backends.open_backend import check_tokenizer, open_backend, runs_in_llama_cpp
+from weightsmith.evaluation.backends.open_backend import check_usable, open_backend, runs_in_llama_cpp
 from weightsmith.evaluation.backends.transformers.live_model import fill_model
 from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
 from weightsmith.evaluation.backends.transformers.unwritten_model import UnwrittenModel
@@ -99,5 +99,5 @@ def _open(label: str, source: Source, settings: EvaluationSettings) -> OpenedMod
         try_tokenizer((plan.vocabulary.home if plan.vocabulary else plan.home).home)
         return OpenedModel(label, str(recipe.file.path), plan)
     model = open_model(str(source))
-    check_tokenizer(model, chat=settings.chat)
+    check_usable(model, chat=settings.chat)
     return OpenedModel(label, str(source), model)

@@ -25,6 +25,10 @@ def work_folder(folder: Path, *, is_worth_keeping: Callable[[], bool]) -> Iterat
     was_empty = bool(missing) or (folder.is_dir() and not any(folder.iterdir()))
     with ExitStack() as stack:
         try:
+            scratch = folder.with_name(f".{folder.name}.partial")  # of a merge
+            if scratch.is_dir() and not scratch.is_symlink():
+                with folder_lock(scratch):
+                    pass
             stack.enter_context(folder_lock(folder, owner_file=LOCK))
         except FolderInUse as error:
             raise in_use(folder, error) from None

@@ -29,6 +29,7 @@ from weightsmith.progress import OnProgress, no_progress
 from weightsmith.recipe.recipe import Recipe, load_recipe
 from weightsmith.report.report_facts import ReportFacts
 from weightsmith.report.write_report import write_report
+from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
 
 Log = Callable[[str], None]
 
@@ -103,7 +104,14 @@ def _check(path: Path) -> _Checked:
         if gguf_type not in known_types:
             raise file.error(["export", i], f"unknown GGUF type {gguf_type!r}{nearest(gguf_type, known_types)}")
     plan = make_plan(recipe)
+    home = plan.vocabulary.home if plan.vocabulary else plan.home
     evaluation = check_evaluation(file, pipeline.evaluate, pipeline.export) if pipeline.evaluate else None
+    if pipeline.export:
+        try_tokenizer(home.home)
+    if evaluation and any(reference.startswith("$") for reference in evaluation.scored.values()):
+        from weightsmith.evaluation.backends.open_backend import check_usable
+
+        check_usable(home, chat=evaluation.settings.chat)
     return _Checked(file, pipeline, recipe, plan, evaluation)
 
 

@@ -40,7 +40,10 @@ def extend_tokenizer(vocabulary: Alignment, folder: Path) -> None:
     text = read_text(path, limit=MAX_TOKENIZER_BYTES)
     if vocabulary.cut_to is not None:
         text = cut_tokenizer(text, vocabulary.cut_to, vocabulary.home.reference)
-    tokenizer = tokenizers.Tokenizer.from_str(text)
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library has no class of its own for it
+        raise PlanError(f"{vocabulary.home.reference}: its tokenizer.json cannot be changed: {error}") from error
     for entry in vocabulary.added:
         options = {
             key: entry[key] for key in ("single_word", "lstrip", "rstrip", "normalized", "special") if key in entry

@@ -54,7 +54,7 @@ def resumable_folder(
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"{folder}: is in the way of the unfinished output, which lies there; remove it", path=folder)
     with _only_process(out, folder):
-        keep = False
+        keep, was_there = False, out.is_dir() and any(out.iterdir())
         try:
             if not _is_ours(folder):
                 keep = True
@@ -87,6 +87,13 @@ def resumable_folder(
                 except KeyboardInterrupt:
                     keep = True
                     raise
+                if not was_there and out.is_dir() and any(out.iterdir()):
+                    keep = True
+                    raise OutputError(
+                        f"{out}: was written by something else meanwhile; move it elsewhere and run again, which "
+                        "takes what is finished",
+                        path=out,
+                    )
                 (folder / JOURNAL).unlink(missing_ok=True)
                 put_in_place(folder, out)
         finally:
@@ -111,6 +118,8 @@ def _only_process(out: Path, folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(folder_lock(folder))
+            if out.is_dir():
+                stack.enter_context(folder_lock(out))
         except FolderInUse as error:
             raise in_use(out, error) from None
         except OSError as error:

@@ -23,7 +23,7 @@ def runs_in_llama_cpp(model: Model) -> bool:
     return model.is_gguf and len(model.files) == 1
 
 
-def check_tokenizer(model: Model, *, chat: bool) -> None:
+def check_usable(model: Model, *, chat: bool) -> None:
     """What can be known before weights are loaded. Raises CheckpointError where the tokenizer cannot be used,
     EvaluationError where there is none, or, with `chat`, no template, or one that cannot be rendered."""
     if runs_in_llama_cpp(model):

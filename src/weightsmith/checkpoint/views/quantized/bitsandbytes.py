@@ -8,7 +8,6 @@ With double quantization the block's scale is nested_quant_map[code] * nested_ab
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from weightsmith.checkpoint.views.quantized.packing.code_values import values_of
 from weightsmith.checkpoint.views.quantized.packing.packed_rows import NO_GROUPS, PackedRows
 from weightsmith.checkpoint.views.quantized.packing.scale_grid import ScaleGrid
 from weightsmith.errors import CheckpointError
+from weightsmith.files.inputs.read_input import parse_json
 
 _STATE = ".quant_state.bitsandbytes__"
 _INT8_SCALE = np.float32(1 / 127)
@@ -157,7 +157,7 @@ def _read_state(source: Checkpoint, path: Path, name: str) -> dict[str, Any]:
             path=path,
         )
     try:
-        state = json.loads(text.tobytes())
+        state = parse_json(text.tobytes(), path, part=name)
         sizes = [*state["shape"], state["blocksize"], state.get("nested_blocksize", 1)]
         if not all(type(size) is int and 0 < size < 1 << 40 for size in sizes) or state["blocksize"] % 2:
             raise ValueError(f"sizes {sizes}")
