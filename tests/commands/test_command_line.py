@@ -183,3 +183,20 @@ def test_a_dry_run_shows_a_parameter_that_some_slices_leave_out(models: Path, tm
     process = weightsmith_process("merge", tmp_path / "r.yml", tmp_path / "out", "--dry-run")
     assert process.returncode == 0, process.stderr
     assert "scale none or" in process.stdout
+
+
+def test_ctrl_c_while_modules_are_imported() -> None:
+    code = """
+import sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+from weightsmith.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130 and done.stderr == "weightsmith: interrupted\n"

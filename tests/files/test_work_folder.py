@@ -12,6 +12,7 @@ import pytest
 from weightsmith.errors import EvaluationError, OutputError
 from weightsmith.files.find_path import is_file_name
 from weightsmith.files.folder_lock import FolderInUse, file_lock
+from weightsmith.files.output_folder import check_output
 from weightsmith.files.work_folder import work_folder
 
 
@@ -47,6 +48,7 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     code = f"""
 from pathlib import Path
+from weightsmith.files.output_folder import check_output
 from weightsmith.files.work_folder import work_folder
 with work_folder(Path({str(folder)!r}), is_worth_keeping=lambda: True):
     print("held", flush=True)
@@ -60,6 +62,15 @@ with work_folder(Path({str(folder)!r}), is_worth_keeping=lambda: True):
     with work_folder(folder, is_worth_keeping=lambda: True):
         assert (folder / ".lock").read_text() == str(os.getpid())
     assert not (folder / ".lock").exists()
+
+
+def test_what_a_killed_command_left_is_no_content(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").write_text("123")
+    check_output(tmp_path / "out", force=False, inputs=[])
+    with pytest.raises(EvaluationError):
+        fill(tmp_path / "out", worth=False)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_file_is_held(tmp_path: Path) -> None:

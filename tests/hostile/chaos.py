@@ -31,6 +31,7 @@ from tests.conftest import CONFIG, save_family, save_stranger
 
 _PATIENCE = 180.0  # seconds for one process
 _KILLS = 3  # of one command, at most
+_PYTHON_STARTS = 0.2  # seconds, until code of ours runs
 _SHARES = {"merge": 5, "unify": 4}  # of the rounds; these take a second, others ten
 Outcome = dict[str, str]
 
@@ -167,7 +168,15 @@ class Chaos:
         script = ["-m", "weightsmith"] if clock is None else ["-c", _JUMPING_CLOCK.format(seed=clock)]
         command = [sys.executable, *script, *line]
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=self.home
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            cwd=self.home,
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # ignored where a shell runs this in the background
         )
 
     def finish(self, process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -209,7 +218,7 @@ class Chaos:
     def interrupted(self, command: Command, out: Path, draw: random.Random) -> str | None:
         """Ctrl-C at some time."""
         process = self.start(command.line(out))
-        time.sleep(draw.uniform(0.05, 1.05) * self.seconds[command.name])
+        time.sleep(max(_PYTHON_STARTS, draw.uniform(0.05, 1.05) * self.seconds[command.name]))
         process.send_signal(signal.SIGINT)
         code, said = self.finish(process)
         if code not in (0, 1, 130, -signal.SIGINT) or "Traceback" in said:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from weightsmith.errors import OutputError
 from weightsmith.files.system_calls import sync_folder, sync_tree
+from weightsmith.files.work_folder import entries_of
 
 _MERGED = "checksums.json"  # beside weights that we wrote
 # One of these is in every folder that a command of ours wrote.
@@ -65,7 +66,7 @@ def check_output(out: Path, *, force: bool, inputs: Sequence[Path] | None) -> No
         raise OutputError(f"{out}: is a link, to {target}; name the folder itself", path=out)
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: exists and is not a folder", path=out)
-    entries = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
+    entries = entries_of(out)
     if entries and not force:
         raise OutputError(
             f"{out}: exists and is not empty; choose another folder, or replace it with --force", path=out

@@ -22,7 +22,7 @@ def work_folder(folder: Path, *, is_worth_keeping: Callable[[], bool]) -> Iterat
     Where the block is refused (a WeightsmithError) and nothing in the folder `is_worth_keeping`, a folder that was not
     there, or was empty, is so again. Raises OutputError where another command holds it, or it cannot be created."""
     missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
-    was_empty = bool(missing) or (folder.is_dir() and not any(folder.iterdir()))
+    was_empty = bool(missing) or (folder.is_dir() and not entries_of(folder))
     with ExitStack() as stack:
         try:
             scratch = folder.with_name(f".{folder.name}.partial")  # of a merge
@@ -42,6 +42,11 @@ def work_folder(folder: Path, *, is_worth_keeping: Callable[[], bool]) -> Iterat
             raise
         finally:
             (folder / LOCK).unlink(missing_ok=True)
+
+
+def entries_of(folder: Path) -> list[str]:
+    """The names of what a folder holds, but for what a command that was killed left of its hold on it."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK) if folder.is_dir() else []
 
 
 def in_use(folder: Path, error: FolderInUse) -> OutputError:

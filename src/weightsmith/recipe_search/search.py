@@ -21,7 +21,7 @@ from weightsmith.files.find_path import is_file, path_beside
 from weightsmith.files.inputs.yaml_file import YamlFile, dump_yaml, parse_yaml, read_yaml
 from weightsmith.files.output_folder import check_apart, check_place
 from weightsmith.files.suggestions import nearest
-from weightsmith.files.work_folder import LOCK, work_folder
+from weightsmith.files.work_folder import entries_of, work_folder
 from weightsmith.machine import available_cores, fast_precision
 from weightsmith.methods.registry import METHODS, find_method, method_names
 from weightsmith.models.model import Model
@@ -272,7 +272,7 @@ def _folder(out: Path, *, resume: bool, force: bool) -> Path:
         raise OutputError(
             f"{out}: holds a search already; resume it with --resume, or discard it with --force", path=out
         )
-    if out.exists() and not exists and (not out.is_dir() or any(p.name != LOCK for p in out.iterdir())) and not force:
+    if out.exists() and not exists and (not out.is_dir() or entries_of(out)) and not force:
         raise OutputError(
             f"{out}: exists and is not the folder of a search; choose another, or replace it with --force", path=out
         )

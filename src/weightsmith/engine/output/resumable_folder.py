@@ -13,7 +13,7 @@ from weightsmith.engine.output.journal import JOURNAL, Record, read_journal
 from weightsmith.errors import OutputError
 from weightsmith.files.folder_lock import FolderInUse, folder_lock
 from weightsmith.files.output_folder import check_output, check_space, put_in_place, reporting_full_disk
-from weightsmith.files.work_folder import in_use
+from weightsmith.files.work_folder import entries_of, in_use
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def resumable_folder(
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"{folder}: is in the way of the unfinished output, which lies there; remove it", path=folder)
     with _only_process(out, folder):
-        keep, was_there = False, out.is_dir() and any(out.iterdir())
+        keep, was_there = False, bool(entries_of(out))
         try:
             if not _is_ours(folder):
                 keep = True
@@ -87,7 +87,7 @@ def resumable_folder(
                 except KeyboardInterrupt:
                     keep = True
                     raise
-                if not was_there and out.is_dir() and any(out.iterdir()):
+                if not was_there and entries_of(out):
                     keep = True
                     raise OutputError(
                         f"{out}: was written by something else meanwhile; move it elsewhere and run again, which "
