@@ -117,9 +117,9 @@ def _only_process(out: Path, folder: Path) -> Iterator[None]:
     """Hold `folder`; errors name `out`."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(folder_lock(folder))
             if out.is_dir():
                 stack.enter_context(folder_lock(out))
+            stack.enter_context(folder_lock(folder))
         except FolderInUse as error:
             raise in_use(out, error) from None
         except OSError as error:
