@@ -20,13 +20,13 @@ def chat_text(
     template: str,
     messages: Messages,
     *,
-    special_tokens: Mapping[str, str] | None = None,
+    special_tokens: Mapping[str, str | list[str]] | None = None,
     answer: bool = True,
     whole: bool = False,
 ) -> str:
     """The text of a conversation, as transformers' `apply_chat_template` gives it.
 
-    `special_tokens`: texts by name, such as `bos_token`. `answer`: with the beginning of the model's turn; else cut
+    `special_tokens`: by name, such as `bos_token`. `answer`: with the beginning of the model's turn; else cut
     behind the last message's content, so that the model continues it, unless it is to be `whole`. Raises
     EvaluationError for a template that fails, or takes longer or more memory than a template may.
 

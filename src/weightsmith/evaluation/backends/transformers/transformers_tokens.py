@@ -29,7 +29,7 @@ class TransformersTokens:
         template = self.tokenizer.chat_template
         self.template = template.get("default") if isinstance(template, dict) else template
         self._special_tokens = {
-            name: text for name, text in self.tokenizer.special_tokens_map.items() if isinstance(text, str)
+            name: value for name, value in self.tokenizer.special_tokens_map.items() if isinstance(value, str | list)
         }
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         content = backend.to_str() if backend else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
