@@ -294,7 +294,7 @@ def test_what_cannot_be_asked_for(chat_models: Path, tmp_path: Path) -> None:
         ({"types": ["q8_0", "Q8_0"]}, "given twice"),
         ({"intermediate": "f17"}, "unknown intermediate 'f17'"),
         ({"check": "fats"}, "unknown check 'fats'; did you mean 'fast'"),
-        ({"imatrix": tmp_path / "nothing.gguf"}, "nothing.gguf: No such file"),
+        ({"imatrix": tmp_path / "nothing.gguf"}, "nothing.gguf: no such file"),
         ({"name": "a/b"}, "cannot be part of a file name"),
     ]
     for options, message in cases:

@@ -192,7 +192,7 @@ def test_what_was_held_out_is_asked_once(done: Path, home: Path, tmp_path: Path)
     assert all(new in (old, 100.0) for a, b in zip(scored, before, strict=True) for new, old in zip(a, b, strict=True))
     with pytest.raises(KeyboardInterrupt):
         weightsmith.search(home / "whole.yml", out, precision="float32", force=True, log=stop_at("0:"))
-    assert {path.name for path in out.iterdir()} == {"study.db", ".lock"}
+    assert {path.name for path in out.iterdir()} == {"study.db"}
 
 
 def test_more_of_a_search(done: Path, home: Path, chat_models: Path, tmp_path: Path) -> None:
