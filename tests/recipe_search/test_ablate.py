@@ -12,7 +12,7 @@ import pytest
 import weightsmith
 from tests.conftest import weightsmith_process
 from tests.recipe_search.test_search import TEXT, stop_at
-from weightsmith.errors import SearchError
+from weightsmith.errors import OutputError, SearchError
 
 
 def recipe(models: Path, folder: Path, weights: dict[str, object], method: str = "task_arithmetic") -> Path:
@@ -94,6 +94,12 @@ def test_one_that_was_interrupted_goes_on(chat_models: Path, tmp_path: Path) -> 
     assert len(stored(out)) == len(kept) + 1 + 7 - 3  # "whole" by the other metric, and what was missing of seven
     weightsmith.ablate(path, tmp_path / "whole", **expected, metric="perplexity")  # type: ignore[arg-type]
     assert (out / "ablation.csv").read_bytes() == (tmp_path / "whole" / "ablation.csv").read_bytes()
+    table, kept = (out / "ablation.csv").read_bytes(), stored(out)
+    weightsmith.ablate(path, out, **expected, metric="perplexity")  # type: ignore[arg-type]
+    assert (out / "ablation.csv").read_bytes() == table and stored(out) == kept  # it was done already
+    with pytest.raises(OutputError, match="exists and is not empty"):
+        weightsmith.ablate(path, out, **expected | {"blocks": 1}, metric="perplexity")  # type: ignore[arg-type]
+    assert (out / "ablation.csv").read_bytes() == table and stored(out) == kept
 
 
 def stored(folder: Path) -> dict[str, str]:

@@ -31,6 +31,7 @@ from weightsmith.recipe_search.trials.input_cache import InputCache
 from weightsmith.recipe_search.trials.kept_answers import KeptAnswers
 from weightsmith.recipe_search.trials.live_merge import LiveMerge
 
+WHOLE = {"without": None}
 OTHERS, ANSWERS = "embeddings and head", "answers.sqlite"
 _CACHE_SHARE = 0.5
 
@@ -58,7 +59,7 @@ def ablate(
     `recipe`: one whose method has weights, with at least two models. `questions`, `texts`: files; `tasks`: of
     lm-evaluation-harness; `metric`: of `questions`, exact_match or perplexity; `limit`: questions of each; `blocks`:
     how many blocks the layers are divided into. Writes `ablation.csv` and `ablation.html` into the folder `out`; an
-    unfinished ablation that is there is continued. Raises WeightsmithError.
+    ablation that is there already is continued from its answers. Raises WeightsmithError.
 
     >>> ablation = ws.ablate("ties.yml", "ablation", texts=["novel.txt"], blocks=2)
     >>> sorted(ablation.without)
@@ -101,7 +102,10 @@ def ablate(
         objectives = open_objectives(search_file, Path.cwd(), merge.backend)
         answers_without: dict[str, list[AllAnswers]] = {label: [] for label in models}
         with KeptAnswers(folder / ANSWERS, dependencies) as kept:
-            whole_answers = kept.ask({"without": None}, lambda: _ask(merge, plan, objectives))
+            asked = [WHOLE, *({"without": label, "in": name} for label in models for name in spans)]
+            if (folder / TABLE).exists() and not all(map(kept.has, asked)):  # the table is another ablation's
+                check_output(folder, force=False, inputs=())
+            whole_answers = kept.ask(WHOLE, lambda: _ask(merge, plan, objectives))
             log("whole: " + _shown(objectives, whole_answers))
             for label, reference in models.items():
                 for name, tensors in spans.items():
@@ -136,8 +140,8 @@ def ablate(
 
 
 def _check_folder(folder: Path, *, force: bool) -> None:
-    """Empty, or with an ablation that was not finished."""
-    if not (folder / ANSWERS).exists() or (folder / TABLE).exists():
+    """Empty, or with an ablation."""
+    if not (folder / ANSWERS).exists():
         check_output(folder, force=force, inputs=())
 
 

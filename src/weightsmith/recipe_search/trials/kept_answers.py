@@ -18,6 +18,11 @@ class KeptAnswers:
         """`depends_on`: what answers depend on besides what each is kept under. Raises EvaluationError."""
         self._store, self._depends_on = AnswerStore(path), dict(depends_on)
 
+    def has(self, key_parts: Mapping[str, Any]) -> bool:
+        """Whether there are answers under `key_parts`."""
+        key = digest([self._depends_on, dict(key_parts)])
+        return key in self._store.get([key])
+
     def ask(self, key_parts: Mapping[str, Any], run: Callable[[], AllAnswers]) -> AllAnswers:
         """As kept under `key_parts`, or by `run`."""
         key = digest([self._depends_on, dict(key_parts)])
