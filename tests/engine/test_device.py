@@ -16,7 +16,8 @@ from weightsmith.methods.registry import METHODS
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_same_numbers_as_the_kernels(method: str, models: Path, tmp_path: Path) -> None:
-    names = {"slerp": ["base", "a"], "passthrough": ["a"]}.get(method, ["a", "b"])
+    most = METHODS[method].inputs[1]
+    names = ["a"] if most == 1 else ["base", "a"] if most == 2 else ["a", "b"]
     own = {p.name for p in METHODS[method].parameters if p.scope != "shared"}
     entries = [
         {

@@ -15,6 +15,7 @@ from tests.mergekit_oracle import run_mergekit
 
 GRADIENT, FILTERED = [0.2, 0.9, 0.4], [{"filter": "mlp", "value": [0.1, 0.8]}, {"value": 0.6}]
 ALL = ("a", "b", "c")
+EPSILON = 0.01  # half of the noise that makes the fine-tunes
 RECIPES = {
     "linear": {"merge_method": "linear", "weights": (0.5, GRADIENT, FILTERED), "base": None},
     "linear-raw": {
@@ -55,6 +56,13 @@ RECIPES = {
     },
     "model-stock": {"merge_method": "model_stock", "weights": None},
     "model-stock-by-rows": {"merge_method": "model_stock", "weights": None, "parameters": {"filter_wise": True}},
+    "ram": {"merge_method": "ram", "weights": None, "parameters": {"epsilon": EPSILON}},
+    "ram-by-default": {"merge_method": "ram", "weights": None},
+    "ramplus": {
+        "merge_method": "ramplus_tl",
+        "weights": None,
+        "parameters": {"epsilon": EPSILON, "r": 0.3, "alpha": 4.0},
+    },
     "dare-keeps-all": {"merge_method": "dare_ties", "weights": (1.0, 0.5, 0.7), "density": (1.0, 1.0, 1.0)},
     "della-keeps-all": {"merge_method": "della", "weights": (1.0, 0.5, 0.7), "density": (1.0, 1.0, 1.0)},
 }
@@ -84,6 +92,11 @@ def slerp(models: Path) -> dict:
         "parameters": {"t": t},
         "dtype": "float32",
     }
+
+
+def nearswap(models: Path) -> dict:
+    made = slerp(models) | {"merge_method": "nearswap", "parameters": {"t": [0.001, 0.02]}}
+    return made
 
 
 def stacked(models: Path) -> dict:
@@ -120,7 +133,7 @@ def test_same_numbers_in_float32(name: str, models: Path, tmp_path: Path) -> Non
     )
 
 
-@pytest.mark.parametrize("make", [slerp, stacked])
+@pytest.mark.parametrize("make", [slerp, nearswap, stacked])
 def test_same_numbers_slerp_and_passthrough(make, models: Path, tmp_path: Path) -> None:
     assert_same(*both(make(models), tmp_path), relative=1e-6)
 

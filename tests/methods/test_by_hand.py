@@ -45,6 +45,21 @@ def test_ties_counts_weights_in_the_election() -> None:
     assert result == [[0.0, 1.0, 1.0, 1.0]] * 4  # 1 - 3 is negative: the second is elected, and -3 / 3 is its mean
 
 
+def test_nearswap_swaps_what_is_near_and_steps_where_it_is_far() -> None:
+    other = [[1.25, 2.0, 1.0, -1.0]] * 4
+    assert merged("nearswap", [ONES, other], [{}, {}], t=0.5) == [[1.25, 1.5, 1.0, 0.5]] * 4
+
+
+def test_ram_keeps_what_one_changed_and_averages_what_several_did() -> None:
+    a = [[3.0, 1.0, 5.0, 1.0], *ONES[1:]]  # +2, and +4 where b has +2
+    b = [[1.0, 2.0, 3.0, 1.0], *ONES[1:]]  # +1
+    assert merged("ram", [ONES, a, b], [{}, {}, {}]) == [[3.0, 2.0, 4.0, 1.0], *ONES[1:]]
+    assert merged("ram", [ONES, a], [{}, {}]) == a
+    # Of two elements that each changed, one is shared: rho is 1, and what is its own counts 1 + 0.5 * 1.
+    result = merged("ramplus_tl", [ONES, a, b], [{}, {}, {}], r=0.5, alpha=2.0)
+    assert result == [[4.0, 2.5, 4.0, 1.0], *ONES[1:]]
+
+
 def test_breadcrumbs_drops_the_largest_and_the_smallest() -> None:
     changes = [[16.0, 15.0, 14.0, 13.0], [12.0, 11.0, 10.0, 9.0], [8.0, 7.0, 6.0, 5.0], [4.0, 3.0, 2.0, 1.0]]
     # gamma 1/8 of 16 elements drops 16 and 15; of the rest the 8 largest stay, 14 to 7.

@@ -9,11 +9,13 @@ from weightsmith.errors import RecipeError
 from weightsmith.methods.linear import Linear
 from weightsmith.methods.method import Method
 from weightsmith.methods.model_stock import ModelStock
+from weightsmith.methods.nearswap import NearSwap
 from weightsmith.methods.passthrough import Passthrough
 from weightsmith.methods.slerp import Slerp
 from weightsmith.methods.task_vectors.breadcrumbs import Breadcrumbs, BreadcrumbsTies
 from weightsmith.methods.task_vectors.dare import DareLinear, DareTies
 from weightsmith.methods.task_vectors.della import Della, DellaLinear
+from weightsmith.methods.task_vectors.ram import Ram, RamPlus
 from weightsmith.methods.task_vectors.task_arithmetic import TaskArithmetic
 from weightsmith.methods.task_vectors.ties import Ties
 
@@ -27,8 +29,11 @@ _CLASSES = (
     DellaLinear,
     Breadcrumbs,
     BreadcrumbsTies,
+    Ram,
+    RamPlus,
     ModelStock,
     Slerp,
+    NearSwap,
     Passthrough,
 )
 METHODS: dict[str, Method] = {method_class.name: method_class() for method_class in _CLASSES}
