@@ -75,10 +75,6 @@ def _files(out: Path, pattern: str = "**/*") -> Outcome:
     }
 
 
-def _merged(out: Path) -> Outcome:
-    return _files(out)
-
-
 def _exported(out: Path) -> Outcome:
     return _files(out, "*.gguf")
 
@@ -136,8 +132,8 @@ def build(home: Path) -> list[Command]:
 
     questions = ("--questions", str(home / "q.jsonl"))
     return [
-        Command("merge", ("merge", str(home / "wide.yml"), "OUT", "--threads", "2"), _merged),
-        Command("unify", ("unify", str(home / "wide-a"), "OUT", "--out-shard-size", "4MB"), _merged),
+        Command("merge", ("merge", str(home / "wide.yml"), "OUT", "--threads", "2"), _files),
+        Command("unify", ("unify", str(home / "wide-a"), "OUT", "--out-shard-size", "4MB"), _files),
         Command("export", ("export", str(home / "a"), "OUT", "--type", "f16", "--type", "q8_0"), _exported),
         Command("evaluate", ("evaluate", str(home / "a"), str(home / "b"), *questions, "--text", str(home / "text.txt"), "-o", "OUT"), _evaluated, disk=False),
         Command("search", ("search", str(home / "search.yml"), "OUT"), _searched, resumed, disk=False),
@@ -282,7 +278,7 @@ class Chaos:
         code, said = self.finish(process)
         weights = {
             name: digest
-            for name, digest in (_merged(out) if out.exists() else {}).items()
+            for name, digest in (_files(out) if out.exists() else {}).items()
             if name.endswith(".safetensors")
         }
         expected = {name: digest for name, digest in self.expected["merge"].items() if name.endswith(".safetensors")}

@@ -26,6 +26,7 @@ from weightsmith.models.open_model import open_model
 from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan
 from weightsmith.recipe.recipe import Recipe, load_recipe
+from weightsmith.tokenizer.merged_tokenizer import tokenizer_model
 from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
 
 Source = str | Path | Recipe  # a model reference, a recipe's path, or a recipe
@@ -96,7 +97,7 @@ def _open(label: str, source: Source, settings: EvaluationSettings) -> OpenedMod
     if isinstance(source, Recipe) or (Path(source).suffix in (".yml", ".yaml") and Path(source).is_file()):
         recipe = source if isinstance(source, Recipe) else load_recipe(Path(source))
         plan = make_plan(recipe)
-        try_tokenizer((plan.vocabulary.home if plan.vocabulary else plan.home).home)
+        try_tokenizer(tokenizer_model(plan.home, plan.vocabulary).home)
         return OpenedModel(label, str(recipe.file.path), plan)
     model = open_model(str(source))
     check_usable(model, chat=settings.chat)

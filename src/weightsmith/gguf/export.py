@@ -24,6 +24,7 @@ from weightsmith.gguf.quantization.importance import read_importance
 from weightsmith.llama_cpp import quantization_types
 from weightsmith.machine import available_cores
 from weightsmith.progress import OnProgress, no_progress
+from weightsmith.tokenizer.merged_tokenizer import tokenizer_model
 from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
 
 
@@ -88,7 +89,7 @@ def export(
     if checkout:
         check_checkout(checkout)
     source = open_source(job)
-    try_tokenizer((source.vocabulary.home if source.vocabulary else source.home).home)
+    try_tokenizer(tokenizer_model(source.home, source.vocabulary).home)
     for warning in source.warnings:
         log(f"warning: {warning}")
     if part := source.other_parts:

@@ -29,6 +29,7 @@ from weightsmith.progress import OnProgress, no_progress
 from weightsmith.recipe.recipe import Recipe, load_recipe
 from weightsmith.report.report_facts import ReportFacts
 from weightsmith.report.write_report import write_report
+from weightsmith.tokenizer.merged_tokenizer import tokenizer_model
 from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
 
 Log = Callable[[str], None]
@@ -104,7 +105,7 @@ def _check(path: Path) -> _Checked:
         if gguf_type not in known_types:
             raise file.error(["export", i], f"unknown GGUF type {gguf_type!r}{nearest(gguf_type, known_types)}")
     plan = make_plan(recipe)
-    home = plan.vocabulary.home if plan.vocabulary else plan.home
+    home = tokenizer_model(plan.home, plan.vocabulary)
     evaluation = check_evaluation(file, pipeline.evaluate, pipeline.export) if pipeline.evaluate else None
     if pipeline.export:
         try_tokenizer(home.home)

@@ -25,6 +25,7 @@ from weightsmith.planning.plan_tensor import TensorPlanner
 from weightsmith.planning.slices import check_slices, layers_of, whole_models
 from weightsmith.recipe.recipe import Recipe, load_recipe
 from weightsmith.recipe.recipe_schema import Slice
+from weightsmith.tokenizer.merged_tokenizer import tokenizer_model
 from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
 
 # What lies before the layers (embeddings, towers of images and sound) comes from the first slice, what lies behind them
@@ -56,7 +57,7 @@ def make_plan(
     slices = schema.slices or [whole_models(recipe, layers)]
     home = models[slices[0].base_model or schema.base_model or slices[0].sources[0].model]
     check_slices(recipe, slices, layers)
-    check_tokenizer((vocabulary.home if vocabulary else home).home)
+    check_tokenizer(tokenizer_model(home, vocabulary).home)
     if vocabulary and (vocabulary.added or vocabulary.cut_to is not None):
         try_tokenizer(vocabulary.home.home)  # it is going to be changed
     planner = TensorPlanner(recipe, models)

@@ -15,10 +15,16 @@ from weightsmith.tokenizer.sentencepiece_file import write_tokenizer_json
 from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
 
 
+def tokenizer_model(home: Model, vocabulary: Alignment | None) -> Model:
+    """The model whose tokenizer an output gets: `home`, which gives its configuration, where no vocabulary is asked
+    for."""
+    return vocabulary.home if vocabulary else home
+
+
 def write_merged_tokenizer(home: Model, vocabulary: Alignment | None, folder: Path) -> None:
     """Tokenizer, chat template and generation settings of a merge whose configuration is that of `home`. Raises
     PlanError."""
-    write_tokenizer_files(vocabulary.home if vocabulary else home, folder)
+    write_tokenizer_files(tokenizer_model(home, vocabulary), folder)
     if vocabulary:
         extend_tokenizer(vocabulary, folder)
 

@@ -16,13 +16,12 @@ def open_sqlite(
     path: Path, tables: set[str], *, error: type[WeightsmithError], patience: float = 60
 ) -> sqlite3.Connection:
     """A connection to the database at `path`, which is created where it is not there; it waits `patience` seconds for
-    another program that holds it. Raises `error`, naming the file,
-    where it is no regular file, no database, damaged, or has a view, a trigger or a table that is not one of `tables`:
-    those are written by us, and have none (https://www.sqlite.org/security.html)."""
+    another program that holds it. Raises `error`, naming the file, where it is no regular file, no database, damaged,
+    or has a view, a trigger or a table that is not one of `tables`: ours have none
+    (https://www.sqlite.org/security.html)."""
     remedy = "remove it, or choose another output folder"
     if path.is_symlink() or path.exists():
-        descriptor = open_regular(path, error)
-        head = read_head(descriptor, len(_MAGIC))
+        head = read_head(open_regular(path, error), len(_MAGIC))
         if head not in (b"", _MAGIC):
             raise error(f"{path}: is no SQLite database; {remedy}", path=path)
     try:

@@ -20,12 +20,12 @@ class KeptAnswers:
 
     def has(self, key_parts: Mapping[str, Any]) -> bool:
         """Whether there are answers under `key_parts`."""
-        key = digest([self._depends_on, dict(key_parts)])
+        key = self._key(key_parts)
         return key in self._store.get([key])
 
     def ask(self, key_parts: Mapping[str, Any], run: Callable[[], AllAnswers]) -> AllAnswers:
         """As kept under `key_parts`, or by `run`."""
-        key = digest([self._depends_on, dict(key_parts)])
+        key = self._key(key_parts)
         stored = self._store.get([key])
         if key not in stored:
             answers = run()
@@ -35,6 +35,9 @@ class KeptAnswers:
             return tuple({int(unit): (answer[0], answer[1]) for unit, answer in each.items()} for each in stored[key])
         except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise self._store.damaged(error) from error
+
+    def _key(self, key_parts: Mapping[str, Any]) -> str:
+        return digest([self._depends_on, dict(key_parts)])
 
     def __enter__(self) -> KeptAnswers:
         return self
