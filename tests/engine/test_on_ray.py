@@ -15,9 +15,12 @@ import yaml
 
 import weightsmith
 from tests.conftest import save_stranger, stderr_lines, weightsmith_process
-from weightsmith.engine.on_ray import RayJob, _make_shard
+from weightsmith.engine.on_ray import RayJob, _check_same, _make_shard
 from weightsmith.engine.output.resumable_folder import scratch_of
+from weightsmith.engine.output.run_digest import run_digest
 from weightsmith.errors import MergeError
+from weightsmith.planning.make_plan import make_plan
+from weightsmith.recipe.recipe import load_recipe
 
 SHARDS = ("--threads", "1", "--out-shard-size", "4MB")
 
@@ -114,6 +117,22 @@ def test_a_worker_that_sees_other_files(recipe: Path, tmp_path: Path) -> None:
             _make_shard(replace(order, seed=1), ["net.1.w"])
     finally:
         os.chdir(here)
+
+
+def test_a_worker_reads_the_mappings_too(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(recipe.parent)
+    mapping = tmp_path / "a.json"
+    mapping.write_text("{}")
+    plan = make_plan(load_recipe(recipe))
+    run = run_digest(plan, 1000, 0, "cpu", {"a": mapping})
+    assert run["mappings"]
+    job = RayJob(
+        recipe, recipe.read_text(), recipe.parent, tmp_path, run, 1000, 1, 0, False, "cpu", {"a": mapping}, False
+    )
+    _check_same(plan, job)
+    mapping.write_text("[]")
+    with pytest.raises(MergeError, match="sees another mappings than"):
+        _check_same(plan, job)
 
 
 def test_without_ray_a_merge_does_not_import_it(recipe: Path, tmp_path: Path) -> None:

@@ -141,6 +141,9 @@ def test_a_finished_merge_is_done_already(wide: Path, tmp_path: Path) -> None:
     for options in (("--seed", 7), ("--on-nan", "warn"), ("--out-shard-size", "5MB")):
         refused = weightsmith_process("merge", path, out, *options)
         assert refused.returncode == 2 and "exists and is not empty" in refused.stderr
+    (out / "config.json").write_text((out / "config.json").read_text() + " ")
+    edited = weightsmith_process("merge", path, out)
+    assert edited.returncode == 2 and "exists and is not empty" in edited.stderr
     forced = weightsmith_process("merge", path, out, "--force")
     assert forced.returncode == 0 and "done already" not in forced.stdout
     tensor = tmp_path / "a" / "model.safetensors"
@@ -151,8 +154,10 @@ def test_a_finished_merge_is_done_already(wide: Path, tmp_path: Path) -> None:
     os.utime(tensor, ns=(times.st_atime_ns, times.st_mtime_ns))
     refused = weightsmith_process("merge", path, out)
     assert refused.returncode == 2 and "exists and is not empty" in refused.stderr
-    (out / "model.safetensors").rename(out / "model.gone")
-    assert weightsmith_process("merge", recipe(wide, tmp_path), out).returncode == 2
+    assert weightsmith_process("merge", path, out, "--force").returncode == 0
+    assert weightsmith.merge(path, out).done_already
+    (out / "merge_recipe.yml").unlink()
+    assert weightsmith_process("merge", path, out).returncode == 2
 
 
 def test_a_finished_unify_is_done_already(wide: Path, tmp_path: Path) -> None:

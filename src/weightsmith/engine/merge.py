@@ -19,7 +19,6 @@ from weightsmith.engine.output.journaled_run import run_journaled
 from weightsmith.engine.output.resumable_folder import resumable_folder
 from weightsmith.engine.output.run_digest import input_files, output_digest, run_digest
 from weightsmith.engine.run_tensors import NotFinite, OnBytes, RunSettings, Tally, run_tensors
-from weightsmith.files.inputs.read_input import read_text
 from weightsmith.files.output_folder import check_output
 from weightsmith.machine import available_cores, check_device
 from weightsmith.planning.make_plan import make_plan
@@ -164,9 +163,8 @@ def merge(
         on_plan(plan)
     weights = [path for model in plan.models.values() for path in model.files]
     inputs = [*weights, recipe.file.path, *(mappings or {}).values()]
-    texts = {model: read_text(path) for model, path in (mappings or {}).items()}
-    stamps, run = InputStamps(plan.models.values()), run_digest(plan, shard_bytes, seed, device, texts)
-    written = output_digest(run | {"on_nan": on_nan}, plan.models.values())
+    stamps, run = InputStamps(plan.models.values()), run_digest(plan, shard_bytes, seed, device, mappings)
+    written = output_digest(run | {"on_nan": on_nan})
     if again and is_written(out, written, input_files(plan.models.values())):
         return _summary(out, plan, seed, started, done_already=True)
     with resumable_folder(

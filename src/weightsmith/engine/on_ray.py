@@ -115,7 +115,7 @@ def _make_shard(job: RayJob, names: list[str]) -> list[tuple[str, Tally]]:
 
 
 def _check_same(plan: Plan, job: RayJob) -> None:
-    own_digest = run_digest(plan, job.shard_bytes, job.seed, job.device)
+    own_digest = run_digest(plan, job.shard_bytes, job.seed, job.device, job.mappings)
     if own_digest != job.run:
         differs = ", ".join(sorted(key for key in own_digest if own_digest[key] != job.run.get(key)))
         raise MergeError(

@@ -95,7 +95,7 @@ def unify(
     total = sum(tensor.info.nbytes for tensor in tensors)
     request = [to, like, read_text(mapping) if mapping else None, accept_mapping]
     run = copy_digest(opened, tensors, out_shard_size, request)
-    inputs, written = [*opened.files, *([mapping] if mapping else [])], output_digest(run, [opened])
+    inputs, written = [*opened.files, *([mapping] if mapping else [])], output_digest(run)
     if again and is_written(out, written, input_files([opened])):
         seconds = time.monotonic() - started
         return UnifySummary(out, opened.conversion, opened.left_out, len(tensors), total, seconds, 0, True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from weightsmith.checkpoint.weights_folder import find_weights
 from weightsmith.files.digests import digest
+from weightsmith.files.inputs.read_input import read_text
 from weightsmith.models.model import Model
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.tokenizer.tokenizer_files import companion_digests
@@ -19,10 +20,10 @@ _HEAD = 1 << 20  # bytes of a file of weights that are hashed: its header, with 
 
 
 def run_digest(
-    plan: Plan, shard_bytes: int, seed: int, device: str, mappings: Mapping[str, str] | None = None
+    plan: Plan, shard_bytes: int, seed: int, device: str, mappings: Mapping[str, Path] | None = None
 ) -> dict[str, str]:
-    """`recipe`, `inputs` (names, sizes, times and first bytes of all files), `layout` of the output, `seed`, `device`,
-    `version`, the `method` where it is not one of ours, and the texts of `mappings` where there are any."""
+    """`recipe`, `inputs` (names, sizes, times and sampled content of all files), `layout` of the output, `seed`,
+    `device`, `version`, the `method` where it is not one of ours, and the files `mappings` where there are any."""
     return {
         "recipe": digest(plan.recipe.file.text),
         "inputs": inputs_digest(plan.models.values()),
@@ -31,7 +32,7 @@ def run_digest(
         "device": device,
         "version": __version__,
         **({"method": plan.method.identity} if plan.method.identity else {}),
-        **({"mappings": digest(sorted(mappings.items()))} if mappings else {}),
+        **({"mappings": digest({model: read_text(path) for model, path in mappings.items()})} if mappings else {}),
     }
 
 
@@ -53,32 +54,33 @@ def _layout(tensors: Sequence[TensorPlan], config: Mapping[str, object], shard_b
 
 
 def inputs_digest(models: Iterable[Model]) -> str:
-    """Names, sizes, times and first bytes of all files of weights, and the content of those beside them."""
-    return digest([[*stamp, _mtime(path)] if path else stamp for path, stamp in _stamps(models, samples=0)])
-
-
-def output_digest(run: Mapping[str, str], models: Iterable[Model]) -> str:
-    """What an output is made from, as `run` says it, without the times of its inputs: bytes from all over their files
-    stand in for them."""
-    stamps = [stamp for _, stamp in _stamps(models, samples=_SAMPLES)]
-    return digest([{key: value for key, value in run.items() if key != "inputs"}, stamps])
-
-
-def _mtime(path: Path) -> int:
-    return path.stat().st_mtime_ns
-
-
-def _stamps(models: Iterable[Model], samples: int) -> Iterator[tuple[Path | None, list[Any]]]:
+    """Two digests: of the content of all files, where bytes from all over a file of weights stand for it, and of the
+    times of those."""
+    times: list[Any] = []
+    content: list[Any] = []
     for model in sorted(models, key=lambda model: model.reference):
-        yield None, [model.reference, companion_digests(model.home)]
+        content.append([model.reference, companion_digests(model.home)])
         for path in (file for path_of_model in model.files for file in files_of(path_of_model)):
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                content = hashlib.sha256(file.read(_HEAD))
-                for number in range(samples if size > _HEAD else 0):
-                    file.seek((size - _SAMPLE) * number // (samples - 1))
-                    content.update(file.read(_SAMPLE))
-            yield path, [model.reference, path.name, size, content.hexdigest()]
+            state = path.stat()
+            times.append(state.st_mtime_ns)
+            content.append([model.reference, path.name, state.st_size, _sampled(path, state.st_size)])
+    return f"{digest(content)} {digest(times)}"
+
+
+def output_digest(run: Mapping[str, str]) -> str:
+    """What an output is made from, as `run` says it, without the times of its inputs."""
+    content, _, _ = run["inputs"].partition(" ")
+    return digest({**run, "inputs": content})
+
+
+def _sampled(path: Path, size: int) -> str:
+    """A digest of a file's first bytes, its last ones, and some from all over it."""
+    with path.open("rb") as file:
+        sampled = hashlib.sha256(file.read(_HEAD))
+        for number in range(_SAMPLES if size > _HEAD else 0):
+            file.seek((size - _SAMPLE) * number // (_SAMPLES - 1))
+            sampled.update(file.read(_SAMPLE))
+    return sampled.hexdigest()
 
 
 def input_files(models: Iterable[Model]) -> list[Path]:

@@ -90,7 +90,7 @@ def cases() -> Iterator[Case]:
         yield Case(
             f"manifest of {file[:20]!r}", _built("gguf/manifest.json", manifest), _clean(), "manifest", outputs=()
         )
-    for key in ("algorithm", "tensors", "run"):
+    for key in ("algorithm", "tensors", "run", "files"):
         for name in WRONG:
             content = written({"algorithm": "xxh3_128", "tensors": {}, "run": ""}, key, name).encode()
             yield Case(f"checksums, {key}: {name}", _with_checksums(content), ("verify", "good"), "", (0, 1, 2), ())
