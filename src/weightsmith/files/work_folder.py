@@ -22,7 +22,7 @@ def work_folder(folder: Path, *, is_worth_keeping: Callable[[], bool]) -> Iterat
     Where the block is refused (a WeightsmithError) and nothing in the folder `is_worth_keeping`, a folder that was not
     there, or was empty, is so again. Raises OutputError where another command holds it, or it cannot be created."""
     missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
-    was_empty = bool(missing) or (folder.is_dir() and not entries_of(folder))
+    was_empty = not entries_of(folder)
     with ExitStack() as stack:
         try:
             scratch = folder.with_name(f".{folder.name}.partial")  # of a merge

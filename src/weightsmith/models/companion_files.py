@@ -51,8 +51,8 @@ def check_tokenizer(folder: Path) -> None:
     for key in ("normalizer", "decoder"):
         if (growth := _growth(content.get(key))) > _MOST_GROWTH:
             raise CheckpointError(
-                f"{path}: its {key} makes a text up to {growth:.3g} times as long; a usable tokenizer's doubles it at "
-                "most",
+                f"{path}: its {key} makes a text up to {growth:.3g} times as long; at most {_MOST_GROWTH:g} times is "
+                "taken, and no usable tokenizer needs that",
                 path=path,
             )
 
