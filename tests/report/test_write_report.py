@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.browser import needs_chromium, shown
+from weightsmith.evaluation.results.markdown_table import markdown_text
 from weightsmith.evaluation.results.score_tables import EvaluationTables, SuiteTables
 from weightsmith.report.report_facts import ReportFacts
 from weightsmith.report.write_report import write_report
@@ -42,6 +43,11 @@ def test_numbers_and_escapes(tmp_path: Path) -> None:
     outside_code = re.sub(r"^```yaml$.*?^```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
     assert "# A &amp; B" in outside_code and "<b>" not in outside_code and r"&lt;b>merged&lt;/b> \| Q4" in outside_code
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.md"]
+
+
+def test_a_number_below_another_stays_as_it_is() -> None:
+    assert markdown_text("<0.001") == "<0.001" and markdown_text("p < 0.05") == "p < 0.05"
+    assert markdown_text("<b>") == "&lt;b>" and markdown_text("</b><!--") == "&lt;/b>&lt;!--"
 
 
 def test_markdown_that_means_harm(tmp_path: Path) -> None:

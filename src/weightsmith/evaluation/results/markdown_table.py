@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")  # what begins a tag; the "<" of "<0.001" does not
 _MARKUP = re.compile(r"[\\`\[\]|]")
 
 
@@ -25,4 +26,4 @@ def markdown_text(text: str) -> str:
     """`text` on one line, with what begins a tag, a link, an image, code or a cell escaped
     (https://spec.commonmark.org/0.31.2/#backslash-escapes)."""
     plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return _MARKUP.sub(r"\\\g<0>", plain.replace("&", "&amp;").replace("<", "&lt;"))
+    return _MARKUP.sub(r"\\\g<0>", _TAG.sub("&lt;", plain.replace("&", "&amp;")))
