@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 from weightsmith.commands.app import app
 from weightsmith.methods.method import REQUIRED, Method
 from weightsmith.methods.registry import METHODS
+from weightsmith.recipe.parameters import expected_of
 from weightsmith.recipe.recipe_schema import ModelEntry, RecipeSchema, Slice, SliceSource, Tokenizer, TokenRule
 
 REFERENCE = Path(__file__).parents[1] / "docs/reference"
@@ -77,7 +78,7 @@ def _parameter_table(method: Method) -> Iterator[str]:
     for parameter in method.parameters:
         default = _default(parameter.default)
         bounds = f", above {parameter.above:g} and at most {parameter.at_most:g}" if parameter.above is not None else ""
-        kind = "number" if parameter.type is float else "true or false"
+        kind = expected_of(parameter).removeprefix("a ")
         yield f"| `{parameter.name}` | {SCOPES[parameter.scope]} | {kind} | {default} | {parameter.doc}{bounds} |"
 
 

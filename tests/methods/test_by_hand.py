@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 
+import weightsmith.errors
 from tests.methods.scan_of import WholeTensors, merged, run, settings_of
 
 ONES = [[1.0, 1.0, 1.0, 1.0]] * 4
@@ -120,3 +124,66 @@ def test_passthrough_copies_or_scales() -> None:
     a = [[1.0, 2.0, 3.0, 4.0]] * 4
     assert merged("passthrough", [a], [{}], base=None) == a
     assert merged("passthrough", [a], [{"scale": 0.5}], base=None) == [[0.5, 1.0, 1.5, 2.0]] * 4
+
+
+def test_multislerp_has_the_mean_direction_and_the_mean_length() -> None:
+    a, b = [[3.0, 0.0], [0.0, 0.0]], [[0.0, 5.0], [0.0, 0.0]]
+    # Half way between the axes, with the length (3 + 5) / 2.
+    diagonal = round(4 / 2**0.5, 5)
+    assert merged("multislerp", [a, b], [{"weight": 1.0}] * 2, base=None) == [[diagonal, diagonal], [0.0, 0.0]]
+    # Around a base of ones it is the same with task vectors.
+    ones = [[1.0, 1.0]] * 2
+    moved = [[[value + 1 for value in row] for row in matrix] for matrix in (a, b)]
+    result = merged("multislerp", [ones, *moved], [{}, {"weight": 1.0}, {"weight": 1.0}])
+    assert result == [[1 + diagonal, 1 + diagonal], [1.0, 1.0]]
+    # Nothing moved: the base.
+    assert merged("multislerp", [ones, ones, ones], [{}, {"weight": 1.0}, {"weight": 1.0}]) == ones
+
+
+def test_directions_that_cancel_have_no_mean() -> None:
+    a, b, c = [[1.0, 0.0]], [[-1.0, 0.0]], [[0.0, 0.0]]
+    assert merged("multislerp", [a, b], [{"weight": 1.0}] * 2, base=None) == [[0.0, 0.0]]  # two are averaged
+    with pytest.raises(weightsmith.errors.MergeError, match="cancel"):
+        merged("multislerp", [a, b, c], [{"weight": 1.0}] * 3, base=None)
+
+
+def test_karcher_lies_in_the_middle_of_the_arc() -> None:
+    a, b, c = [[2.0, 0.0]], [[0.0, 4.0]], [[0.0, 0.0]]
+    assert merged("karcher", [a, b], [{}, {}], base=None) == [[round(3 / 2**0.5, 5)] * 2]
+    # A tensor of zeros has no direction, but counts in the mean length: (2 + 4 + 0) / 3.
+    assert merged("karcher", [a, b, c], [{}] * 3, base=None) == [[round(2 / 2**0.5, 5)] * 2]
+    assert merged("karcher", [c, c], [{}, {}], base=None) == c
+
+
+def test_nuslerp_turns_tensors_rows_or_columns() -> None:
+    a, b = [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]
+    half = [{"weight": 1.0}, {"weight": 1.0}]
+    diagonal = round(1 / 2**0.5, 5)
+    by_rows = merged("nuslerp", [a, b], half, base=None, nuslerp_flatten=False)
+    assert by_rows == [[diagonal, diagonal], [0.0, 1.0]]  # the second rows are the same
+    # By columns: (1, 0) and (0, 0) have no angle, a right one is taken; (0, 1) and (1, 1) are 45 degrees apart.
+    by_columns = merged("nuslerp", [a, b], half, base=None, nuslerp_flatten=False, nuslerp_row_wise=True)
+    middle = math.sin(math.pi / 8) / math.sin(math.pi / 4)
+    assert by_columns == [[diagonal, round(middle, 5)], [0.0, round(2 * middle, 5)]]
+    # The whole: both have length sqrt(2), and are 60 degrees apart.
+    third = round(math.sin(math.pi / 6) / math.sin(math.pi / 3), 5)
+    assert merged("nuslerp", [a, b], half, base=None) == [[third, third], [0.0, round(third * 2, 5)]]
+
+
+def test_sce_weighs_by_energy_and_erases_the_minority() -> None:
+    a = [[3.0, 1.0, 1.0, 1.0]]  # +2: four times the energy of
+    b = [[0.0, 1.0, 1.0, 1.0]]  # -1
+    assert merged("sce", [ONES[:1], a, b], [{}, {}, {}]) == [[3.0, 1.0, 1.0, 1.0]]
+    c = [[2.0, 1.0, 1.0, 1.0]]  # +1: (4/5 * 2 + 1/5 * 1)
+    assert merged("sce", [ONES[:1], a, c], [{}, {}, {}]) == [[2.8, 1.0, 1.0, 1.0]]
+    # Of two elements that vary, the half that varies more.
+    d = [[3.0, 1.5, 1.0, 1.0]]
+    assert merged("sce", [ONES[:1], d, ONES[:1]], [{}, {}, {}], select_topk=0.5) == [[3.0, 1.0, 1.0, 1.0]]
+
+
+def test_arcee_fusion_takes_what_stands_out() -> None:
+    base = [[0.0, 0.0, 0.0, 0.0]] * 4
+    other = [[5.0, 0.0, 0.0, 0.1], [0.1, 0.0, 0.0, 0.0], [0.0, 0.1, 0.0, 0.0], [0.0, 0.0, 0.1, 0.0]]
+    assert merged("arcee_fusion", [base, other], [{}, {}])[0][0] == 5.0
+    assert merged("arcee_fusion", [base, other], [{}, {}])[0][3] == 0.1  # its row changed as a whole
+    assert merged("arcee_fusion", [base, base], [{}, {}]) == base

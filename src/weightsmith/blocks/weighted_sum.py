@@ -19,6 +19,12 @@ def weighted_sum(block: Block, weights: Sequence[float], divisor: float = 1.0) -
     return block.out
 
 
+def add_weighted_changes(block: Block, base: int, weights: Sequence[float]) -> np.ndarray:
+    """base + sum(w_i (x_i - base)) over all inputs of a block, into `block.out`; `weights[base]` says nothing."""
+    _add_weighted_changes(block.rows, block.dtype_codes, base, np.array(weights, np.float32), block.out)
+    return block.out
+
+
 def dot_products(scan: Scan, minus: int | None = None) -> np.ndarray:
     """float64 [models, models]: the dot product of every input with every other and with itself, over a whole tensor;
     of their differences to the input `minus`, if one is given."""
@@ -47,6 +53,26 @@ def _weighted_sum(
         if divisor != np.float32(1):
             for i in range(total.size):
                 total[i] = total[i] / divisor
+
+
+@kernel()
+def _add_weighted_changes(
+    rows: np.ndarray, dtype_codes: np.ndarray, base: int, weights: np.ndarray, out: np.ndarray
+) -> None:
+    start, tile = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    for first in range(0, out.size, TILE):
+        total = out[first : min(first + TILE, out.size)]
+        part = tile[: total.size]
+        load(dtype_codes[base], rows[base], first, start[: total.size])
+        total[:] = np.float32(0)
+        for m in range(weights.size):
+            if m != base:
+                load(dtype_codes[m], rows[m], first, part)
+                weight = weights[m]
+                for i in range(total.size):
+                    total[i] += (part[i] - start[i]) * weight
+        for i in range(total.size):
+            total[i] += start[i]
 
 
 @kernel()

@@ -232,7 +232,7 @@ def _span(values: Iterable[Any]) -> str:
 def _show_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, int | float) else "none"
+    return f"{value:.4g}" if isinstance(value, int | float) else value or "none"
 
 
 def _show_summary(summary: MergeSummary, quiet: bool) -> None:

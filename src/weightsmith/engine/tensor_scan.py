@@ -79,6 +79,8 @@ class TensorScan:
         self._begin, end = part or (0, tensor.info.numel)
         self.numel = end - self._begin
         self.width = infos[0].shape[-1] if infos[0].shape else 1
+        whole = self.numel == tensor.info.numel or not self.width
+        self.shape = infos[0].shape if whole else (self.numel // self.width, self.width)
         self.streams = tuple(stream_key(seed, i, tensor.name) for i in range(len(tensor.sources)))
         self.read_seconds, self._first = 0.0, 0
         self._tensor, self._buffers, self._stop, self._device, self._bounds = tensor, buffers, stop, device, bounds

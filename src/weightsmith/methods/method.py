@@ -24,13 +24,14 @@ class Parameter:
     """One recipe key. `shared`: one value per output tensor; `input`: one per model; `non_base`: not for the base."""
 
     name: str
-    type: type[float] | type[bool]
+    type: type[float] | type[int] | type[bool] | type[str]
     scope: Literal["shared", "input", "non_base"]
     doc: str
     default: Any = REQUIRED
     above: float | None = None  # exclusive lower bound
     at_least: float | None = None  # inclusive lower bound
     at_most: float | None = None
+    choices: tuple[str, ...] = ()  # of a parameter that is a word
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,21 @@ from functools import cache
 from importlib import metadata
 
 from weightsmith.errors import RecipeError
+from weightsmith.methods.elementwise.arcee_fusion import ArceeFusion
+from weightsmith.methods.elementwise.nearswap import NearSwap
+from weightsmith.methods.elementwise.ram import Ram, RamPlus
+from weightsmith.methods.elementwise.sce import Sce
 from weightsmith.methods.linear import Linear
 from weightsmith.methods.method import Method
 from weightsmith.methods.model_stock import ModelStock
-from weightsmith.methods.nearswap import NearSwap
 from weightsmith.methods.passthrough import Passthrough
-from weightsmith.methods.slerp import Slerp
+from weightsmith.methods.spherical.karcher import Karcher
+from weightsmith.methods.spherical.multislerp import MultiSlerp
+from weightsmith.methods.spherical.nuslerp import NuSlerp
+from weightsmith.methods.spherical.slerp import Slerp
 from weightsmith.methods.task_vectors.breadcrumbs import Breadcrumbs, BreadcrumbsTies
 from weightsmith.methods.task_vectors.dare import DareLinear, DareTies
 from weightsmith.methods.task_vectors.della import Della, DellaLinear
-from weightsmith.methods.task_vectors.ram import Ram, RamPlus
 from weightsmith.methods.task_vectors.task_arithmetic import TaskArithmetic
 from weightsmith.methods.task_vectors.ties import Ties
 
@@ -31,9 +36,14 @@ _CLASSES = (
     BreadcrumbsTies,
     Ram,
     RamPlus,
+    Sce,
     ModelStock,
     Slerp,
+    NuSlerp,
+    MultiSlerp,
+    Karcher,
     NearSwap,
+    ArceeFusion,
     Passthrough,
 )
 METHODS: dict[str, Method] = {method_class.name: method_class() for method_class in _CLASSES}

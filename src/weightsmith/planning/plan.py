@@ -92,6 +92,10 @@ class Plan:
 
 def _show_values(values: dict[str, Any]) -> str:
     """`weight 0.5, normalize true`, as a recipe writes them."""
-    return ", ".join(
-        f"{name} {str(value).lower() if isinstance(value, bool) else f'{value:g}'}" for name, value in values.items()
-    )
+    return ", ".join(f"{name} {_show_value(value)}" for name, value in values.items())
+
+
+def _show_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, int | float) else f"{value}"

@@ -59,7 +59,9 @@ def _problem(parameter: Parameter, value: Any) -> str | None:
     try:
         number = _convert(parameter, value)
     except (TypeError, ValueError, OverflowError):
-        return "expected true or false" if parameter.type is bool else "expected a number"
+        return f"expected {expected_of(parameter)}"
+    if parameter.choices:
+        return None
     if parameter.above is not None and not parameter.above < number <= (parameter.at_most or math.inf):
         return f"must be above {parameter.above:g} and at most {parameter.at_most:g}"
     if parameter.at_least is not None and not parameter.at_least <= number <= (parameter.at_most or math.inf):
@@ -67,7 +69,18 @@ def _problem(parameter: Parameter, value: Any) -> str | None:
     return None
 
 
+def expected_of(parameter: Parameter) -> str:
+    """What a recipe may give it, in words."""
+    if parameter.choices:
+        return f"one of {', '.join(parameter.choices)}"
+    return {bool: "true or false", int: "a whole number", float: "a number"}[parameter.type]
+
+
 def _convert(parameter: Parameter, value: Any) -> Any:
+    if parameter.choices:
+        if value not in parameter.choices:
+            raise ValueError
+        return value
     if parameter.type is bool:
         if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
             return value.lower() in _TRUE
@@ -83,6 +96,10 @@ def _convert(parameter: Parameter, value: Any) -> Any:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError
+    if parameter.type is int:
+        if number != int(number):
+            raise ValueError
+        return int(number)
     return number
 
 
@@ -111,7 +128,8 @@ def _evaluate(parameter: Parameter, setting: Any, tensor: str, t: float) -> Any:
     values = [_convert(parameter, v) for v in setting]
     position = t * (len(values) - 1)
     left = int(position)
-    if parameter.type is bool:
+    if parameter.type in (bool, str):
         return values[left]
     right = min(len(values) - 1, left + 1)
-    return (1 - (position - left)) * values[left] + (position - left) * values[right]
+    between = (1 - (position - left)) * values[left] + (position - left) * values[right]
+    return round(between) if parameter.type is int else between
