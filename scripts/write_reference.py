@@ -19,7 +19,7 @@ from weightsmith.commands.app import app
 from weightsmith.methods.method import REQUIRED, Method
 from weightsmith.methods.registry import METHODS
 from weightsmith.recipe.parameters import expected_of
-from weightsmith.recipe.recipe_schema import ModelEntry, RecipeSchema, Slice, SliceSource, Tokenizer, TokenRule
+from weightsmith.recipe.recipe_schema import ModelEntry, Module, RecipeSchema, Slice, SliceSource, Tokenizer, TokenRule
 
 REFERENCE = Path(__file__).parents[1] / "docs/reference"
 SCOPES = {"shared": "the merge", "input": "each model", "non_base": "each model but the base"}
@@ -89,12 +89,13 @@ def _default(value: object) -> str:
 
 
 def recipe_page() -> str:
-    lines = ["# Recipe keys", "", "A recipe has exactly one of `models` and `slices`."]
+    lines = ["# Recipe keys", "", "A recipe has exactly one of `models`, `slices` and `modules`."]
     sections = {
         "The recipe": RecipeSchema,
         "An entry of models": ModelEntry,
         "An entry of slices": Slice,
         "An entry of a slice's sources": SliceSource,
+        "An entry of modules": Module,
         "tokenizer": Tokenizer,
         "An entry of tokenizer's tokens": TokenRule,
     }

@@ -46,6 +46,22 @@ def test_the_first_filter_that_fits_counts() -> None:
     assert weight([{"filter": "*", "value": 0.2}], Q_PROJ) == 0.2
 
 
+def test_a_filter_may_be_a_regular_expression() -> None:
+    setting = [
+        {"filter": r"re:layers\.[02]\.", "value": 0.3},
+        {"filter": "re:(q|k)_proj", "value": 0.7},
+        {"value": 0.1},
+    ]
+    assert weight(setting, "model.layers.0.mlp.up_proj.weight") == 0.3
+    assert weight(setting, Q_PROJ) == 0.7
+    assert weight(setting, MLP) == 0.1
+
+
+def test_a_regular_expression_that_never_ends_is_refused() -> None:
+    with pytest.raises(RecipeError, match="took more than"):
+        weight([{"filter": r"re:^(?:(?:.a)|(?:a.)|(?:..))+$", "value": 0.3}], "a" * 61)
+
+
 def test_a_filter_may_hold_a_gradient() -> None:
     assert weight([{"filter": "mlp", "value": [0, 1]}, {"value": 0.5}], MLP, t=0.25) == 0.25
 
@@ -74,7 +90,7 @@ def test_booleans_as_older_yaml_has_them(value: Any, expected: bool) -> None:
         ({"weight": {"filter": "mlp"}}, "a conditional value has the keys"),
         ({"density": 1.5}, "must be above 0 and at most 1"),
         ({"density": [0.5, 0]}, "density is 0: must be above 0"),
-        ({"normalize": True}, "'normalize' belongs to the whole merge"),
+        ({"weight": {"filter": "re:(", "value": 1}}, "no regular expression"),
     ],
 )
 def test_what_is_refused_names_its_line(parameters: dict[str, Any], message: str) -> None:
@@ -94,3 +110,22 @@ def test_a_recipe_is_checked_without_its_models() -> None:
     loaded = load_recipe(parse_yaml(Path("recipe.yml"), text + "base_model: nowhere\n"))
     assert loaded.method is METHODS["slerp"]
     assert loaded.line_of("a") == "recipe.yml:4" and loaded.line_of("nowhere") == "recipe.yml:3"
+
+
+def warnings_of(parameters: str, method: str = "slerp") -> list[str]:
+    text = f"merge_method: {method}\nbase_model: a\nmodels:\n  - model: b\n    parameters: {{weight: 1}}\n"
+    return list(load_recipe(parse_yaml(Path("recipe.yml"), text + parameters)).warnings)
+
+
+def test_a_parameter_that_the_method_does_not_use_is_a_warning_with_its_line() -> None:
+    (first, second) = warnings_of("parameters: {t: 0.5, int8_mask: true}\n")
+    assert first == "recipe.yml:6: 'int8_mask' is no parameter of slerp and does nothing; it has t"
+    assert second.startswith("recipe.yml:5: 'weight' is no parameter of slerp")
+    with pytest.raises(RecipeError, match=r"recipe\.yml:6: unknown parameter 'tt' of slerp; did you mean 't'"):
+        warnings_of("parameters: {tt: 0.5}\n")
+
+
+def test_a_parameter_of_the_whole_merge_does_nothing_at_one_model() -> None:
+    text = "merge_method: ties\nbase_model: a\nmodels:\n  - model: b\n    parameters: {weight: 1, normalize: false}\n"
+    (warning,) = load_recipe(parse_yaml(Path("recipe.yml"), text)).warnings
+    assert warning.startswith("recipe.yml:5: 'normalize' belongs to the whole merge and does nothing at one model")

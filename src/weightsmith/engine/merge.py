@@ -214,7 +214,7 @@ def merge(
         tally = run_journaled(
             scratch, run, plan.tensors, shard_bytes, counted(on_progress, "merging", "bytes"), runner, stamps
         )
-        write_merged_tokenizer(plan.home, plan.vocabulary, folder)
+        write_merged_tokenizer(plan.home, plan.vocabulary, plan.chat_template, folder)
         (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         (folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
         write_checksums(folder, tally.digests, written)

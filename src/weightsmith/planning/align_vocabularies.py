@@ -80,8 +80,6 @@ def _rule(
     if source.get("kind") == "zero":
         return TokenSource((), rule.force)
     model = source.get("model")
-    if isinstance(model, dict):  # mergekit's long form of a reference
-        model = (model.get("model") or {}).get("path") if isinstance(model.get("model"), dict) else model.get("model")
     if model not in names:
         raise recipe.file.error([*keys, "source"], f"{model!r} is not one of the recipe's models: {', '.join(names)}")
     number = names.index(model)

@@ -4,7 +4,7 @@ read."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ from weightsmith.models.fit_to_base import fit_text_parts, fit_to
 from weightsmith.models.model import Model
 from weightsmith.models.naming.translate_config import published
 from weightsmith.models.open_model import open_model
-from weightsmith.models.parts.embeddings import is_tied, output_name, untied
+from weightsmith.models.parts.embeddings import embedding_name, is_tied, output_name, untied
 from weightsmith.models.parts.stacks import LAYER, Stack, Stacks, find_stacks
 from weightsmith.planning.align_vocabularies import align_vocabularies
+from weightsmith.planning.choose_template import choose_template
+from weightsmith.planning.modules import ModulePlan, resolve_modules
 from weightsmith.planning.output_config import checked_config, restacked_config
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.planning.plan_tensor import TensorPlanner
-from weightsmith.planning.slices import check_slices, layers_of, whole_models
-from weightsmith.recipe.recipe import Recipe, load_recipe
+from weightsmith.planning.slices import check_slices, layers_of
+from weightsmith.recipe.parameters import filters_in, matches
+from weightsmith.recipe.recipe import Recipe, load_recipe, model_places, parameter_places, parts_of
 from weightsmith.recipe.recipe_schema import Slice
 from weightsmith.tokenizer.merged_tokenizer import tokenizer_model
 from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
@@ -54,36 +57,49 @@ def make_plan(
     models, vocabulary = align_vocabularies(recipe, models, schema.base_model)
     stacks = {reference: find_stacks(model.checkpoint.tensors, model.config) for reference, model in models.items()}
     layers = {reference: found.depth for reference, found in stacks.items()}
-    slices = schema.slices or [whole_models(recipe, layers)]
-    home = models[slices[0].base_model or schema.base_model or slices[0].sources[0].model]
-    check_slices(recipe, slices, layers)
+    home = models[_shape_giver(recipe)]
+    modules, apart = resolve_modules(recipe, home, stacks[home.reference], layers)
+    for module in modules:
+        depths = {name: _depth_in(found, module.stack) for name, found in stacks.items()} if module.cuts else layers
+        check_slices(recipe, module.keys, module.slices, depths, cut=module.cuts)
     check_tokenizer(tokenizer_model(home, vocabulary).home)
     if vocabulary and (vocabulary.added or vocabulary.cut_to is not None):
         try_tokenizer(vocabulary.home.home)  # it is going to be changed
     planner = TensorPlanner(recipe, models)
-    main = _stack_to_slice(recipe, stacks[home.reference], home) if schema.slices else None
-    tensors = [*_tensors_outside(planner, slices, home, stacks[home.reference], main)]
-    if main:
-        tensors += _tensors_of_layers(planner, slices, stacks)
+    tensors = [planner.copy(home.reference, name) for name in apart]
+    for module in modules:
+        tensors += _tensors_outside(planner, module, home, stacks[home.reference])
+        if module.stack:
+            tensors += _tensors_of_layers(planner, module, module.stack, stacks)
     ordered = tuple(sorted(tensors, key=lambda tensor: natural_key(tensor.name)))
-    if schema.slices is None:
+    cut = [(module.slices, module.stack) for module in modules if module.stack]
+    if not cut:
         _check_nothing_left(recipe, models, home, stacks, {tensor.name for tensor in ordered})
-    config, warnings = home.config, ()
-    if main:
-        config = restacked_config(
-            recipe, home, main, [n for part in slices for n in range(*part.sources[0].layer_range)]
-        )
+    config, warnings = home.config, recipe.warnings
+    for slices, stack in cut:
+        taken = [n for part in slices for n in range(*part.sources[0].layer_range)]
+        config = restacked_config(recipe, home, config, stack, taken)
+    if home.reference in recipe.architectures:
+        config = config | {"architectures": [recipe.architectures[home.reference]]}
     if vocabulary and vocabulary.home.reference != home.reference:  # the ids of special tokens go with the tokenizer
         config = config | {key: vocabulary.home.config[key] for key in _SPECIAL if key in vocabulary.home.config}
     if not output_name(home.checkpoint.tensors) and output_name(tensor.name for tensor in ordered):
         config = untied(config)
         warnings += (_about_untied(models, home),)
     settings = _of_settings(recipe, models, home, allow_different_settings)
-    warnings += (*settings, *_of_quantized(models), *planner.warnings)
+    warnings += (
+        *settings,
+        *_of_quantized(models),
+        *_about_apart(home, apart),
+        *planner.warnings,
+        *_of_filters(recipe, ordered),
+    )
     config = published(config, [tensor.info for tensor in ordered if not tensor.copy])
-    config, unchecked = checked_config(recipe, home, config, ordered, main)
+    config, unchecked = checked_config(recipe, home, config, ordered, cut[0][1] if len(cut) == 1 else None)
     warnings += unchecked
-    return Plan(recipe, recipe.method, models, home, config, ordered, vocabulary, warnings)
+    template, about_template = choose_template(recipe, models)
+    warnings += about_template
+    return Plan(recipe, recipe.method, models, home, config, ordered, vocabulary, warnings, template)
 
 
 def plan(
@@ -116,13 +132,25 @@ def model_references(recipe: Recipe) -> Iterator[str]:
     schema = recipe.schema
     if schema.base_model:
         yield schema.base_model
-    for entry in schema.models or []:
-        yield entry.model
-    for part in schema.slices or []:
-        if part.base_model:
-            yield part.base_model
-        for source in part.sources:
-            yield source.model
+    for _, part in parts_of(schema):
+        for run in part.slices or []:
+            if run.base_model:
+                yield run.base_model
+    for place in model_places(schema):
+        yield place.reference
+
+
+def _shape_giver(recipe: Recipe) -> str:
+    """The reference of the model that gives the output its configuration."""
+    _, part = parts_of(recipe.schema)[0]
+    first = part.slices[0].base_model if part.slices else None
+    return first or recipe.schema.base_model or next(model_places(recipe.schema)).reference
+
+
+def _depth_in(found: Stacks, stack: Stack | None) -> int:
+    """Layers that a model has in the stack of that prefix, else in its main one."""
+    own = found.stacks.get(stack.prefix) if stack else None
+    return own.depth if own else found.depth
 
 
 def _open_models(recipe: Recipe, opener: Callable[[str, Path], Model]) -> dict[str, Model]:
@@ -155,37 +183,26 @@ def _fit(
     return models
 
 
-def _stack_to_slice(recipe: Recipe, stacks: Stacks, home: Model) -> Stack:
-    """The stack of layers that `slices` cut. Raises RecipeError where it is not clear which one."""
-    if stacks.main:
-        return stacks.main
-    found = ", ".join(f"{stack.prefix}* ({stack.depth} layers)" for stack in stacks.stacks.values())
-    raise recipe.file.error(
-        ["slices"],
-        f"{home.reference} has {'several stacks of layers: ' + found if found else 'no layers'}; slices take the "
-        "layers "
-        "of one language model. Use `models`",
-    )
-
-
-def _tensors_outside(
-    planner: TensorPlanner, slices: list[Slice], home: Model, stacks: Stacks, main: Stack | None
-) -> Iterator[TensorPlan]:
-    """All tensors but the layers of the stack `main`, which slices cut."""
+def _tensors_outside(planner: TensorPlanner, module: ModulePlan, home: Model, stacks: Stacks) -> Iterator[TensorPlan]:
+    """All tensors of a module but the layers of the stack that its slices cut."""
+    main, slices = module.stack, module.slices
     names = [
         name
         for name, info in home.checkpoint.tensors.items()
-        if not (main and (place := stacks.layer_of(name)) and place[0] == main)
+        if name in module.names
+        and not (main and (place := stacks.layer_of(name)) and place[0] == main)
         and (info.is_float or all(name in model.checkpoint.tensors for model in planner.models.values()))
     ]
-    if output := _untied_output(planner, slices[-1], home):
+    embedding = embedding_name(home.checkpoint.tensors)
+    if embedding in module.names and (output := _untied_output(planner, slices[-1], home)):
         names.append(output)
     may_lack = frozenset().union(*(model.lacks for model in planner.models.values()))
     for name in names:
         part = slices[0] if main is None or _BEFORE_LAYERS.search(name) else slices[-1]
         optional = stacks.is_further(name) or name in may_lack
         target = _behind(name, main, slices) if main else name
-        yield planner.plan(part, target, [name] * len(part.sources), stacks.depth_of(name), optional)
+        inputs = [name] * len(part.sources)
+        yield planner.plan(part, target, inputs, stacks.depth_of(name), optional, outer=module.parameters)
 
 
 def _behind(name: str, main: Stack, slices: list[Slice]) -> str:
@@ -206,23 +223,31 @@ def _untied_output(planner: TensorPlanner, last: Slice, home: Model) -> str | No
 
 
 def _tensors_of_layers(
-    planner: TensorPlanner, slices: list[Slice], stacks: Mapping[str, Stacks]
+    planner: TensorPlanner, module: ModulePlan, main: Stack, stacks: Mapping[str, Stacks]
 ) -> Iterator[TensorPlan]:
     """Each output layer has the tensors of the layer it comes from in its slice's base (or first) model."""
     number = 0
-    for part in slices:
+    for part in module.slices:
         base = part.base_model or planner.recipe.schema.base_model
         references = [source.model for source in part.sources]
         lead = part.sources[references.index(base) if base in references else 0]
-        stack = _stack_to_slice(planner.recipe, stacks[lead.model], planner.models[lead.model])
+        stack = stacks[lead.model].stacks.get(main.prefix) or stacks[lead.model].main or main
         first = stack.numbers[0]
         count = layers_of(part)
         for offset in range(count):
             t = offset / (count - 1) if count > 1 else 1.0
             for suffix in sorted(stack.suffixes[first + lead.layer_range[0] + offset]):
                 inputs = [f"{stack.prefix}{first + source.layer_range[0] + offset}{suffix}" for source in part.sources]
-                yield planner.plan(part, f"{stack.prefix}{first + number}{suffix}", inputs, t)
+                yield planner.plan(part, f"{stack.prefix}{first + number}{suffix}", inputs, t, outer=module.parameters)
             number += 1
+
+
+def _about_apart(home: Model, names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield (
+            f"{len(names)} tensors are in no module of the recipe, such as {names[0]}; they are taken from "
+            f"{home.reference} as they are"
+        )
 
 
 def _of_settings(recipe: Recipe, models: Mapping[str, Model], home: Model, allowed: bool) -> Iterator[str]:
@@ -240,6 +265,15 @@ def _of_settings(recipe: Recipe, models: Mapping[str, Model], home: Model, allow
         if differences:
             said = ", ".join(map(str, differences))
             yield f"{reference}: its config.json says {said}; the merged model has the settings of {home.reference}"
+
+
+def _of_filters(recipe: Recipe, tensors: Sequence[TensorPlan]) -> Iterator[str]:
+    """Filters that apply to no tensor."""
+    names = {tensor.name for tensor in tensors} | {source.tensor for tensor in tensors for source in tensor.sources}
+    for keys, parameters, _ in parameter_places(recipe.schema):
+        for inner, text in filters_in(parameters):
+            if not any(matches(text, name) for name in names):
+                yield f"{recipe.file.place([*keys, *inner])}: the filter {text!r} matches no tensor, and does nothing"
 
 
 def _about_untied(models: Mapping[str, Model], home: Model) -> str:

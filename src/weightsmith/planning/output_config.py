@@ -13,18 +13,20 @@ from weightsmith.models.model import Model
 from weightsmith.models.naming.translate_config import published
 from weightsmith.models.parts.stacks import Stack
 from weightsmith.planning.plan import TensorPlan
-from weightsmith.recipe.recipe import Recipe
+from weightsmith.recipe.recipe import Recipe, parts_of
 
 _SHOWN = 3
 _NOT_COMPARED = ("dtype", "vocab_size")  # of two configurations whose classes have the same tensors, up to rows
 
 
-def restacked_config(recipe: Recipe, home: Model, stack: Stack, taken: Sequence[int]) -> dict[str, Any]:
-    """The configuration of `home` with the layers `taken` in place of those of `stack`. Raises PlanError where
+def restacked_config(
+    recipe: Recipe, home: Model, config: dict[str, Any], stack: Stack, taken: Sequence[int]
+) -> dict[str, Any]:
+    """`config`, that of `home`, with the layers `taken` in place of those of `stack`. Raises PlanError where
     config.json cannot say it."""
     if list(taken) == list(range(stack.depth)):
-        return home.config
-    part = part_of(home.config, stack.section)
+        return config
+    part = part_of(config, stack.section)
     listed = [key for key, value in part.items() if "layer" in key and is_per_layer(key, value, stack.depth)]
     if not stack.keys and not listed:
         raise PlanError(
@@ -35,7 +37,7 @@ def restacked_config(recipe: Recipe, home: Model, stack: Stack, taken: Sequence[
     settings, problem = reordered(part, stack.depth, taken)
     if problem:
         raise _refusal(recipe, home, problem)
-    return with_part(home.config, stack.section, {**settings, **counted})
+    return with_part(config, stack.section, {**settings, **counted})
 
 
 def checked_config(
@@ -109,7 +111,7 @@ def _other_tensors(check: ClassCheck) -> str | None:
 
 def _refusal(recipe: Recipe, home: Model, problem: str) -> PlanError:
     architecture = (home.config.get("architectures") or ["its class"])[0]
-    if recipe.schema.slices is None:
+    if not any(part.slices for _, part in parts_of(recipe.schema)):
         return PlanError(
             f"{recipe.line_of(home.reference)}: {home.reference}: {architecture} could not load the merged model: "
             f"{problem}"

@@ -76,6 +76,7 @@ class Plan:
     tensors: tuple[TensorPlan, ...]
     vocabulary: Alignment | None = None  # where the recipe asks for one; its tokenizer is written
     warnings: tuple[str, ...] = ()
+    chat_template: str | None = None  # where the recipe asks for one; else the tokenizer's own stays
 
     def __str__(self) -> str:
         head = f"{self.method.name}: {len(self.models)} models, {len(self.tensors)} tensors"

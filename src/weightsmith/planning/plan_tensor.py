@@ -28,6 +28,9 @@ _ROUTER = re.compile(
 )
 
 
+NOTHING: Mapping[str, Any] = {}
+
+
 @dataclass
 class TensorPlanner:
     """Plans tensors of one recipe; `models`: reference -> opened."""
@@ -59,10 +62,19 @@ class TensorPlanner:
             f"{self.recipe.file.path}: {self.recipe.method.name}: {first}{ending}",
         )
 
-    def plan(self, part: Slice, name: str, inputs: Sequence[str], t: float, optional: bool = False) -> TensorPlan:
+    def plan(
+        self,
+        part: Slice,
+        name: str,
+        inputs: Sequence[str],
+        t: float,
+        optional: bool = False,
+        outer: Mapping[str, Any] = NOTHING,
+    ) -> TensorPlan:
         """The output tensor `name` of a slice, made from the tensors `inputs` of its sources; `t`: its depth, 0 for the
         first layer of the slice and 1 for the last. `optional`: where a model lacks it, it is the base's (or first
-        model's) as it is. Raises RecipeError or PlanError."""
+        model's) as it is; `outer`: the parameters of the module that the slice is in. Raises RecipeError or
+        PlanError."""
         schema = self.recipe.schema
         references = [source.model for source in part.sources]
         base_reference = part.base_model or schema.base_model
@@ -72,7 +84,7 @@ class TensorPlanner:
         sources = tuple(self._source(self.models[r], tensor) for r, tensor in zip(references, inputs, strict=True))
         infos = [source.model.checkpoint.tensors[source.tensor] for source in sources]
         self._check_shapes(name, sources, infos, base or 0)
-        settings = self._settings(part, name, inputs, base, t)
+        settings = self._settings(part, outer, name, inputs, base, t)
         stored = [info.dtype for info in infos if not info.decoded]
         dtype = promoted(stored or [info.dtype for info in infos])
         if dtype not in FLOATS:
@@ -116,16 +128,19 @@ class TensorPlanner:
         pairs = zip(references, inputs, strict=True)
         return [reference for reference, tensor in pairs if tensor not in self.models[reference].checkpoint.tensors]
 
-    def _kept(self, reference: str, name: str, tensor: str, lacking: Sequence[str]) -> TensorPlan:
-        """A tensor that one model alone has, as it is."""
+    def copy(self, reference: str, name: str) -> TensorPlan:
+        """A tensor of one model as it is, in the output's dtype."""
         model = self.models[reference]
-        self.kept.setdefault((reference, tuple(lacking)), []).append(name)
-        info = model.checkpoint.tensors[tensor]
+        info = model.checkpoint.tensors[name]
         out_dtype = self.recipe.schema.out_dtype or self.recipe.schema.dtype
         dtype = dtype_named(out_dtype) if out_dtype and info.is_float else info.dtype
-        settings = Settings({}, (), None)
-        source = TensorSource(model, tensor)
-        return TensorPlan(name, TensorInfo(info.shape, dtype), (source,), settings, dtype, copy=True)
+        source = TensorSource(model, name)
+        return TensorPlan(name, TensorInfo(info.shape, dtype), (source,), Settings({}, (), None), dtype, copy=True)
+
+    def _kept(self, reference: str, name: str, tensor: str, lacking: Sequence[str]) -> TensorPlan:
+        """A tensor that one model alone has, as it is."""
+        self.kept.setdefault((reference, tuple(lacking)), []).append(name)
+        return replace(self.copy(reference, tensor), name=name)
 
     def _source(self, model: Model, tensor: str) -> TensorSource:
         if tensor in model.checkpoint.tensors:
@@ -171,9 +186,11 @@ class TensorPlanner:
                 **self.recipe.place_of(other),
             )
 
-    def _settings(self, part: Slice, name: str, inputs: Sequence[str], base: int | None, t: float) -> Settings:
+    def _settings(
+        self, part: Slice, module: Mapping[str, Any], name: str, inputs: Sequence[str], base: int | None, t: float
+    ) -> Settings:
         recipe, method = self.recipe, self.recipe.method
-        outer = [part.parameters, recipe.schema.parameters]
+        outer = [part.parameters, module, recipe.schema.parameters]
         shared: dict[str, Any] = {}
         per_input: list[dict[str, Any]] = [{} for _ in inputs]
         for parameter in method.parameters:

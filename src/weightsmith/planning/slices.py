@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from weightsmith.recipe.recipe import Recipe
 from weightsmith.recipe.recipe_schema import ModelEntry, Slice, SliceSource
 
 
-def whole_models(recipe: Recipe, layers: dict[str, int]) -> Slice:
+def whole_models(base_model: str | None, models: Sequence[ModelEntry], layers: Mapping[str, int]) -> Slice:
     """One slice of all layers of `models`, the base among them. `layers`: reference -> number of layers."""
-    schema = recipe.schema
-    entries: list[ModelEntry] = list(schema.models or [])
-    if schema.base_model and schema.base_model not in [entry.model for entry in entries]:
-        entries.append(ModelEntry(model=schema.base_model))
+    entries: list[ModelEntry] = list(models)
+    if base_model and base_model not in [entry.model for entry in entries]:
+        entries.append(ModelEntry(model=base_model))
     sources = [
         SliceSource(model=e.model, parameters=e.parameters, layer_range=(0, max(1, layers[e.model]))) for e in entries
     ]
@@ -24,11 +25,14 @@ def layers_of(part: Slice) -> int:
     return last - first
 
 
-def check_slices(recipe: Recipe, slices: list[Slice], layers: dict[str, int]) -> None:
-    """Raises RecipeError for too few or too many models, a base that is missing, and layers that do not fit."""
+def check_slices(
+    recipe: Recipe, owner: Sequence[str | int], slices: list[Slice], layers: Mapping[str, int], *, cut: bool
+) -> None:
+    """Raises RecipeError for too few or too many models, a base that is missing, and layers that do not fit. `owner`:
+    the keys of what has the slices; `cut`: it was written as `slices`, else as `models`."""
     fewest, most = recipe.method.inputs
     for i, part in enumerate(slices):
-        keys = ["slices", i] if recipe.schema.slices else ["models"]
+        keys = [*owner, "slices", i] if cut else [*owner, "models"]
         references = [source.model for source in part.sources]
         base = part.base_model or recipe.schema.base_model
         if len(references) < fewest or (most and len(references) > most):
@@ -44,7 +48,7 @@ def check_slices(recipe: Recipe, slices: list[Slice], layers: dict[str, int]) ->
             first, last = source.layer_range
             if last - first != layers_of(part):
                 raise recipe.file.error(
-                    [*keys, *(["sources", j] if recipe.schema.slices else [j])],
+                    [*keys, *(["sources", j] if cut else [j])],
                     f"{source.model} gives {last - first} layers where {references[0]} gives {layers_of(part)}",
                 )
             if last > max(1, layers[source.model]):

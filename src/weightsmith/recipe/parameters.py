@@ -1,46 +1,68 @@
 """Parameter values: scalars, gradients over layers, and filters by tensor name, with mergekit's meaning.
 
 A setting is a scalar; a list of scalars, spread over the layers and interpolated linearly (booleans pick the nearest
-to the left); or a list of `{value, filter}`, of which the first whose filter is part of the tensor's name applies.
+to the left); or a list of `{value, filter}`, of which the first whose filter is part of the tensor's name applies, or,
+written `re:PATTERN`, is found in it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import regex
+
+from weightsmith.errors import RecipeError
 from weightsmith.files.inputs.yaml_file import YamlFile
 from weightsmith.files.suggestions import nearest
 from weightsmith.methods.method import Method, Parameter
+from weightsmith.methods.registry import METHODS, method_names
 
+_PATTERN, _SECONDS = "re:", 1.0  # a pattern is somebody else's, and may take longer than anybody waits
 _TRUE, _FALSE = {"true", "yes", "on"}, {"false", "no", "off"}  # YAML 1.1 booleans, which older recipes use
 
 
 def check_parameters(
     file: YamlFile, keys: Sequence[str | int], parameters: dict[str, Any], method: Method, *, of_one_model: bool
-) -> None:
-    """Refuse unknown names, wrong types and values out of range. Raises RecipeError."""
+) -> list[tuple[str, str]]:
+    """(name, why) of the parameters that do nothing here, though mergekit takes them: those of other methods, and those
+    of the whole merge that stand at one model. Raises RecipeError for names that no method has, wrong types and values
+    out of range."""
     known = {p.name: p for p in method.parameters}
+    unused = []
     for name, setting in parameters.items():
         here = [*keys, name]
-        if name not in known:
-            raise file.error(here, f"unknown parameter {name!r} of {method.name}{nearest(name, known)}")
-        parameter = known[name]
+        parameter = known.get(name)
+        if parameter is None:
+            if name not in _names_of_all_methods():
+                raise file.error(here, f"unknown parameter {name!r} of {method.name}{nearest(name, known)}")
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            unused.append((name, f"is no parameter of {method.name} and does nothing; {has}"))
+            continue
         if of_one_model and parameter.scope == "shared":
-            raise file.error(
-                here, f"{name!r} belongs to the whole merge; move it to the recipe's top-level `parameters`"
+            unused.append(
+                (name, "belongs to the whole merge and does nothing at one model; move it to `parameters` at the top")
             )
         for value in _scalars(file, here, setting):
             problem = _problem(parameter, value)
             if problem:
                 raise file.error(here, f"{name} is {value!r}: {problem}")
+    return unused
+
+
+def _names_of_all_methods() -> set[str]:
+    return {parameter.name for name in method_names() for parameter in METHODS[name].parameters}
 
 
 def _scalars(file: YamlFile, keys: list[str | int], setting: Any) -> Iterator[Any]:
     if isinstance(setting, dict):
         if "value" not in setting or not set(setting) <= {"value", "filter"}:
             raise file.error(keys, f"a conditional value has the keys 'value' and 'filter', not {sorted(setting)}")
+        try:
+            matches(setting.get("filter"), "")
+        except RecipeError as error:
+            raise file.error([*keys, "filter"], str(error)) from error
         yield from _scalars(file, keys, setting["value"])
     elif isinstance(setting, list):
         if not setting:
@@ -121,8 +143,7 @@ def _evaluate(parameter: Parameter, setting: Any, tensor: str, t: float) -> Any:
         return _convert(parameter, setting)
     if isinstance(setting[0], dict):
         for entry in setting:
-            filter_text = entry.get("filter")
-            if filter_text is None or filter_text == "*" or str(filter_text) in tensor:
+            if matches(entry.get("filter"), tensor):
                 return _evaluate(parameter, entry["value"], tensor, t)
         return None
     values = [_convert(parameter, v) for v in setting]
@@ -133,3 +154,37 @@ def _evaluate(parameter: Parameter, setting: Any, tensor: str, t: float) -> Any:
     right = min(len(values) - 1, left + 1)
     between = (1 - (position - left)) * values[left] + (position - left) * values[right]
     return round(between) if parameter.type is int else between
+
+
+def matches(filter_text: Any, tensor: str) -> bool:
+    """Whether a filter applies to a tensor: it is part of its name, or, written `re:PATTERN`, a regular expression that
+    is found in it; `*` and none apply to all. Raises RecipeError for a pattern that is none or takes too long."""
+    if filter_text is None or filter_text == "*":
+        return True
+    text = str(filter_text)
+    if not text.startswith(_PATTERN):
+        return text in tensor
+    pattern = text.removeprefix(_PATTERN)
+    try:
+        return regex.search(pattern, tensor, timeout=_SECONDS) is not None
+    except regex.error as error:
+        raise RecipeError(f"{pattern!r} is no regular expression: {error}") from error
+    except TimeoutError as error:
+        raise RecipeError(
+            f"the regular expression {pattern!r} took more than {_SECONDS} s for {tensor!r}; write a simpler one"
+        ) from error
+
+
+def filters_in(parameters: Mapping[str, Any]) -> Iterator[tuple[list[str | int], str]]:
+    """(keys that lead to it, its text) of every filter among the parameters of one place."""
+
+    def walk(keys: list[str | int], setting: Any) -> Iterator[tuple[list[str | int], str]]:
+        if isinstance(setting, dict):
+            if setting.get("filter") not in (None, "*"):
+                yield [*keys, "filter"], str(setting["filter"])
+        elif isinstance(setting, list):
+            for number, entry in enumerate(setting):
+                yield from walk([*keys, number], entry)
+
+    for name, setting in parameters.items():
+        yield from walk([name], setting)

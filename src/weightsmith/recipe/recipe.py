@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -10,8 +11,9 @@ from weightsmith.files.inputs.yaml_file import YamlFile, read_yaml
 from weightsmith.files.suggestions import nearest
 from weightsmith.methods.method import Method
 from weightsmith.methods.registry import find_method, method_names
+from weightsmith.recipe.model_reference import architectures_in
 from weightsmith.recipe.parameters import check_parameters
-from weightsmith.recipe.recipe_schema import RecipeSchema
+from weightsmith.recipe.recipe_schema import Module, RecipeSchema
 
 NAME = Path("recipe")  # what a recipe that is no file is called in messages
 
@@ -44,23 +46,27 @@ class Recipe:
         merge_method: str,
         models: Sequence[Mapping[str, Any]] | None = None,
         slices: Sequence[Mapping[str, Any]] | None = None,
+        modules: Mapping[str, Mapping[str, Any]] | None = None,
         base_model: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         dtype: str | None = None,
         out_dtype: str | None = None,
         tokenizer_source: str | None = None,
         tokenizer: Mapping[str, Any] | None = None,
+        chat_template: str | None = None,
     ) -> None:
         given = {
             "merge_method": merge_method,
             "models": models,
             "slices": slices,
+            "modules": modules,
             "base_model": base_model,
             "parameters": parameters,
             "dtype": dtype,
             "out_dtype": out_dtype,
             "tokenizer_source": tokenizer_source,
             "tokenizer": tokenizer,
+            "chat_template": chat_template,
         }
         self._read(YamlFile.of_tree(NAME, {key: value for key, value in given.items() if value is not None}))
 
@@ -91,8 +97,16 @@ class Recipe:
         return recipe
 
     def _read(self, file: YamlFile) -> None:
+        if "merge_method" not in file.tree and {"experts", "gate_mode"} & file.tree.keys():
+            raise file.error(
+                ["experts"],
+                "this is a recipe of mergekit-moe, which makes one model of experts from several models; it has no "
+                "merge_method, and weightsmith does not make such models",
+            )
         self.file, self.schema = file, file.validate(RecipeSchema)
-        self.method = _checked_method(file, self.schema)
+        self.method = _known_method(file, self.schema)
+        self.architectures = dict(architectures_in(file.tree))
+        self.warnings = tuple(_check(file, self.schema, self.method))
 
     def __repr__(self) -> str:
         return f"<Recipe {self.file.path}: {self.method.name}>"
@@ -103,14 +117,8 @@ class Recipe:
 
     def keys_of(self, reference: str) -> list[str | int]:
         """Where the recipe names a model, the most specific place first."""
-        for i, entry in enumerate(self.schema.models or []):
-            if entry.model == reference:
-                return ["models", i, "model"]
-        for i, part in enumerate(self.schema.slices or []):
-            for j, source in enumerate(part.sources):
-                if source.model == reference:
-                    return ["slices", i, "sources", j, "model"]
-        return ["base_model"]
+        places = (place for place in model_places(self.schema) if place.reference == reference)
+        return next((place.keys for place in places), ["base_model"])
 
     def line_of(self, reference: str) -> str:
         """`recipe.yml:4`, the line that names a model."""
@@ -135,26 +143,73 @@ def load_recipe(recipe: Recipe | Path | str | YamlFile | Mapping[str, Any]) -> R
     return Recipe.from_dict(recipe) if isinstance(recipe, Mapping) else Recipe.from_file(recipe)
 
 
-def _checked_method(file: YamlFile, schema: RecipeSchema) -> Method:
-    """The method, whose parameters are those that the recipe gives. Raises RecipeError."""
+@dataclass(frozen=True)
+class ModelPlace:
+    """One place where a recipe names a model: the keys that lead to the reference, and the parameters beside it."""
+
+    keys: list[str | int]
+    reference: str
+    parameters: dict[str, Any]
+
+
+def model_places(schema: RecipeSchema) -> Iterator[ModelPlace]:
+    """Every model of `models` and `slices`, of the recipe or of its modules."""
+    for keys, part in parts_of(schema):
+        for i, entry in enumerate(part.models or []):
+            yield ModelPlace([*keys, "models", i, "model"], entry.model, entry.parameters)
+        for i, run in enumerate(part.slices or []):
+            for j, source in enumerate(run.sources):
+                yield ModelPlace([*keys, "slices", i, "sources", j, "model"], source.model, source.parameters)
+
+
+def parts_of(schema: RecipeSchema) -> list[tuple[list[str | int], RecipeSchema | Module]]:
+    """What has `models` or `slices`, and the keys that lead there: the recipe itself, or its modules."""
+    if schema.modules is None:
+        return [([], schema)]
+    return [(["modules", name], module) for name, module in schema.modules.items()]
+
+
+def parameter_places(schema: RecipeSchema) -> Iterator[tuple[list[str | int], dict[str, Any], bool]]:
+    """(the keys that lead to them, the parameters, whether they are one model's) of every place that has parameters."""
+    yield ["parameters"], schema.parameters, False
+    for keys, part in parts_of(schema):
+        if keys:
+            yield [*keys, "parameters"], part.parameters, False
+        for i, run in enumerate(part.slices or []):
+            yield [*keys, "slices", i, "parameters"], run.parameters, False
+    for place in model_places(schema):
+        yield [*place.keys[:-1], "parameters"], place.parameters, True
+
+
+def _known_method(file: YamlFile, schema: RecipeSchema) -> Method:
     method = find_method(schema.merge_method)
     if method is None:
         suggestion = nearest(schema.merge_method, method_names())
         raise file.error(["merge_method"], f"unknown merge_method {schema.merge_method!r}{suggestion}")
-    if method.needs_base and not schema.base_model and not _slices_have_bases(schema):
-        raise file.error([], f"the key 'base_model' is missing; {method.name} needs one")
-    if method.needs_base and schema.models and all(entry.model == schema.base_model for entry in schema.models):
-        raise file.error(["models"], f"no model besides the base {schema.base_model!r}; {method.name} needs one")
-    check_parameters(file, ["parameters"], schema.parameters, method, of_one_model=False)
-    for i, entry in enumerate(schema.models or []):
-        check_parameters(file, ["models", i, "parameters"], entry.parameters, method, of_one_model=True)
-    for i, part in enumerate(schema.slices or []):
-        check_parameters(file, ["slices", i, "parameters"], part.parameters, method, of_one_model=False)
-        for j, source in enumerate(part.sources):
-            keys = ["slices", i, "sources", j, "parameters"]
-            check_parameters(file, keys, source.parameters, method, of_one_model=True)
     return method
 
 
-def _slices_have_bases(schema: RecipeSchema) -> bool:
-    return bool(schema.slices) and all(part.base_model for part in schema.slices or [])
+def _check(file: YamlFile, schema: RecipeSchema, method: Method) -> Iterator[str]:
+    """Warnings about parameters that do nothing. Raises RecipeError for a base that is missing, and for parameters that
+    no method has or that are out of range."""
+    parts = parts_of(schema)
+    runs = [(keys, i, run) for keys, part in parts for i, run in enumerate(part.slices or [])]
+    bases = bool(runs) and all(run.base_model for _, _, run in runs) and not any(part.models for _, part in parts)
+    if method.needs_base and not schema.base_model and not bases:
+        raise file.error([], f"the key 'base_model' is missing; {method.name} needs one")
+    for keys, part in parts:
+        if method.needs_base and part.models and all(entry.model == schema.base_model for entry in part.models):
+            raise file.error(
+                [*keys, "models"], f"no model besides the base {schema.base_model!r}; {method.name} needs one"
+            )
+    unused: dict[str, list[str]] = {}
+    for keys, parameters, of_one_model in parameter_places(schema):
+        for name, reason in check_parameters(file, keys, parameters, method, of_one_model=of_one_model):
+            unused.setdefault(f"{name!r} {reason}", []).append(file.place([*keys, name]))
+    for text, places in unused.items():
+        more = f" (and in {len(places) - 1} more places)" if len(places) > 1 else ""
+        yield f"{places[0]}: {text}{more}"
+    for keys, i, run in runs:
+        if run.residual_weight is not None:
+            place = file.place([*keys, "slices", i, "residual_weight"])
+            yield f"{place}: 'residual_weight' is read and does nothing, as in mergekit"

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from weightsmith.files.inputs.yaml_file import StrictModel
+from weightsmith.recipe.model_reference import ModelReference, short_reference
 
 DTYPES = ("float32", "float16", "bfloat16")
+Parameters = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
 
 
 class ModelEntry(StrictModel):
     """One model of `models`, with its own parameters."""
 
-    model: str = Field(
-        description="A folder, a GGUF file or a hub id (`owner/name@revision`), with `+ADAPTER` for a LoRA adapter."
+    model: ModelReference = Field(
+        description="A folder, a GGUF file or a hub id (`owner/name@revision`), with `+ADAPTER` for a LoRA adapter; or "
+        "`{model: {path, revision}, lora: {path, revision}, override_architecture}`."
     )
-    parameters: dict[str, Any] = Field(
+    parameters: Parameters = Field(
         default_factory=dict, description="Parameters of this model; they win over those further out."
     )
 
-    @field_validator("parameters", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _empty(cls, value: Any) -> Any:
-        return {} if value is None else value
+    def _no_revision(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "revision" in value:
+            raise ValueError(
+                f"unknown key 'revision' (mergekit passes over it and takes the main branch); write it behind the "
+                f"model: `{value.get('model')}@{value['revision']}`"
+            )
+        return value
 
 
 class SliceSource(ModelEntry):
@@ -44,14 +53,45 @@ class Slice(StrictModel):
     """A run of output layers, each merged from the same number of layers of every source."""
 
     sources: list[SliceSource] = Field(min_length=1, description="Layers to merge, the same number from each model.")
-    base_model: str | None = Field(default=None, description="The base model of this slice, instead of the recipe's.")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters of this slice.")
+    base_model: ModelReference | None = Field(
+        default=None, description="The base model of this slice, instead of the recipe's."
+    )
+    parameters: Parameters = Field(default_factory=dict, description="Parameters of this slice.")
+    residual_weight: float | None = Field(
+        default=None, description="Accepted for mergekit's recipes, which does nothing with it either."
+    )
+
+
+class Module(StrictModel):
+    """One part of the model, such as the text decoder, the vision tower or the encoder: `models` or `slices`."""
+
+    models: list[ModelEntry] | None = Field(default=None, min_length=1, description="Whole models to merge.")
+    slices: list[Slice] | None = Field(default=None, min_length=1, description="Runs of layers of this part.")
+    parameters: Parameters = Field(default_factory=dict, description="Parameters of this part.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Module:
+        if (self.models is None) == (self.slices is None):
+            raise ValueError("a module has exactly one of 'models' and 'slices'")
+        return self
+
+
+def _token_source(value: Any) -> Any:
+    if not isinstance(value, Mapping) or "kind" not in value:
+        return short_reference(value)
+    if value["kind"] == "zero":
+        return dict(value)
+    if value["kind"] != "model_token":
+        raise ValueError(f"unknown kind {value['kind']!r}; known: model_token, zero")
+    if ("token" in value) == ("token_id" in value):
+        raise ValueError("a model_token has exactly one of 'token' and 'token_id'")
+    return {**value, "model": short_reference(value.get("model"))}
 
 
 class TokenRule(StrictModel):
     """Where the embedding of one token comes from: a model, one token of a model, or zeros (mergekit's forms)."""
 
-    source: str | dict[str, Any] | None = Field(
+    source: Annotated[str | dict[str, Any] | None, BeforeValidator(_token_source)] = Field(
         default=None,
         description="A model; `{kind: model_token, model: M, token: T}` (or `token_id: N`); or `{kind: zero}`.",
     )
@@ -61,54 +101,73 @@ class TokenRule(StrictModel):
 class Tokenizer(StrictModel):
     """The vocabulary of the merged model: `union`, `base` or a model's, with rules for single tokens."""
 
-    source: str = Field(default="union", description="`union`, `base`, or one of the models.")
-    tokens: dict[str, TokenRule] = Field(default_factory=dict, description="Where single tokens come from.")
+    source: ModelReference = Field(default="union", description="`union`, `base`, or one of the models.")
+    tokens: Annotated[dict[str, TokenRule], BeforeValidator(lambda value: {} if value is None else value)] = Field(
+        default_factory=dict, description="Where single tokens come from."
+    )
     pad_to_multiple_of: int | None = Field(
         default=None, ge=1, le=65_536, description="Pad the vocabulary with zero rows to a multiple of this number."
     )
 
 
 class RecipeSchema(StrictModel):
-    """Top level. Exactly one of `models` and `slices`."""
+    """Top level. Exactly one of `models`, `slices` and `modules`."""
 
     merge_method: str = Field(description="One of the [methods](methods.md).")
     models: list[ModelEntry] | None = Field(default=None, min_length=1, description="Whole models to merge.")
     slices: list[Slice] | None = Field(
         default=None, min_length=1, description="Runs of layers, stacked in this order to make the output."
     )
-    base_model: str | None = Field(
+    modules: dict[str, Module] | None = Field(
+        default=None,
+        min_length=1,
+        description="Parts of the model, each with its own `models` or `slices`: `text_decoder`, `vision_tower`, "
+        "`multi_modal_projector`, `encoder`, `decoder`, `shared`, `default`, or what the tensor names begin with.",
+    )
+    base_model: ModelReference | None = Field(
         default=None,
         description="The model whose weights are subtracted to get task vectors; also the shape of the result.",
     )
-    parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters of all models.")
+    parameters: Parameters = Field(default_factory=dict, description="Parameters of all models.")
     dtype: str | None = Field(
         default=None,
         description="float32, float16 or bfloat16: what results are rounded to; by default the widest of the inputs'.",
     )
     out_dtype: str | None = Field(default=None, description="What tensors are stored as; `dtype` by default.")
-    tokenizer_source: str | None = Field(
+    tokenizer_source: ModelReference | None = Field(
         default=None, description="The output's vocabulary: `union`, `base`, or one of the models."
     )
     tokenizer: Tokenizer | None = Field(
         default=None, description="Like `tokenizer_source`, with rules for single tokens."
     )
-
-    @field_validator("parameters", mode="before")
-    @classmethod
-    def _empty(cls, value: Any) -> Any:
-        return {} if value is None else value
+    chat_template: str | None = Field(
+        default=None,
+        description="`auto`, the one that most models have; `alpaca`, `chatml`, `exaone`, `llama3`, `mistral`; or the "
+        "text of a template in Jinja.",
+    )
+    name: str | None = Field(
+        default=None, description="Of a recipe with several documents: what the others call this one's result."
+    )
+    include: str | list[str] | None = Field(
+        default=None, description="Files beside this one whose keys it has, unless it says otherwise."
+    )
 
     @field_validator("dtype", "out_dtype")
     @classmethod
     def _known_dtype(cls, value: str | None) -> str | None:
-        if value is not None and value not in DTYPES:
+        if value is None:
+            return None
+        name = value.removeprefix("torch.")
+        if name not in DTYPES:
             raise ValueError(f"unknown dtype {value!r}; known: {', '.join(DTYPES)}")
-        return value
+        return name
 
     @model_validator(mode="after")
     def _one_kind(self) -> RecipeSchema:
-        if (self.models is None) == (self.slices is None):
-            raise ValueError("a recipe has exactly one of 'models' and 'slices'")
+        given = [key for key in ("models", "slices", "modules") if getattr(self, key) is not None]
+        if len(given) != 1:
+            has = f"this one has {' and '.join(given)}" if given else "this one has none"
+            raise ValueError(f"a recipe has exactly one of 'models', 'slices' and 'modules'; {has}")
         if self.tokenizer and self.tokenizer_source:
             raise ValueError("a recipe has one of 'tokenizer' and 'tokenizer_source'")
         return self

@@ -11,6 +11,7 @@ from weightsmith.files.inputs.read_input import MAX_TOKENIZER_BYTES, read_text
 from weightsmith.models.model import Model
 from weightsmith.tokenizer.alignment import Alignment
 from weightsmith.tokenizer.cut_tokenizer import cut_tokenizer
+from weightsmith.tokenizer.model_template import write_template
 from weightsmith.tokenizer.sentencepiece_file import write_tokenizer_json
 from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
 
@@ -21,12 +22,14 @@ def tokenizer_model(home: Model, vocabulary: Alignment | None) -> Model:
     return vocabulary.home if vocabulary else home
 
 
-def write_merged_tokenizer(home: Model, vocabulary: Alignment | None, folder: Path) -> None:
-    """Tokenizer, chat template and generation settings of a merge whose configuration is that of `home`. Raises
-    PlanError."""
+def write_merged_tokenizer(home: Model, vocabulary: Alignment | None, chat_template: str | None, folder: Path) -> None:
+    """Tokenizer, chat template and generation settings of a merge whose configuration is that of `home`;
+    `chat_template`: instead of the tokenizer's own. Raises PlanError."""
     write_tokenizer_files(tokenizer_model(home, vocabulary), folder)
     if vocabulary:
         extend_tokenizer(vocabulary, folder)
+    if chat_template is not None:
+        write_template(folder, chat_template)
 
 
 def extend_tokenizer(vocabulary: Alignment, folder: Path) -> None:

@@ -62,6 +62,7 @@ class ExportSource:
     home: Model
     vocabulary: Alignment | None
     warnings: tuple[str, ...] = ()
+    chat_template: str | None = None  # instead of the tokenizer's own
 
     @property
     def run_settings(self) -> RunSettings:
@@ -101,7 +102,7 @@ class ExportSource:
         never any code. Returns what had to be done for it, in words. Raises ExportError."""
         config = published(self.config, [tensor.info for tensor in self.tensors])
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        write_merged_tokenizer(self.home, self.vocabulary, folder)
+        write_merged_tokenizer(self.home, self.vocabulary, self.chat_template, folder)
         rows = embedding_rows({tensor.name: tensor.info for tensor in self.tensors})
         notes = [f"vocabulary: {line}" for line in fit_vocabulary(folder, rows, self.reference)] if rows else []
         list_added_tokens(folder)
@@ -141,6 +142,7 @@ def source_of_plan(plan: Plan, seed: int, *, tolerant: bool = False) -> ExportSo
         plan.home,
         plan.vocabulary,
         plan.warnings,
+        plan.chat_template,
     )
 
 

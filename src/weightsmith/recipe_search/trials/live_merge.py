@@ -69,6 +69,7 @@ class LiveMerge:
             [(t.name, t.info, t.round_to) for t in plan.tensors],
             plan.recipe.schema.tokenizer_source,
             plan.recipe.schema.tokenizer,
+            plan.chat_template,
         )
         if frame != self._frame:
             self._frame, self._computed_from = None, {}

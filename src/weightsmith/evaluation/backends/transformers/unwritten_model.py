@@ -21,7 +21,7 @@ class UnwrittenModel:
     def __enter__(self) -> Model:
         self._scratch = tempfile.TemporaryDirectory(prefix="weightsmith-")
         folder = Path(self._scratch.name)
-        write_merged_tokenizer(self.plan.home, self.plan.vocabulary, folder)
+        write_merged_tokenizer(self.plan.home, self.plan.vocabulary, self.plan.chat_template, folder)
         return replace(self.plan.home, reference=self.reference, home=folder, config=self.plan.config)
 
     def __exit__(self, *_: Any) -> None:

@@ -1,0 +1,104 @@
+"""Every form in which mergekit takes a model, a dtype, a token, and empty keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weightsmith.errors import RecipeError
+from weightsmith.recipe.model_reference import short_reference
+from weightsmith.recipe.recipe import Recipe
+
+
+@pytest.mark.parametrize(
+    "value,expected",
+    [
+        ("owner/name@v2+adapter", "owner/name@v2+adapter"),
+        ({"model": "owner/name"}, "owner/name"),
+        ({"model": {"path": "owner/name"}}, "owner/name"),
+        ({"model": {"path": "owner/name", "revision": "v2"}, "lora": None}, "owner/name@v2"),
+        ({"model": {"path": "a"}, "lora": {"path": "b", "revision": "c"}, "override_architecture": None}, "a+b@c"),
+        ({"model": "a", "lora": "b"}, "a+b"),
+    ],
+)
+def test_a_model_has_short_and_long_forms(value: Any, expected: str) -> None:
+    assert short_reference(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value,message",
+    [
+        ({"path": "a"}, "unknown key 'path'"),
+        ({"lora": "a"}, "the key 'model' is missing"),
+        ({"model": {"revision": "v2"}}, "expected a path"),
+        ({"model": {"path": "a", "rev": "v2"}}, "unknown key 'rev' of model"),
+        ("$NOT_SET_ANYWHERE/a", "the environment variable 'NOT_SET_ANYWHERE'"),
+        ("owner/$WEIGHTSMITH_TEST", "no absolute path"),
+    ],
+)
+def test_other_forms_are_refused(value: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTSMITH_TEST", "secret")
+    with pytest.raises(ValueError, match=message):
+        short_reference(value)
+
+
+def test_a_path_may_begin_with_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELS", "/data/models")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert short_reference("${MODELS}/phi-2+$MODELS/adapter") == "/data/models/phi-2+/data/models/adapter"
+    assert short_reference("~/phi-2") == "/home/me/phi-2"
+
+
+def test_long_forms_stand_wherever_a_model_does() -> None:
+    long = {"model": {"path": "a"}, "override_architecture": "LlamaForCausalLM"}
+    recipe = Recipe.from_dict(
+        {
+            "merge_method": "slerp",
+            "base_model": long,
+            "slices": [
+                {
+                    "sources": [{"model": long, "layer_range": [0, 1]}, {"model": "b", "layer_range": [0, 1]}],
+                    "base_model": {"model": "a"},
+                    "parameters": None,
+                }
+            ],
+            "parameters": {"t": 0.5},
+            "tokenizer": {
+                "source": {"model": {"path": "b"}},
+                "tokens": {
+                    "<x>": {"source": long},
+                    "<y>": {"source": {"kind": "model_token", "model": {"model": "a"}, "token": "<x>"}},
+                    "<z>": {"source": {"kind": "zero"}},
+                },
+            },
+            "dtype": "torch.bfloat16",
+        }
+    )
+    schema = recipe.schema
+    assert schema.base_model == "a" and schema.dtype == "bfloat16" and schema.tokenizer
+    assert [s.model for s in schema.slices[0].sources] == ["a", "b"] and schema.slices[0].parameters == {}
+    assert schema.tokenizer.source == "b" and schema.tokenizer.tokens["<x>"].source == "a"
+    assert schema.tokenizer.tokens["<y>"].source == {"kind": "model_token", "model": "a", "token": "<x>"}
+    assert recipe.architectures == {"a": "LlamaForCausalLM"}
+
+
+@pytest.mark.parametrize(
+    "keys,message",
+    [
+        ({"models": [{"model": "a", "revision": "v2"}]}, "unknown key 'revision'.*`a@v2`"),
+        ({"models": [{"model": "a"}], "slices": []}, "exactly one of 'models', 'slices' and 'modules'|at least 1 item"),
+        ({}, "this one has none"),
+        ({"modules": {"default": {}}}, "a module has exactly one of"),
+        (
+            {"models": [{"model": "a"}], "tokenizer": {"tokens": {"x": {"source": {"kind": "model_token"}}}}},
+            "exactly one of",
+        ),
+        ({"models": [{"model": "a"}], "dtype": "float64"}, "unknown dtype 'float64'"),
+        ({"experts": [], "gate_mode": "random", "merge_method": None}, "mergekit-moe|merge_method"),
+    ],
+)
+def test_what_no_recipe_says_is_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_dict({"merge_method": "linear", **keys}, path=Path("recipe.yml"))
