@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from weightsmith.blocks.block import Block as Block
     from weightsmith.engine.merge import MergeSummary as MergeSummary
     from weightsmith.engine.merge import merge as merge
+    from weightsmith.engine.stages.plan_stages import plan as plan
     from weightsmith.engine.unify import unify as unify
     from weightsmith.engine.verify import verify as verify
     from weightsmith.errors import CheckpointError as CheckpointError
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from weightsmith.models.model import Model as Model
     from weightsmith.models.open_model import open_model as open_model
     from weightsmith.pipeline.run import run as run
-    from weightsmith.planning.make_plan import plan as plan
     from weightsmith.planning.plan import Plan as Plan
     from weightsmith.recipe.recipe import Recipe as Recipe
     from weightsmith.recipe.recipe import load_recipe as load_recipe
@@ -83,7 +83,7 @@ _PUBLIC = {
     "merge": "weightsmith.engine.merge",
     "merge_method": "weightsmith.methods.merge_method",
     "open_model": "weightsmith.models.open_model",
-    "plan": "weightsmith.planning.make_plan",
+    "plan": "weightsmith.engine.stages.plan_stages",
     "run": "weightsmith.pipeline.run",
     "search": "weightsmith.recipe_search.search",
     "unify": "weightsmith.engine.unify",

@@ -63,6 +63,14 @@ def check_device(device: str) -> None:
         ) from error
 
 
+def best_device() -> str:
+    """The accelerator that torch finds here, `cuda`, `xpu` or `mps`; `cpu` where there is none."""
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found.type if found else "cpu"
+
+
 def describe_machine() -> str:
     """Processor, cores this process may use, Python and library versions, in one line."""
     versions = []

@@ -52,7 +52,7 @@ def test_a_shell_completes_commands_and_options() -> None:
         done = subprocess.run([script], capture_output=True, text=True, check=False, env=os.environ | shell)
         return done.stdout.split()
 
-    assert completed("weightsmith me", 1) == ["merge"]
+    assert completed("weightsmith me", 1) == ["merge", "methods"]
     assert "--out-shard-size" in completed("weightsmith merge --out", 2)
     environment = os.environ | {
         "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"

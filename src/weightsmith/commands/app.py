@@ -10,6 +10,7 @@ from pkgutil import iter_modules
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from weightsmith import commands
 from weightsmith.commands.terminal.last_resort import ensure_standard_streams, exit_code_of
@@ -56,8 +57,9 @@ def _help(function: Callable[..., None]) -> str:
 
 
 for _name in command_names():
-    _function = getattr(import_module(f"weightsmith.commands.{_name}"), _name)
-    app.command(help=_help(_function), short_help=_paragraphs(_function)[0])(_function)
+    _module = import_module(f"weightsmith.commands.{_name}")
+    _function, _class = getattr(_module, _name), getattr(_module, "CLASS", TyperCommand)
+    app.command(help=_help(_function), short_help=_paragraphs(_function)[0], cls=_class)(_function)
 
 
 def main() -> None:

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weightsmith.commands.terminal.merge_arguments import MergeCommand, recipe_of_options
 from weightsmith.commands.terminal.options import AcceptMapping, Force, OutShardSize, Quiet, Restart, Threads, resumable
 
 if TYPE_CHECKING:
     from weightsmith.engine.merge import MergeSummary
     from weightsmith.planning.plan import Plan, TensorPlan
+    from weightsmith.recipe.recipe import Recipe
+
+CLASS = MergeCommand
 
 
 class OnNan(StrEnum):
@@ -24,8 +28,24 @@ class OnNan(StrEnum):
 
 
 def merge(
-    recipe: Annotated[Path, typer.Argument(help="A merge recipe in mergekit's YAML format.")],
-    out: Annotated[Path, typer.Argument(help="The folder to create.")],
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE OUT",
+            help="A merge recipe in mergekit's YAML format, and the folder to create; or, with --method, the models.",
+            show_default=False,
+        ),
+    ],
+    method: Annotated[
+        str | None, typer.Option(help="Merge with this method instead of a recipe; its parameters are options too.")
+    ] = None,
+    base: Annotated[str | None, typer.Option("--base", help="With --method: the base model.")] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", help="With --method: NAME=VALUE, as --NAME VALUE; repeatable.", hidden=True),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="With --method: float32, float16 or bfloat16.")] = None,
+    output: Annotated[Path | None, typer.Option("--out", "-o", help="The folder to create, instead of OUT.")] = None,
     out_shard_size: OutShardSize = "5GB",
     threads: Threads = None,
     force: Force = False,
@@ -37,13 +57,14 @@ def merge(
         OnNan, typer.Option(help="NaN and infinity in the inputs: stop (error), or count them (warn).")
     ] = OnNan.error,
     device: Annotated[
-        str, typer.Option(help="Where blocks are combined: cpu, or a device that torch knows, such as cuda or mps.")
+        str,
+        typer.Option(help="Where blocks are combined: cpu, a device that torch knows, such as cuda or mps, or auto."),
     ] = "cpu",
     ray: Annotated[
         str | None,
         typer.Option(help="A Ray cluster that makes the shards, --threads cores each: its address, auto, or local."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
     mappings: Annotated[
         list[str] | None,
@@ -58,6 +79,12 @@ def merge(
             help="Merge models whose config.json makes them different functions (heads, activation, ...).",
         ),
     ] = False,
+    keep_stages: Annotated[
+        bool,
+        typer.Option(
+            "--keep-stages", help="Of a recipe with several documents: keep each one's result, in OUT-stages/NAME."
+        ),
+    ] = False,
     gguf: Annotated[
         list[str] | None, typer.Option(help="Also export to OUT/gguf: f16, q4_k_m, ...; repeatable.")
     ] = None,
@@ -68,16 +95,21 @@ def merge(
 ) -> None:
     """Merge models as RECIPE says into the new folder OUT.
 
-    A model is a local folder with safetensors, a GGUF file, or either followed by +ADAPTER (LoRA, peft format).
+    A model is a local folder with safetensors, a GGUF file, or either followed by +ADAPTER (LoRA, peft format). Without
+    a recipe: --method ties --base BASE --density 0.5 MODEL MODEL -o OUT. The flags of mergekit-yaml are taken too.
 
     Example: weightsmith merge ties.yml merged
     """
     from weightsmith.commands.export import export_and_show
     from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.engine.merge import merge as merge_models
-    from weightsmith.machine import available_cores
+    from weightsmith.machine import available_cores, best_device
     from weightsmith.units import parse_shard_size
 
+    device = best_device() if device == "auto" else device
+    recipe, out = _recipe_and_out(arguments, output, method, base, parameters or [], dtype)
+    if method and not quiet:
+        typer.echo(str(recipe))
     shard_bytes = parse_shard_size(out_shard_size)
     mapping_files = _parse_mappings(mappings or [])
     if gguf:
@@ -85,9 +117,10 @@ def merge(
 
         check_types(gguf)
     if no_intermediate:
-        if not gguf or dry_run or device != "cpu" or ray:
+        if not gguf or dry_run or device != "cpu" or ray or method:
             raise typer.BadParameter(
-                "needs --gguf, and goes with none of --dry-run, --device, --ray", param_hint="--no-intermediate"
+                "needs --gguf, and goes with none of --dry-run, --device, --ray, --method",
+                param_hint="--no-intermediate",
             )
         from weightsmith.gguf.conversion.export_source import ExportJob
 
@@ -110,18 +143,19 @@ def merge(
             typer.echo(f"warning: {warning}", err=True)
 
     if dry_run:
+        from weightsmith.engine.stages.plan_stages import open_plan
         from weightsmith.files.output_folder import check_output
         from weightsmith.machine import check_device
-        from weightsmith.planning.make_plan import make_plan
         from weightsmith.recipe.recipe import load_recipe
 
         check_device(device)
         check_output(out, force=force, inputs=None)
-        plan = make_plan(
+        plan = open_plan(
             load_recipe(recipe),
             mappings=mapping_files,
             accept_mapping=accept_mapping,
             allow_different_settings=allow_different_settings,
+            to_be_run=False,
         )
         show_notes(plan)
         _show_dry_run(plan, out, threads or available_cores(), device, quiet)
@@ -142,6 +176,7 @@ def merge(
             mappings=mapping_files,
             accept_mapping=accept_mapping,
             allow_different_settings=allow_different_settings,
+            keep_stages=keep_stages,
             on_progress=on_progress,
             on_plan=show_notes,
         )
@@ -152,6 +187,30 @@ def merge(
         types = " ".join(f"--type {gguf_type}" for gguf_type in gguf)
         again = f"weightsmith export {out} {out / 'gguf'} --name {out.name} {types}"
         export_and_show(str(out), out / "gguf", quiet, again, types=gguf, name=out.name, threads=threads)
+
+
+def _recipe_and_out(
+    arguments: list[str],
+    output: Path | None,
+    method: str | None,
+    base: str | None,
+    parameters: list[str],
+    dtype: str | None,
+) -> tuple[Recipe | Path, Path]:
+    """What is to be merged, and where it goes. Raises RecipeError."""
+    if method is None:
+        for option, value in (("--base", base), ("--dtype", dtype), ("--parameter", parameters)):
+            if value:
+                raise typer.BadParameter("goes with --method only; a recipe says it itself", param_hint=option)
+        places = [Path(argument) for argument in arguments] + ([output] if output else [])
+        if len(places) != 2:
+            raise typer.BadParameter(f"expected RECIPE and OUT, found {len(places)} paths", param_hint="RECIPE OUT")
+        return places[0], places[1]
+    from weightsmith.recipe.recipe import load_recipe
+
+    if output is None:
+        raise typer.BadParameter("is missing: the folder to create", param_hint="--out / -o")
+    return load_recipe(recipe_of_options(method, arguments, base, parameters, dtype)), output
 
 
 def _parse_mappings(entries: list[str]) -> dict[str, Path]:

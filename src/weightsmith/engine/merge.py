@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +20,9 @@ from weightsmith.engine.output.journaled_run import run_journaled
 from weightsmith.engine.output.resumable_folder import resumable_folder
 from weightsmith.engine.output.run_digest import input_files, output_digest, run_digest
 from weightsmith.engine.run_tensors import NotFinite, OnBytes, RunSettings, Tally, run_tensors
+from weightsmith.engine.stages.plan_stages import open_plan, stages_to_write
 from weightsmith.files.output_folder import check_output
 from weightsmith.machine import available_cores, check_device
-from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.progress import OnProgress, counted, no_progress
 from weightsmith.recipe.recipe import Recipe, load_recipe
@@ -90,6 +91,7 @@ def merge(
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
     allow_different_settings: bool = False,
+    keep_stages: bool = False,
     on_progress: OnProgress = no_progress,
     on_plan: Callable[[Plan], None] | None = None,
 ) -> MergeSummary: ...
@@ -110,6 +112,7 @@ def merge(
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
     allow_different_settings: bool = False,
+    keep_stages: bool = False,
     on_progress: OnProgress = no_progress,
     on_plan: Callable[[Plan], None] | None = None,
 ) -> MergeSummary | dict[str, torch.Tensor]:
@@ -125,7 +128,9 @@ def merge(
     combined, `cpu`, or one that torch knows, which gives the plain form of the method, and so bytes of its own. `ray`:
     the address of a Ray cluster whose workers make the shards, or `auto`, or `local`. `mappings` and `accept_mapping`
     are for models in a layout of their own (docs/naming-schemes.md); `allow_different_settings` merges models that
-    config.json makes different functions, such as of 4 heads and of 8. `on_progress` receives a `Progress` in bytes;
+    config.json makes different functions, such as of 4 heads and of 8. `keep_stages`: of a recipe with several
+    documents, the result of each stays in `OUT-stages/NAME`; otherwise a stage is computed as the next one reads it,
+    or, where its tokenizer is a new one, written and removed in the end. `on_progress` receives a `Progress` in bytes;
     `on_plan` the plan, before a weight is read.
 
     Raises RecipeError, CheckpointError, PlanError, MergeError or OutputError, and then leaves nothing behind.
@@ -138,45 +143,93 @@ def merge(
     """
     recipe = load_recipe(recipe)
     check_device(device)
-    open_plan = partial(
-        make_plan,
-        recipe,
+    plan_it = partial(
+        open_plan,
         mappings=mappings,
         accept_mapping=accept_mapping,
         allow_different_settings=allow_different_settings,
+        seed=seed,
     )
     if out is None:
         return _merge_in_memory(
-            open_plan(),
+            plan_it(recipe),
             threads or available_cores(),
             RunSettings(seed, tolerant=on_nan == "warn", device=device),
             on_progress,
             on_plan,
         )
-    started, out = time.monotonic(), Path(out)
-    shard_bytes = parse_shard_size(out_shard_size) if isinstance(out_shard_size, str) else out_shard_size
+    out = Path(out)
+    job = _Job(
+        threads or available_cores(),
+        parse_shard_size(out_shard_size) if isinstance(out_shard_size, str) else out_shard_size,
+        RunSettings(seed, tolerant=on_nan == "warn", device=device),
+        restart=restart,
+        mappings=dict(mappings or {}),
+        accept_mapping=accept_mapping,
+        allow_different_settings=allow_different_settings,
+        plan=plan_it,
+        on_progress=on_progress,
+        on_plan=on_plan,
+    )
+    written: dict[str, Path] = {}
+    stages = out.absolute().parent / f"{out.name}-stages"
+    for name in stages_to_write(recipe, all_of_them=keep_stages):
+        _merge_to_folder(recipe.stages[name], stages / name, job, written, force=False, ray=None)
+        written[name] = stages / name
+    summary = _merge_to_folder(recipe, out, job, written, force=force, ray=ray)
+    if written and not keep_stages:
+        for folder in written.values():
+            shutil.rmtree(folder)
+        if not any(stages.iterdir()):
+            stages.rmdir()
+    return summary
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all stages of a merge share."""
+
+    threads: int
+    shard_bytes: int
+    settings: RunSettings
+    restart: bool
+    mappings: dict[str, Path]
+    accept_mapping: bool
+    allow_different_settings: bool
+    plan: Callable[..., Plan]
+    on_progress: OnProgress
+    on_plan: Callable[[Plan], None] | None
+
+
+def _merge_to_folder(
+    recipe: Recipe, out: Path, job: _Job, written: Mapping[str, Path], *, force: bool, ray: str | None
+) -> MergeSummary:
+    """One stage, or the only one. `written`: the folders of stages that it may use."""
+    started = time.monotonic()
+    settings, seed = job.settings, job.settings.seed
     again = (out / CHECKSUMS).is_file() and not force  # perhaps this very merge, finished
     if not again:
         check_output(out, force=force, inputs=None)
-    plan = open_plan()
-    if on_plan:
-        on_plan(plan)
+    plan = job.plan(recipe, written=written)
+    if job.on_plan:
+        job.on_plan(plan)
     weights = [path for model in plan.models.values() for path in model.files]
-    inputs = [*weights, recipe.file.path, *(mappings or {}).values()]
-    stamps, run = InputStamps(plan.models.values()), run_digest(plan, shard_bytes, seed, device, mappings)
-    written = output_digest(run | {"on_nan": on_nan})
-    if again and is_written(out, written, input_files(plan.models.values())):
+    inputs = [*weights, recipe.file.path, *job.mappings.values()]
+    stamps = InputStamps(plan.models.values())
+    run = run_digest(plan, job.shard_bytes, seed, settings.device, job.mappings)
+    made_by = output_digest(run | {"on_nan": "warn" if settings.tolerant else "error"})
+    if again and is_written(out, made_by, input_files(plan.models.values())):
         return _summary(out, plan, seed, started, done_already=True)
     with resumable_folder(
         out,
         run,
         force=force,
-        restart=restart,
+        restart=job.restart,
         weights_bytes=plan.output_bytes,
         beside=bytes_beside_weights(plan.home.home, len(plan.tensors)),
         inputs=inputs,
     ) as scratch:
-        folder, thread_count = scratch.folder, threads or available_cores()
+        folder = scratch.folder
 
         def runner(
             unfinished: Sequence[TensorPlan],
@@ -189,35 +242,36 @@ def merge(
                     unfinished,
                     plan.method,
                     writer,
-                    thread_count,
+                    job.threads,
                     on_shard_progress,
-                    settings=RunSettings(seed, tolerant=on_nan == "warn", device=device),
+                    settings=settings,
                     on_tensor=on_tensor,
                 )
-            job = RayJob(
+            ray_job = RayJob(
                 recipe.file.path.absolute(),
                 recipe.file.text,
                 Path.cwd(),
                 folder,
                 run,
-                shard_bytes,
-                thread_count,
+                job.shard_bytes,
+                job.threads,
                 seed,
-                on_nan == "warn",
-                device,
-                dict(mappings or {}),
-                accept_mapping,
-                allow_different_settings,
+                settings.tolerant,
+                settings.device,
+                job.mappings,
+                job.accept_mapping,
+                job.allow_different_settings,
+                dict(written),
             )
-            return run_on_ray(job, unfinished, writer.file_of, ray, on_shard_progress, on_tensor)
+            return run_on_ray(ray_job, unfinished, writer.file_of, ray, on_shard_progress, on_tensor)
 
         tally = run_journaled(
-            scratch, run, plan.tensors, shard_bytes, counted(on_progress, "merging", "bytes"), runner, stamps
+            scratch, run, plan.tensors, job.shard_bytes, counted(job.on_progress, "merging", "bytes"), runner, stamps
         )
         write_merged_tokenizer(plan.home, plan.vocabulary, plan.chat_template, folder)
         (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         (folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
-        write_checksums(folder, tally.digests, written)
+        write_checksums(folder, tally.digests, made_by)
     return _summary(out, plan, seed, started, tally, len(scratch.finished))
 
 

@@ -11,7 +11,7 @@ import os
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from weightsmith.checkpoint.shard_writer import ShardWriter
 from weightsmith.engine.output.run_digest import run_digest
 from weightsmith.engine.ray_cluster import ray_cluster
 from weightsmith.engine.run_tensors import OnBytes, RunSettings, Tally, run_tensors
+from weightsmith.engine.stages.plan_stages import open_plan
 from weightsmith.errors import MergeError, WeightsmithError
 from weightsmith.files.inputs.yaml_file import parse_yaml
-from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.recipe.recipe import load_recipe
 
@@ -46,6 +46,7 @@ class RayJob:
     mappings: dict[str, Path]
     accept_mapping: bool
     allow_different_settings: bool = False
+    written: dict[str, Path] = field(default_factory=dict)  # the folders of stages
 
 
 def run_on_ray(
@@ -88,8 +89,10 @@ def run_on_ray(
 def _make_shard(job: RayJob, names: list[str]) -> list[tuple[str, Tally]]:
     """On a worker: these tensors, all of one shard, written and on the disk."""
     os.chdir(job.here)
-    plan = make_plan(
-        load_recipe(parse_yaml(job.recipe, job.text)),
+    plan = open_plan(
+        load_recipe(parse_yaml(job.recipe, job.text, several=True)),
+        seed=job.seed,
+        written=job.written,
         mappings=job.mappings,
         accept_mapping=job.accept_mapping,
         allow_different_settings=job.allow_different_settings,

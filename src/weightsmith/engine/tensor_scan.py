@@ -83,6 +83,7 @@ class TensorScan:
         self.shape = infos[0].shape if whole else (self.numel // self.width, self.width)
         self.streams = tuple(stream_key(seed, i, tensor.name) for i in range(len(tensor.sources)))
         self.read_seconds, self._first = 0.0, 0
+        self._range: tuple[int, int] | None = None
         self._tensor, self._buffers, self._stop, self._device, self._bounds = tensor, buffers, stop, device, bounds
         self._step = max(1, block // self.width) * self.width if row_wise and self.width else block
         # As stored, where kernels know the dtype, so that nothing is converted twice.
@@ -95,12 +96,17 @@ class TensorScan:
         count = min(self.numel, max(1, count // max(1, self.width)) * self.width)
         self._first, self.numel = self.numel - count if to_end else 0, count
 
+    def restrict(self, first: int, stop: int) -> None:
+        """Let `blocks` give elements `first` to `stop` of the part alone, under their own places."""
+        self._range = first, stop
+
     def blocks(self) -> Iterator[Block]:
-        for start in range(0, self.numel, self._step):
+        begin, end = self._range or (0, self.numel)
+        for start in range(begin, end, self._step):
             if self._stop.is_set():
                 raise Stopped
             began = time.perf_counter()
-            count = min(self._step, self.numel - start)
+            count = min(self._step, end - start)
             rows, out = self._buffers.take(len(self._dtypes), count)
             for source, row, dtype in zip(self._tensor.sources, rows, self._dtypes, strict=True):
                 into = row[: count * dtype.itemsize].view(dtype)

@@ -12,6 +12,7 @@ import torch
 
 from weightsmith.engine.in_memory import compute_tensors
 from weightsmith.engine.output.run_digest import run_digest
+from weightsmith.engine.stages.plan_stages import open_plan
 from weightsmith.evaluation.answer_store import content_key
 from weightsmith.evaluation.backend import Backend
 from weightsmith.evaluation.backends.open_backend import check_usable, open_backend, runs_in_llama_cpp
@@ -23,7 +24,6 @@ from weightsmith.files.digests import FileDigests, digest
 from weightsmith.machine import available_cores
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
-from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan
 from weightsmith.recipe.recipe import Recipe, load_recipe
 from weightsmith.tokenizer.merged_tokenizer import tokenizer_model
@@ -96,7 +96,7 @@ def open_models(models: Mapping[str, Source], settings: EvaluationSettings) -> l
 def _open(label: str, source: Source, settings: EvaluationSettings) -> OpenedModel:
     if isinstance(source, Recipe) or (Path(source).suffix in (".yml", ".yaml") and Path(source).is_file()):
         recipe = source if isinstance(source, Recipe) else load_recipe(Path(source))
-        plan = make_plan(recipe)
+        plan = open_plan(recipe)
         try_tokenizer(tokenizer_model(plan.home, plan.vocabulary).home)
         return OpenedModel(label, str(recipe.file.path), plan)
     model = open_model(str(source))

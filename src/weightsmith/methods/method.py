@@ -87,6 +87,8 @@ class Method:
     needs_base: ClassVar[bool] = False
     inputs: ClassVar[tuple[int, int | None]] = (1, None)  # fewest and most models, the base among them
     row_wise: ClassVar[bool] = False  # blocks hold whole rows
+    cost: ClassVar[str] = "each input is read once, block by block"  # in words
+    advice: ClassVar[str] = ""  # one line: when to take it
     random: ClassVar[bool] = False  # draws random numbers, from `Scan.streams`
 
     def objection(self, settings: Settings) -> str | None:

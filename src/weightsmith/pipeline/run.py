@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.engine.merge import merge
+from weightsmith.engine.stages.plan_stages import open_plan
 from weightsmith.evaluation.results.score_tables import EvaluationTables
 from weightsmith.files.find_path import is_file, path_beside
 from weightsmith.files.inputs.yaml_file import YamlFile, read_yaml
@@ -23,7 +24,6 @@ from weightsmith.models.open_model import open_model
 from weightsmith.pipeline.evaluate_stage import EvaluateJob, check_evaluation, run_evaluate_stage
 from weightsmith.pipeline.pipeline_file import MERGED, Pipeline
 from weightsmith.pipeline.stages import RECORDS, Stage, Stages
-from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan
 from weightsmith.progress import OnProgress, no_progress
 from weightsmith.recipe.recipe import Recipe, load_recipe
@@ -104,7 +104,7 @@ def _check(path: Path) -> _Checked:
     for i, gguf_type in enumerate(pipeline.export):
         if gguf_type not in known_types:
             raise file.error(["export", i], f"unknown GGUF type {gguf_type!r}{nearest(gguf_type, known_types)}")
-    plan = make_plan(recipe)
+    plan = open_plan(recipe)
     home = tokenizer_model(plan.home, plan.vocabulary)
     evaluation = check_evaluation(file, pipeline.evaluate, pipeline.export) if pipeline.evaluate else None
     if pipeline.export:

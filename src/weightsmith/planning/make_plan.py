@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from weightsmith.checkpoint.checkpoint import natural_key
 from weightsmith.errors import CheckpointError, PlanError
@@ -26,7 +25,7 @@ from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.planning.plan_tensor import TensorPlanner
 from weightsmith.planning.slices import check_slices, layers_of
 from weightsmith.recipe.parameters import filters_in, matches
-from weightsmith.recipe.recipe import Recipe, load_recipe, model_places, parameter_places, parts_of
+from weightsmith.recipe.recipe import Recipe, model_places, parameter_places, parts_of
 from weightsmith.recipe.recipe_schema import Slice
 from weightsmith.tokenizer.merged_tokenizer import tokenizer_model
 from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
@@ -100,31 +99,6 @@ def make_plan(
     template, about_template = choose_template(recipe, models)
     warnings += about_template
     return Plan(recipe, recipe.method, models, home, config, ordered, vocabulary, warnings, template)
-
-
-def plan(
-    recipe: Recipe | Path | str | Mapping[str, Any],
-    *,
-    mappings: Mapping[str, Path] | None = None,
-    accept_mapping: bool = False,
-    allow_different_settings: bool = False,
-) -> Plan:
-    """What a merge would do: for every output tensor its sources and the values of all parameters. No weight is read.
-
-    `recipe`: a `Recipe`, a file, or a mapping; `mappings`, `accept_mapping` and `allow_different_settings` as in
-    `merge`. `print(plan(...))` shows a line per tensor. Raises CheckpointError, RecipeError or PlanError for all that a
-    merge would refuse.
-
-    >>> print(ws.plan("ties.yml"))  # doctest: +ELLIPSIS
-    ties: 3 models, 20 tensors
-    model.embed_tokens.weight [49152, 64] BF16: coder (weight 1, density 0.5), writer (weight 1, density 0.5), ...
-    """
-    return make_plan(
-        load_recipe(recipe),
-        mappings=mappings,
-        accept_mapping=accept_mapping,
-        allow_different_settings=allow_different_settings,
-    )
 
 
 def model_references(recipe: Recipe) -> Iterator[str]:

@@ -11,6 +11,7 @@ from weightsmith.files.inputs.yaml_file import YamlFile, read_yaml
 from weightsmith.files.suggestions import nearest
 from weightsmith.methods.method import Method
 from weightsmith.methods.registry import find_method, method_names
+from weightsmith.recipe.documents import stage_in, stages_of
 from weightsmith.recipe.model_reference import architectures_in
 from weightsmith.recipe.parameters import check_parameters
 from weightsmith.recipe.recipe_schema import Module, RecipeSchema
@@ -29,7 +30,8 @@ class Recipe:
     """A merge recipe with mergekit's keys: from keywords, a file (`load_recipe`) or a mapping (`from_dict`).
 
     `file`: where it comes from, with the line of each key; `schema`: what it says; `method`: the one it names. Model
-    references are relative to the working directory, or to the file's folder. No model is opened. Raises RecipeError
+    references are relative to the working directory, or to the file's folder; `stages`: of a file with several
+    documents, the others by name. No model is opened. Raises RecipeError
     for unknown keys, unknown methods, and parameters that the method does not have or that are out of range.
 
     >>> recipe = ws.Recipe(merge_method="linear", models=[{"model": "a", "parameters": {"weight": 1.0}}, {"model": "b",
@@ -77,7 +79,7 @@ class Recipe:
         >>> ws.Recipe.from_file("ties.yml").schema.base_model
         'base'
         """
-        return cls.from_yaml(read_yaml(Path(path)))
+        return cls.from_yaml(read_yaml(Path(path), several=True))
 
     @classmethod
     def from_dict(cls, keys: Mapping[str, Any], *, path: Path = NAME) -> Recipe:
@@ -91,9 +93,15 @@ class Recipe:
 
     @classmethod
     def from_yaml(cls, file: YamlFile) -> Recipe:
-        """A file that is read already. Raises RecipeError."""
+        """A file that is read already; of several documents, the one whose result is the output, with the others in
+        `stages`. Raises RecipeError."""
+        output, others = stages_of(file)
         recipe = cls.__new__(cls)
-        recipe._read(file)
+        recipe._read(output)
+        for name, document in others.items():
+            recipe.stages[name] = cls.__new__(cls)
+            recipe.stages[name]._read(document)
+            recipe.stages[name].stages = recipe.stages
         return recipe
 
     def _read(self, file: YamlFile) -> None:
@@ -103,6 +111,7 @@ class Recipe:
                 "this is a recipe of mergekit-moe, which makes one model of experts from several models; it has no "
                 "merge_method, and weightsmith does not make such models",
             )
+        self.stages: dict[str, Recipe] = {}
         self.file, self.schema = file, file.validate(RecipeSchema)
         self.method = _known_method(file, self.schema)
         self.architectures = dict(architectures_in(file.tree))
@@ -114,6 +123,19 @@ class Recipe:
     def __str__(self) -> str:
         """The recipe as YAML."""
         return self.file.text
+
+    @property
+    def text_with_stages(self) -> str:
+        """The recipe as YAML, and that of every stage it is made from."""
+        used: dict[str, str] = {}
+        pending: list[Recipe] = [self]
+        while pending:
+            for place in model_places(pending.pop().schema):
+                name = stage_in(place.reference, self.stages)
+                if name and name not in used:
+                    used[name] = self.stages[name].file.text
+                    pending.append(self.stages[name])
+        return "\n---\n".join([self.file.text, *(used[name] for name in sorted(used))])
 
     def keys_of(self, reference: str) -> list[str | int]:
         """Where the recipe names a model, the most specific place first."""

@@ -25,7 +25,7 @@ def run_digest(
     """`recipe`, `inputs` (names, sizes, times and sampled content of all files), `layout` of the output, `seed`,
     `device`, `version`, the `method` where it is not one of ours, and the files `mappings` where there are any."""
     return {
-        "recipe": digest(plan.recipe.file.text),
+        "recipe": digest(plan.recipe.text_with_stages),
         "inputs": inputs_digest(plan.models.values()),
         "layout": _layout(plan.tensors, plan.config, shard_bytes),
         "seed": str(seed),

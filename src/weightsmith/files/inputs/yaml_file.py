@@ -6,7 +6,7 @@ import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -42,6 +42,8 @@ class YamlFile:
     tree: dict[str, Any]
     _text: str | None
     _marked: Any
+    included: Mapping[str, YamlFile] = field(default_factory=dict)  # top-level key -> the file that it comes from
+    documents: tuple[YamlFile, ...] = ()  # of a file with several, all of them; this one is the last
 
     @classmethod
     def of_tree(cls, path: Path, tree: Mapping[str, Any]) -> YamlFile:
@@ -55,6 +57,8 @@ class YamlFile:
 
     def line(self, keys: Sequence[str | int]) -> int | None:
         """1-based line of the deepest of `keys` that exists; None where there are no lines."""
+        if keys and (source := self.included.get(str(keys[0]))):
+            return source.line(keys)
         if self._marked is None:
             return None
         node, line_number = self._marked, 1
@@ -68,6 +72,8 @@ class YamlFile:
 
     def place(self, keys: Sequence[str | int]) -> str:
         """`recipe.yml:4`, or the path alone where there are no lines."""
+        if keys and (source := self.included.get(str(keys[0]))):
+            return source.place(keys)
         line = self.line(keys)
         return f"{self.path}" if line is None else f"{self.path}:{line}"
 
@@ -115,18 +121,32 @@ def _schema_at(schema: type[BaseModel], keys: Sequence[str | int]) -> type[BaseM
     return schema
 
 
-def read_yaml(path: Path) -> YamlFile:
-    """Raises RecipeError for a file that cannot be read, is not YAML, or is not a mapping."""
-    return parse_yaml(path, read_text(path, limit=_MAX_BYTES, error=RecipeError))
+def read_yaml(path: Path, *, several: bool = False) -> YamlFile:
+    """`several`: the file may hold more than one document. Raises RecipeError for a file that cannot be read, is not
+    YAML, or is not a mapping."""
+    return parse_yaml(path, read_text(path, limit=_MAX_BYTES, error=RecipeError), several=several)
 
 
-def parse_yaml(path: Path, text: str) -> YamlFile:
-    """What `path` holds, or held. Raises RecipeError for what is not YAML, or is not a mapping."""
+def parse_yaml(path: Path, text: str, *, several: bool = False) -> YamlFile:
+    """What `path` holds, or held; of several documents the last one, whose `documents` are all of them. Raises
+    RecipeError for what is not YAML, or is not a mapping, and for more than one document unless there may be
+    `several`."""
+    documents = [document for document in _documents(path, text) if document is not None]
+    files = [_of_document(path, document, text if len(documents) == 1 else None) for document in documents or [None]]
+    if len(files) == 1:
+        return files[0]
+    if not several:
+        line = documents[1].lc.line + 1 if isinstance(documents[1], CommentedMap) else 1
+        raise RecipeError(f"{path}:{line}: a second document begins here; expected one", path=path, line=line)
+    return replace(files[-1], _text=text, documents=tuple(files))
+
+
+def _documents(path: Path, text: str) -> list[Any]:
     try:
         _check_bounds(text)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML allows it: the later one counts
-            marked = YAML(typ="rt").load(text)
+            return list(YAML(typ="rt").load_all(text))
     except MemoryError:
         raise
     except Exception as error:  # the parser raises whatever the text makes of it
@@ -137,11 +157,14 @@ def parse_yaml(path: Path, text: str) -> YamlFile:
         line = mark.line + 1 if mark else 1
         what = problem if isinstance(error, _Bounds) else f"not valid YAML: {problem}"
         raise RecipeError(f"{path}:{line}: {what}", path=path, line=line) from error
+
+
+def _of_document(path: Path, marked: Any, text: str | None) -> YamlFile:
     if not isinstance(marked, CommentedMap):
         raise RecipeError(
             f"{path}:1: not a recipe: expected keys such as `models:`, found {type(marked).__name__}", path=path, line=1
         )
-    return YamlFile(path, _plain(marked), text, marked)
+    return YamlFile(path, _plain(marked), dump_yaml(marked) if text is None else text, marked)
 
 
 class _Bounds(YAMLError):

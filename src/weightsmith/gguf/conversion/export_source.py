@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from weightsmith.checkpoint.checkpoint import natural_key, read_tensor
 from weightsmith.engine.output.run_digest import copy_digest, run_digest
+from weightsmith.engine.stages.plan_stages import open_plan
 from weightsmith.gguf.conversion.added_tokens import list_added_tokens
 from weightsmith.gguf.conversion.fit_vocabulary import fit_vocabulary
 from weightsmith.methods.method import Method, Settings
@@ -20,7 +21,6 @@ from weightsmith.models.multimodal import text_names
 from weightsmith.models.naming.translate_config import published
 from weightsmith.models.open_model import open_model
 from weightsmith.models.parts.embeddings import embedding_rows
-from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan, TensorPlan, TensorSource
 from weightsmith.recipe.recipe import load_recipe
 from weightsmith.tokenizer.alignment import Alignment
@@ -115,8 +115,9 @@ def open_source(job: ExportJob) -> ExportSource:
     """Reads headers only. Raises CheckpointError, RecipeError or PlanError."""
     if job.recipe is not None:
         mappings: Mapping[str, Path] = {model: Path(file) for model, file in job.mappings.items()}
-        plan = make_plan(
+        plan = open_plan(
             load_recipe(job.recipe),
+            seed=job.seed,
             mappings=mappings,
             accept_mapping=job.accept_mapping,
             allow_different_settings=job.allow_different_settings,

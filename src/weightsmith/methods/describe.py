@@ -1,0 +1,77 @@
+"""A merge method in words: what `weightsmith methods` prints."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from textwrap import fill
+
+from weightsmith.methods.method import REQUIRED, Method, Parameter
+
+_WIDTH = 100
+_SCOPES = {"shared": "the merge", "input": "each model", "non_base": "each model but the base"}
+
+
+def one_line(method: Method) -> str:
+    """The first sentence of its documentation."""
+    text = " ".join(_text(method).split())
+    end = text.find(". ")
+    return text[: end + 1] if end > 0 else text
+
+
+def describe(method: Method) -> str:
+    """Title, what it does, paper, models, parameters, cost, advice and an example recipe."""
+    return "\n\n".join(part for part in _parts(method) if part)
+
+
+def _parts(method: Method) -> Iterator[str]:
+    yield f"{method.name}: {method.title}"
+    yield from (fill(" ".join(paragraph.split()), _WIDTH) for paragraph in _text(method).split("\n\n"))
+    fewest, most = method.inputs
+    count = f"{fewest}" if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
+    base = "the base among them" if method.needs_base else "no base model needed"
+    yield f"Paper:  {method.paper}\nModels: {count}, {base}\nCost:   {method.cost}"
+    if method.advice:
+        yield fill(f"Advice: {method.advice}", _WIDTH)
+    if method.parameters:
+        yield "Parameters:\n" + "\n".join(_parameter(parameter) for parameter in method.parameters)
+    yield "Example:\n" + "\n".join(f"  {line}" for line in example_recipe(method).splitlines())
+
+
+def _text(method: Method) -> str:
+    documented = next(c for c in type(method).__mro__ if c.__doc__)
+    return inspect.cleandoc(documented.__doc__ or "")
+
+
+def _parameter(parameter: Parameter) -> str:
+    default = parameter.default
+    shown = "required" if default is REQUIRED else "not set" if default is None else f"{default}".lower()
+    return f"  {parameter.name} ({shown}; of {_SCOPES[parameter.scope]}): {parameter.doc}"
+
+
+def example_recipe(method: Method) -> str:
+    """A recipe that uses it, with the parameters that have no default."""
+    count = min(max(2, method.inputs[0] - method.needs_base), (method.inputs[1] or 9) - method.needs_base)
+    own = {p.name: _example(p, count) for p in method.parameters if p.scope != "shared" and p.default is REQUIRED}
+    shared = {p.name: _example(p, 2) for p in method.parameters if p.scope == "shared" and p.default is REQUIRED}
+    lines = [f"merge_method: {method.name}"]
+    if method.needs_base:
+        lines.append("base_model: base")
+    lines.append("models:")
+    for number in range(count):
+        lines.append(f"  - model: fine-tune-{number + 1}")
+        if own:
+            lines.append(f"    parameters: {{{_flow(own)}}}")
+    if shared:
+        lines.append(f"parameters: {{{_flow(shared)}}}")
+    return "\n".join([*lines, "dtype: bfloat16"])
+
+
+def _example(parameter: Parameter, count: int) -> str:
+    if parameter.choices:
+        return parameter.choices[0]
+    return "true" if parameter.type is bool else f"{1 / count:.3g}"
+
+
+def _flow(values: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
