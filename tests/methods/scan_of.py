@@ -19,7 +19,7 @@ class WholeTensors:
 
     def __init__(self, tensors: torch.Tensor, width: int, step: int) -> None:
         self.tensors, self.width, self.step = tensors, width, step
-        self.numel = tensors.shape[1]
+        self.numel, self.begin = tensors.shape[1], 0
         self.shape = (self.numel // width, width)
         self.streams = tuple(stream_key(0, i, "w") for i in range(len(tensors)))
 

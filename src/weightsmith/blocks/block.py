@@ -84,6 +84,7 @@ class Scan(Protocol):
     """All inputs of one output tensor; every call of `blocks` passes over them again, in the same order."""
 
     numel: int
+    begin: int  # the place of its first element in the tensor
     shape: tuple[int, ...]  # of the tensor, or of the one matrix of it that is scanned
     width: int  # elements in one row: the length of the last dimension
     streams: tuple[int, ...]  # for each input the key of its random numbers, 64 bits

@@ -135,7 +135,11 @@ def merge(
         export_and_show(job, out / "gguf", quiet, types=gguf, keep=False, name=out.name, threads=threads, force=force)
         return
 
+    rest = ""
+
     def show_notes(plan: Plan) -> None:
+        nonlocal rest
+        rest = _about_the_rest(plan) if plan.method.of_matrices else ""
         for model in plan.models.values():
             if model.conversion and not quiet:
                 typer.echo(f"{model.reference}: {model.conversion}", err=True)
@@ -181,6 +185,8 @@ def merge(
             on_plan=show_notes,
         )
     _show_summary(summary, quiet)
+    if rest and not quiet:
+        typer.echo(rest)
     if profile:
         _show_profile(summary, threads or available_cores())
     if gguf:
@@ -239,7 +245,16 @@ def _show_dry_run(plan: Plan, out: Path, threads: int, device: str, quiet: bool)
         f"{'the disk' if cost.disk_bound else 'reading and computing'}; {show_size(cost.memory_bytes)} of memory; "
         f"{show_size(cost.disk_bytes)} of disk, {show_size(cost.disk_free_bytes)} are free"
     )
+    if plan.method.of_matrices:
+        typer.echo(f"matrices are held whole, one of each model for each thread; {_about_the_rest(plan)}")
     check_space(out, cost.disk_bytes - cost.beside_bytes, cost.disk_free_bytes, beside=cost.beside_bytes)
+
+
+def _about_the_rest(plan: Plan) -> str:
+    """What a method of matrices does with tensors that are none: `embeddings: mean, vectors: mean`."""
+    shared = [tensor.settings.shared for tensor in plan.tensors if not tensor.copy]
+    rules = {key: sorted({values[key] for values in shared}) for key in ("embeddings", "vectors")}
+    return ", ".join(f"{key}: {' or '.join(values)}" for key, values in rules.items())
 
 
 def show_plan(plan: Plan) -> None:

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ _SHORT, _LONG = BLOCK, 4 * BLOCK  # elements of a tensor that are tried
 _GAIN = 0.7  # two threads do 1.6 times the work of one, as measured (docs/benchmarks.md)
 _PROBE_BYTES = 64 << 20  # written to learn how fast the disk is
 _LEAST_PROBE_BYTES = 1 << 20
+_MATRIX_TRIED = 1 << 18  # elements of a matrix that are tried as if they were one
 _START_UP = 0.9  # seconds until the first block, of which one core is all
 
 
@@ -62,7 +63,9 @@ def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Est
     beside = bytes_beside_weights(plan.home.home, len(plan.tensors))
     return Estimate(
         seconds=max(work, writing) + _START_UP,
-        memory_bytes=peak_memory() + (threads - 1) * buffers.nbytes + threads * _expert_bytes(plan),
+        memory_bytes=peak_memory()
+        + (threads - 1) * buffers.nbytes
+        + threads * (_expert_bytes(plan) + _matrix_bytes(plan)),
         disk_bytes=plan.output_bytes + beside,
         beside_bytes=beside,
         disk_free_bytes=free,
@@ -73,12 +76,30 @@ def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Est
 def _seconds_of_group(plan: Plan, tensors: list[TensorPlan], buffers: Buffers, device: str) -> float:
     """Seconds for all tensors of a kind on one thread: each takes some time, and each of its elements some."""
     numel = tensors[0].info.numel
+    if tensors[0].settings.role == "matrix":
+        return _seconds_of_matrices(plan, tensors, buffers, device)
     short = _seconds(plan, tensors[0], _SHORT, buffers, device)
     if numel <= _SHORT:
         return short * len(tensors)
     count = min(numel, _LONG)
     each = max(0.0, _seconds(plan, tensors[0], _LONG, buffers, device) - short) / (count - _SHORT)
     return sum(short + each * (tensor.info.numel - _SHORT) for tensor in tensors)
+
+
+def _seconds_of_matrices(plan: Plan, tensors: list[TensorPlan], buffers: Buffers, device: str) -> float:
+    """The same of matrices that are taken as a whole: some rows of one are, and the time grows with what the products
+    and eigenvalue problems of all of it take."""
+    ends = tensors[0].matrix_ends
+    width = tensors[0].sources[0].model.checkpoint.tensors[tensors[0].sources[0].tensor].shape[-1]
+    rows = ends[0] // width
+    tried = min(rows, max(1, _MATRIX_TRIED // width))
+    layout = tensors[0].settings.matrix
+    one = replace(tensors[0], settings=replace(tensors[0].settings, matrix=None))
+    seconds = _seconds(plan, one, tried * width, buffers, device)
+    parts = layout.sizes if layout else (1,)
+    shares = [size * (layout.repeats if layout else 1) for size in parts] if layout else [rows]
+    work = sum(part * width * min(part, width) for part in shares) / (tried * width * min(tried, width))
+    return seconds * work * len(ends) * len(tensors)
 
 
 def _seconds(plan: Plan, tensor: TensorPlan, count: int, buffers: Buffers, device: str) -> float:
@@ -99,6 +120,18 @@ def _expert_bytes(plan: Plan) -> int:
     """Of the largest expert that is put in order before it is written."""
     layouts = ((tensor.experts, tensor.info.nbytes) for tensor in plan.tensors)
     return max((nbytes // e.experts * 2 for e, nbytes in layouts if e and not e.is_straight), default=0)
+
+
+def _matrix_bytes(plan: Plan) -> int:
+    """Of the largest matrix that is held whole, one of each input and three more."""
+    if not plan.method.of_matrices:
+        return 0
+    sizes = (
+        (tensor.matrix_ends[0] * 4 * (len(tensor.sources) + 3), tensor.settings.role == "matrix")
+        for tensor in plan.tensors
+        if not tensor.copy
+    )
+    return max((size for size, whole in sizes if whole), default=0)
 
 
 def _write_rate(folder: Path, count: int) -> float:

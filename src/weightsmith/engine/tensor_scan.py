@@ -76,8 +76,8 @@ class TensorScan:
     ) -> None:
         """`part`: the elements of the tensor that are scanned as if they were all, begin and end."""
         infos = [source.model.checkpoint.tensors[source.tensor] for source in tensor.sources]
-        self._begin, end = part or (0, tensor.info.numel)
-        self.numel = end - self._begin
+        self.begin, end = part or (0, tensor.info.numel)
+        self.numel = end - self.begin
         self.width = infos[0].shape[-1] if infos[0].shape else 1
         whole = self.numel == tensor.info.numel or not self.width
         self.shape = infos[0].shape if whole else (self.numel // self.width, self.width)
@@ -110,10 +110,10 @@ class TensorScan:
             rows, out = self._buffers.take(len(self._dtypes), count)
             for source, row, dtype in zip(self._tensor.sources, rows, self._dtypes, strict=True):
                 into = row[: count * dtype.itemsize].view(dtype)
-                first = self._begin + self._first + start
+                first = self.begin + self._first + start
                 source.model.checkpoint.read(source.tensor, first, first + count, into)
             self.read_seconds += time.perf_counter() - began
-            yield Block(self._begin + start, rows, self._dtype_codes, out, self._device, self._tensor.settings.base)
+            yield Block(self.begin + start, rows, self._dtype_codes, out, self._device, self._tensor.settings.base)
 
     def known_bound(self, base: int, number: int, k: int) -> Threshold | None:
         whole = not self._tensor.experts
@@ -134,6 +134,6 @@ class TensorScan:
         return sampled
 
     def _read(self, start: int, rows: np.ndarray) -> None:
-        start += self._begin + self._first
+        start += self.begin + self._first
         for source, row in zip(self._tensor.sources, rows, strict=True):
             source.model.checkpoint.read(source.tensor, start, start + len(row), row)

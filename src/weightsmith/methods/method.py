@@ -34,13 +34,45 @@ class Parameter:
     choices: tuple[str, ...] = ()  # of a parameter that is a word
 
 
+Role = Literal["matrix", "embedding", "vector"]
+
+
+@dataclass(frozen=True)
+class MatrixLayout:
+    """The matrices in a fused weight: its rows are `repeats` times `sizes`, a part each. `transposed`: it is stored
+    [inputs, outputs].
+
+    >>> [list(rows) for rows in MatrixLayout(2, (1, 2)).rows_of_parts()]
+    [[0, 3], [1, 2, 4, 5]]
+    """
+
+    repeats: int
+    sizes: tuple[int, ...]
+    transposed: bool = False
+
+    def rows_of_parts(self) -> list[range | list[int]]:
+        """The row numbers of each part, once the weight is [outputs, inputs]."""
+        period, begin, parts = sum(self.sizes), 0, []
+        for size in self.sizes:
+            if self.repeats == 1:
+                parts.append(range(begin, begin + size))
+            else:
+                starts = range(begin, self.repeats * period, period)
+                parts.append([row for start in starts for row in range(start, start + size)])
+            begin += size
+        return parts
+
+
 @dataclass(frozen=True)
 class Settings:
-    """Final parameter values for one output tensor; `per_input` runs parallel to the inputs."""
+    """Final parameter values for one output tensor; `per_input` runs parallel to the inputs. `role`: whether it is the
+    weight of a linear layer, an embedding or head, or anything else; `matrix`: the matrices in it, if not one."""
 
     shared: dict[str, Any]
     per_input: tuple[dict[str, Any], ...]
     base: int | None  # which input is the base model
+    role: Role = "vector"
+    matrix: MatrixLayout | None = None
 
     @property
     def base_index(self) -> int:
@@ -89,6 +121,7 @@ class Method:
     row_wise: ClassVar[bool] = False  # blocks hold whole rows
     cost: ClassVar[str] = "each input is read once, block by block"  # in words
     advice: ClassVar[str] = ""  # one line: when to take it
+    of_matrices: ClassVar[bool] = False  # holds whole matrices, one of each input and two more
     random: ClassVar[bool] = False  # draws random numbers, from `Scan.streams`
 
     def objection(self, settings: Settings) -> str | None:

@@ -11,6 +11,11 @@ from weightsmith.methods.elementwise.nearswap import NearSwap
 from weightsmith.methods.elementwise.ram import Ram, RamPlus
 from weightsmith.methods.elementwise.sce import Sce
 from weightsmith.methods.linear import Linear
+from weightsmith.methods.matrices.isotropic import IsoC, IsoCts
+from weightsmith.methods.matrices.knots import Knots
+from weightsmith.methods.matrices.svc import Svc
+from weightsmith.methods.matrices.tsv_m import TsvM
+from weightsmith.methods.matrices.wudi import ActMat, Aswudi, Swudi
 from weightsmith.methods.method import Method
 from weightsmith.methods.model_stock import ModelStock
 from weightsmith.methods.passthrough import Passthrough
@@ -44,6 +49,14 @@ _CLASSES = (
     Karcher,
     NearSwap,
     ArceeFusion,
+    TsvM,
+    IsoC,
+    IsoCts,
+    Swudi,
+    Aswudi,
+    ActMat,
+    Knots,
+    Svc,
     Passthrough,
 )
 METHODS: dict[str, Method] = {method_class.name: method_class() for method_class in _CLASSES}

@@ -17,6 +17,7 @@ from weightsmith.methods.method import REQUIRED, Method, Settings
 from weightsmith.models.model import Model
 from weightsmith.models.naming.expert_forms import expert_layout
 from weightsmith.models.parts.embeddings import EMBEDDINGS, OUTPUTS, embedding_name, is_tied
+from weightsmith.planning.fused_parts import matrix_layout
 from weightsmith.planning.plan import TensorPlan, TensorSource
 from weightsmith.recipe.parameters import resolve
 from weightsmith.recipe.recipe import Recipe
@@ -29,6 +30,10 @@ _ROUTER = re.compile(
 
 
 NOTHING: Mapping[str, Any] = {}
+# Tables of embeddings and heads: their rows are tokens, positions and classes.
+_EMBEDDING = re.compile(
+    r"(^|[._])(\w*embed\w*|wte|wpe|lm_head|embed_out|score|classifier|shared|pos_emb\w*|proj_out)\.(weight|bias)$"
+)
 
 
 @dataclass
@@ -98,7 +103,21 @@ class TensorPlanner:
         experts = self._experts(sources[first])
         if experts:
             sources = tuple(self._straight(source, experts) for source in sources)
+        settings = self._with_role(settings, name, infos[first].shape, experts)
         return TensorPlan(name, TensorInfo(infos[0].shape, out_dtype), sources, settings, round_to, experts=experts)
+
+    def _with_role(self, settings: Settings, name: str, shape: Sequence[int], experts: ExpertLayout | None) -> Settings:
+        """With what a method of matrices has to know of a tensor."""
+        if not self.recipe.method.of_matrices:
+            return settings
+        if _EMBEDDING.search(name):
+            return replace(settings, role="embedding" if len(shape) == 2 else "vector")
+        if experts:
+            return replace(settings, role="matrix")
+        if len(shape) != 2 or min(shape) < 2 or not name.endswith(".weight"):
+            return settings
+        config = next(iter(self.models.values())).config
+        return replace(settings, role="matrix", matrix=matrix_layout(name, shape, config))
 
     def _experts(self, source: TensorSource) -> ExpertLayout | None:
         """How experts lie in a tensor, where the method looks at more than an element at a time."""
