@@ -54,7 +54,7 @@ def test_recipes_and_data_follow_their_schema(page: Path, tmp_path: Path) -> Non
             json.loads(text)
         if language == "yaml":
             (tmp_path / "block.yml").write_text(text, encoding="utf-8")
-            file = read_yaml(tmp_path / "block.yml")
+            file = read_yaml(tmp_path / "block.yml", several=True)
             if "merge_method" in file.tree:
                 file.validate(RecipeSchema)
             elif "objective" in file.tree:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from weightsmith.errors import RecipeError
+from weightsmith.files.inputs.yaml_file import parse_yaml
 from weightsmith.recipe.model_reference import short_reference
 from weightsmith.recipe.recipe import Recipe
 
@@ -102,3 +103,56 @@ def test_long_forms_stand_wherever_a_model_does() -> None:
 def test_what_no_recipe_says_is_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Recipe.from_dict({"merge_method": "linear", **keys}, path=Path("recipe.yml"))
+
+
+ANCHORS = """
+tag: &BASE {first}
+tag: &OTHER {second}
+scale: &SCALE 0.84
+env: &ENV
+  parameters:
+    scale:
+      - {{filter: q_proj, value: *SCALE}}
+      - {{value: 1}}
+slices:
+  - sources: [{{model: *BASE, layer_range: [0, 2]}}]
+  - sources:
+      - model: *OTHER
+        layer_range: [1, 3]
+        <<: *ENV
+merge_method: passthrough
+"""
+
+
+def test_keys_that_define_anchors_may_stand_at_the_top() -> None:
+    recipe = Recipe.from_yaml(parse_yaml(Path("recipe.yml"), ANCHORS.format(first="a", second="b")))
+    (first, second) = (part.sources[0] for part in recipe.schema.slices or [])
+    assert (first.model, second.model) == ("a", "b")
+    assert second.parameters["scale"][0] == {"filter": "q_proj", "value": 0.84}
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("merge_method: linear\nmerge_method: ties\n", r"recipe\.yml:2: the key 'merge_method' comes twice"),
+        ("models:\n  - model: a\n    model: b\n", r"recipe\.yml:3: the key 'model' comes twice"),
+        (
+            "merge_method: linear\nmodels: [{model: a}]\nnormalize: true\n",
+            r"yml:3: unknown key 'normalize'.*`parameters`",
+        ),
+        (
+            "merge_method: linear\nmodels:\n  - model: a\n    weight: 1\n",
+            r"yml:4: unknown key 'weight'; it is a parameter",
+        ),
+        ("merge_method: linear\nmodels: [{model: a}]\ntag: a\n", r"yml:3: unknown key 'tag'"),
+    ],
+)
+def test_what_stands_twice_or_one_level_too_far_out_is_refused(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_yaml(parse_yaml(Path("recipe.yml"), text))
+
+
+def test_a_seed_in_the_recipe_is_a_warning() -> None:
+    text = "merge_method: linear\nmodels: [{model: a}]\nrandom_seed: 7\n"
+    (warning,) = Recipe.from_yaml(parse_yaml(Path("recipe.yml"), text)).warnings
+    assert warning.startswith("recipe.yml:3: 'random_seed' does nothing in a recipe") and "--seed 7" in warning

@@ -6,7 +6,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import TypeVar
+
+_AHEAD = 8  # per thread
 
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
@@ -23,9 +26,16 @@ def on_threads(
     called some times a second. torch, if it is imported, computes with one thread per worker."""
     stop = threading.Event()
     with ThreadPoolExecutor(threads, initializer=_compute_alone) as pool:
-        pending: set[Future[Result]] = {pool.submit(work, thing, stop) for thing in things}
+        remaining = iter(things)
+        pending: set[Future[Result]] = set()
         try:
-            while pending:
+            while True:
+                # A few ahead: waiting takes time for each one that is pending.
+                pending |= {
+                    pool.submit(work, thing, stop) for thing in islice(remaining, _AHEAD * threads - len(pending))
+                }
+                if not pending:
+                    return
                 finished, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield future.result()

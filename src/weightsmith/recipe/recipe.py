@@ -231,6 +231,11 @@ def _check(file: YamlFile, schema: RecipeSchema, method: Method) -> Iterator[str
     for text, places in unused.items():
         more = f" (and in {len(places) - 1} more places)" if len(places) > 1 else ""
         yield f"{places[0]}: {text}{more}"
+    if schema.random_seed is not None:
+        yield (
+            f"{file.place(['random_seed'])}: 'random_seed' does nothing in a recipe, as in mergekit; --seed "
+            f"{schema.random_seed} sets it"
+        )
     for keys, i, run in runs:
         if run.residual_weight is not None:
             place = file.place([*keys, "slices", i, "residual_weight"])

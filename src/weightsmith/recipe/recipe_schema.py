@@ -6,12 +6,23 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from weightsmith.files.inputs.yaml_file import StrictModel
+from weightsmith.methods.registry import METHODS, method_names
 from weightsmith.recipe.model_reference import ModelReference, short_reference
 
 DTYPES = ("float32", "float16", "bfloat16")
 Parameters = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
+
+
+def _refuse_parameters(value: Any, known: Mapping[str, Any], where: str) -> None:
+    """Raises PydanticCustomError for a parameter that stands one level too far out."""
+    parameters = {parameter.name for name in method_names() for parameter in METHODS[name].parameters}
+    keys = value.keys() if isinstance(value, Mapping) else ()
+    if misplaced := next((key for key in keys if key in parameters and key not in known), None):
+        message = f"unknown key {misplaced!r}; it is a parameter of merge methods: put it under {where}"
+        raise PydanticCustomError("misplaced", message, {"key": misplaced})  # type: ignore[arg-type]
 
 
 class ModelEntry(StrictModel):
@@ -27,7 +38,8 @@ class ModelEntry(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_revision(cls, value: Any) -> Any:
+    def _what_stands_elsewhere(cls, value: Any) -> Any:
+        _refuse_parameters(value, cls.model_fields, "this model's `parameters`")
         if isinstance(value, Mapping) and "revision" in value:
             raise ValueError(
                 f"unknown key 'revision' (mergekit passes over it and takes the main branch); write it behind the "
@@ -148,9 +160,19 @@ class RecipeSchema(StrictModel):
     name: str | None = Field(
         default=None, description="Of a recipe with several documents: what the others call this one's result."
     )
+    random_seed: int | None = Field(
+        default=None,
+        description="Accepted for mergekit's recipes, where it does nothing either; `--seed` sets the seed.",
+    )
     include: str | list[str] | None = Field(
         default=None, description="Files beside this one whose keys it has, unless it says otherwise."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_stands_elsewhere(cls, value: Any) -> Any:
+        _refuse_parameters(value, cls.model_fields, "`parameters`")
+        return value
 
     @field_validator("dtype", "out_dtype")
     @classmethod

@@ -26,6 +26,8 @@ class StageCheckpoint:
         self._plans = {tensor.name: tensor for tensor in plan.tensors}
         self._method, self._seed, self._buffers = plan.method, seed, Buffers()
         self._statistics: dict[tuple[str, int], Statistics] = {}
+        if plan.method.needs_torch:
+            import torch  # noqa: F401  # before threads read, each of which would import it at once
         self._lock, self._locks = threading.Lock(), dict[str, threading.Lock]()
 
     def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:

@@ -43,6 +43,7 @@ class YamlFile:
     _text: str | None
     _marked: Any
     included: Mapping[str, YamlFile] = field(default_factory=dict)  # top-level key -> the file that it comes from
+    definitions: frozenset[str] = frozenset()  # top-level keys that define anchors; unknown ones are for that alone
     documents: tuple[YamlFile, ...] = ()  # of a file with several, all of them; this one is the last
 
     @classmethod
@@ -94,7 +95,8 @@ class YamlFile:
     def validate(self, schema: type[Schema]) -> Schema:
         """The tree as `schema`. Raises RecipeError for the first thing that does not fit."""
         try:
-            return schema.model_validate(self.tree)
+            known = self.tree.keys() - (self.definitions - schema.model_fields.keys())
+            return schema.model_validate({key: value for key, value in self.tree.items() if key in known})
         except ValidationError as error:
             first = error.errors()[0]
             keys = first["loc"]
@@ -106,6 +108,9 @@ class YamlFile:
                     keys, f"unknown key {where!r}{nearest(str(keys[-1]), _schema_at(schema, keys).model_fields)}"
                 ) from error
             message = first["msg"].removeprefix("Value error, ")
+            key = first.get("ctx", {}).get("key")
+            if key is not None:  # a check of a whole mapping objects to one of its keys
+                raise self.error([*keys, key], message) from error
             raise self.error(keys, f"{where}: {message}" if where else message) from error
 
 
@@ -131,8 +136,10 @@ def parse_yaml(path: Path, text: str, *, several: bool = False) -> YamlFile:
     """What `path` holds, or held; of several documents the last one, whose `documents` are all of them. Raises
     RecipeError for what is not YAML, or is not a mapping, and for more than one document unless there may be
     `several`."""
-    documents = [document for document in _documents(path, text) if document is not None]
-    files = [_of_document(path, document, text if len(documents) == 1 else None) for document in documents or [None]]
+    read, definitions = _documents(path, text)
+    documents = [document for document in read if document is not None]
+    whole = text if len(documents) == 1 else None
+    files = [_of_document(path, document, whole, definitions) for document in documents or [None]]
     if len(files) == 1:
         return files[0]
     if not several:
@@ -141,12 +148,15 @@ def parse_yaml(path: Path, text: str, *, several: bool = False) -> YamlFile:
     return replace(files[-1], _text=text, documents=tuple(files))
 
 
-def _documents(path: Path, text: str) -> list[Any]:
+def _documents(path: Path, text: str) -> tuple[list[Any], frozenset[str]]:
+    """(the documents, the top-level keys that define anchors)."""
     try:
-        _check_bounds(text)
+        definitions = _scan(text)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML allows it: the later one counts
-            return list(YAML(typ="rt").load_all(text))
+            reader = YAML(typ="rt")
+            reader.allow_duplicate_keys = True  # of keys that define anchors; others have been refused
+            return list(reader.load_all(text)), definitions
     except MemoryError:
         raise
     except Exception as error:  # the parser raises whatever the text makes of it
@@ -159,12 +169,13 @@ def _documents(path: Path, text: str) -> list[Any]:
         raise RecipeError(f"{path}:{line}: {what}", path=path, line=line) from error
 
 
-def _of_document(path: Path, marked: Any, text: str | None) -> YamlFile:
+def _of_document(path: Path, marked: Any, text: str | None, definitions: frozenset[str]) -> YamlFile:
     if not isinstance(marked, CommentedMap):
         raise RecipeError(
             f"{path}:1: not a recipe: expected keys such as `models:`, found {type(marked).__name__}", path=path, line=1
         )
-    return YamlFile(path, _plain(marked), dump_yaml(marked) if text is None else text, marked)
+    text = dump_yaml(marked) if text is None else text
+    return YamlFile(path, _plain(marked), text, marked, definitions=definitions)
 
 
 class _Bounds(YAMLError):
@@ -175,13 +186,44 @@ class _Bounds(YAMLError):
         self.problem, self.problem_mark = problem, mark
 
 
-def _check_bounds(text: str) -> None:
-    """Raises YAMLError for text that would grow when it is read: aliases of aliases, deep nesting, tags that make other
-    types, numbers of hundreds of digits."""
+@dataclass
+class _OpenNode:
+    """A list or mapping that the scan is within. `keys`: those of a mapping so far; `key`: the one whose value is
+    next."""
+
+    anchor: str | None
+    nodes_before: int
+    is_mapping: bool
+    keys: set[str] = field(default_factory=set)
+    key: str | None = None
+
+
+def _scan(text: str) -> frozenset[str]:
+    """The top-level keys that define an anchor. Raises YAMLError for text that would grow when it is read: aliases of
+    aliases, deep nesting, tags that make other types, numbers of hundreds of digits; and for a key that comes twice,
+    unless it stands at the top to define anchors."""
     nodes = 0  # with aliases written out
-    open_nodes: list[tuple[str | None, int]] = []  # anchor, number of nodes before it
+    open_nodes: list[_OpenNode] = []
     sizes: dict[str, int] = {}
+    definitions: set[str] = set()
+    twice: dict[str, Any] = {}
     for event in YAML(typ="rt").parse(text):
+        anchor = getattr(event, "anchor", None)
+        parent = open_nodes[-1] if open_nodes else None
+        begins = isinstance(event, events.AliasEvent | events.CollectionStartEvent | events.ScalarEvent)
+        if begins and parent and parent.is_mapping:
+            if parent.key is None:
+                parent.key = str(getattr(event, "value", ""))
+                if parent.key in parent.keys and parent.key != "<<":
+                    if len(open_nodes) > 1:
+                        raise _Bounds(f"the key {parent.key!r} comes twice", event.start_mark)
+                    twice[parent.key] = event.start_mark
+                parent.keys.add(parent.key)
+            else:
+                if not isinstance(event, events.CollectionStartEvent):
+                    if anchor and not isinstance(event, events.AliasEvent) and open_nodes[0].key:
+                        definitions.add(open_nodes[0].key)
+                    parent.key = None
         if isinstance(event, events.AliasEvent):
             if event.anchor not in sizes:
                 raise _Bounds(f"the alias *{event.anchor} is within its own anchor, or has none", event.start_mark)
@@ -195,16 +237,26 @@ def _check_bounds(text: str) -> None:
                     raise _Bounds(f"a number of {len(event.value)} digits", event.start_mark)
                 if event.anchor:
                     sizes[event.anchor] = 1
+                    if open_nodes and open_nodes[0].key:
+                        definitions.add(open_nodes[0].key)
             else:
-                open_nodes.append((event.anchor, nodes - 1))
+                if anchor and open_nodes and open_nodes[0].key:
+                    definitions.add(open_nodes[0].key)
+                open_nodes.append(_OpenNode(anchor, nodes - 1, isinstance(event, events.MappingStartEvent)))
                 if len(open_nodes) > _MAX_DEPTH:
                     raise _Bounds(f"nested deeper than {_MAX_DEPTH} levels", event.start_mark)
         elif isinstance(event, events.CollectionEndEvent):
-            anchor, before = open_nodes.pop()
-            if anchor:
-                sizes[anchor] = nodes - before
+            ended = open_nodes.pop()
+            if ended.anchor:
+                sizes[ended.anchor] = nodes - ended.nodes_before
+            if open_nodes and open_nodes[-1].is_mapping:
+                open_nodes[-1].key = None
         if nodes > _MAX_NODES:
             raise _Bounds(f"more than {_MAX_NODES:,} values, aliases written out", event.start_mark)
+    for key, mark in twice.items():
+        if key not in definitions:
+            raise _Bounds(f"the key {key!r} comes twice", mark)
+    return frozenset(definitions)
 
 
 def dump_yaml(tree: Any) -> str:

@@ -29,6 +29,11 @@ class NuSlerp(Method):
     inputs = (2, 3)
     row_wise = True
 
+    @property
+    def needs_torch(self) -> bool:
+        """For all angles but one."""
+        return True
+
     def objection(self, settings):
         if len(settings.others) != 2:
             count = len(settings.others)
