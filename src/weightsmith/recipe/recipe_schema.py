@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
-from weightsmith.files.inputs.yaml_file import StrictModel
+from weightsmith.files.inputs.yaml_file import KeyProblem, StrictModel
 from weightsmith.methods.registry import METHODS, method_names
 from weightsmith.recipe.model_reference import ModelReference, short_reference
 
@@ -17,12 +16,12 @@ Parameters = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value
 
 
 def _refuse_parameters(value: Any, known: Mapping[str, Any], where: str) -> None:
-    """Raises PydanticCustomError for a parameter that stands one level too far out."""
+    """Raises KeyProblem for a parameter that stands one level too far out."""
     parameters = {parameter.name for name in method_names() for parameter in METHODS[name].parameters}
     keys = value.keys() if isinstance(value, Mapping) else ()
     if misplaced := next((key for key in keys if key in parameters and key not in known), None):
         message = f"unknown key {misplaced!r}; it is a parameter of merge methods: put it under {where}"
-        raise PydanticCustomError("misplaced", message, {"key": misplaced})  # type: ignore[arg-type]
+        raise KeyProblem(misplaced, message)
 
 
 class ModelEntry(StrictModel):

@@ -33,6 +33,14 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class KeyProblem(ValueError):
+    """A check of a whole mapping objects to one of its keys."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 @dataclass(frozen=True)
 class YamlFile:
     """A parsed file: `text` as it was, `tree` as plain values, and the line of any key; or a tree that never was a
@@ -108,9 +116,9 @@ class YamlFile:
                     keys, f"unknown key {where!r}{nearest(str(keys[-1]), _schema_at(schema, keys).model_fields)}"
                 ) from error
             message = first["msg"].removeprefix("Value error, ")
-            key = first.get("ctx", {}).get("key")
-            if key is not None:  # a check of a whole mapping objects to one of its keys
-                raise self.error([*keys, key], message) from error
+            cause = first.get("ctx", {}).get("error")
+            if isinstance(cause, KeyProblem):
+                raise self.error([*keys, cause.key], message) from error
             raise self.error(keys, f"{where}: {message}" if where else message) from error
 
 
