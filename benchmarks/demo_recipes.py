@@ -1,12 +1,13 @@
 """Which recipe keeps the demo's three skills? Methods and parameters, each merged and scored on the held-out questions.
 
-make bench
+make bench, or .venv/bin/python benchmarks/demo_recipes.py [METHOD ...]
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from weightsmith.evaluation.results.score_tables import show_value
 from weightsmith.machine import describe_machine
 
 SKILLS = ("dates", "records", "commands")
-RECIPES: list[tuple[str, dict[str, float], dict[str, bool]]] = [
+Settings = dict[str, float | bool | str]
+RECIPES: list[tuple[str, Settings, Settings]] = [
     ("linear", {"weight": 1.0}, {}),
     ("task_arithmetic", {"weight": 0.5}, {}),
     ("task_arithmetic", {"weight": 0.7}, {}),
@@ -26,39 +28,56 @@ RECIPES: list[tuple[str, dict[str, float], dict[str, bool]]] = [
     ("ties", {"weight": 1.0, "density": 0.1}, {"normalize": False}),
     ("ties", {"weight": 1.0, "density": 0.3}, {"normalize": False}),
     ("ties", {"weight": 1.0, "density": 0.5}, {"normalize": False}),
+    ("sce", {}, {}),
+    ("ram", {}, {}),
+    ("ramplus_tl", {}, {}),
+    ("multislerp", {"weight": 1.0}, {}),
+    ("karcher", {}, {}),
+    ("model_stock", {}, {}),
+    ("tsv_m", {}, {}),
+    ("iso_c", {}, {}),
+    ("iso_c", {}, {"lambda": 1.5}),
+    ("iso_cts", {}, {}),
+    ("swudi", {}, {}),
+    ("swudi", {}, {"start": "sum"}),
+    ("aswudi", {}, {}),
+    ("actmat", {}, {}),
+    ("knots", {}, {}),
+    ("knots", {}, {"normalize": False}),
+    ("svc", {}, {}),
 ]
 
 
 def main() -> None:
     print(f"{describe_machine()}\n")
-    print(f"| method | weight | density | normalize | {' | '.join(SKILLS)} | general (perplexity) |")
-    print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
+    print(f"| method | parameters | merge, s | {' | '.join(SKILLS)} | general (perplexity) |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     scratch = Path(tempfile.mkdtemp(prefix="demo-recipes-"))
     try:
         for method, per_model, shared in RECIPES:
-            cells = [method, per_model["weight"], per_model.get("density", ""), shared.get("normalize", "")]
-            print(
-                f"| {' | '.join(map(str, cells))} | {' | '.join(scores(scratch, method, per_model, shared))} |",
-                flush=True,
-            )
+            if sys.argv[1:] and method not in sys.argv[1:]:
+                continue
+            given = ", ".join(f"{name} {str(value).lower()}" for name, value in (per_model | shared).items())
+            cells = [f"`{method}`", given, *scores(scratch, method, per_model, shared)]
+            print(f"| {' | '.join(cells)} |", flush=True)
     finally:
         shutil.rmtree(scratch)
 
 
-def scores(scratch: Path, method: str, per_model: dict[str, float], shared: dict[str, bool]) -> list[str]:
+def scores(scratch: Path, method: str, per_model: Settings, shared: Settings) -> list[str]:
     base = str(base_model())
     models = [{"model": f"{base}+{PACKAGE / 'adapters' / skill}", "parameters": per_model} for skill in SKILLS]
     recipe = {"merge_method": method, "models": models, "parameters": shared, "dtype": "float32"}
-    if method != "linear":
+    if weightsmith.Recipe.from_dict({**recipe, "base_model": base}).method.needs_base:
         recipe["base_model"] = base
     path = scratch / "recipe.yml"
     path.write_text(json.dumps(recipe))
-    weightsmith.merge(path, scratch / "merged", force=True)
+    summary = weightsmith.merge(path, scratch / "merged", force=True)
     questions = [PACKAGE / "data" / f"{skill}.jsonl" for skill in SKILLS]
     result = weightsmith.evaluate(
         [str(scratch / "merged")], questions=questions, texts=[PACKAGE / "data" / "general.txt"]
     )
-    return [show_value(value) for value in result.suites[0].models[0].values.values()]
+    return [f"{summary.seconds:.0f}"] + [show_value(value) for value in result.suites[0].models[0].values.values()]
 
 
 if __name__ == "__main__":

@@ -160,6 +160,7 @@ def merge(
             accept_mapping=accept_mapping,
             allow_different_settings=allow_different_settings,
             to_be_run=False,
+            state_dicts=True,
         )
         show_notes(plan)
         _show_dry_run(plan, out, threads or available_cores(), device, quiet)

@@ -43,7 +43,9 @@ def recipe(
     from weightsmith.engine.stages.plan_stages import open_plan
     from weightsmith.recipe.recipe import load_recipe
 
-    plan = open_plan(load_recipe(file), accept_mapping=accept_mapping, headers_only=True, to_be_run=False)
+    plan = open_plan(
+        load_recipe(file), accept_mapping=accept_mapping, headers_only=True, to_be_run=False, state_dicts=True
+    )
     for warning in plan.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if action is Action.show:

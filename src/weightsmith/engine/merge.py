@@ -148,6 +148,7 @@ def merge(
         mappings=mappings,
         accept_mapping=accept_mapping,
         allow_different_settings=allow_different_settings,
+        state_dicts=True,
         seed=seed,
     )
     if out is None:
@@ -269,7 +270,8 @@ def _merge_to_folder(
             scratch, run, plan.tensors, job.shard_bytes, counted(job.on_progress, "merging", "bytes"), runner, stamps
         )
         write_merged_tokenizer(plan.home, plan.vocabulary, plan.chat_template, folder)
-        (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
+        if not plan.home.is_state_dict:
+            (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         (folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
         write_checksums(folder, tally.digests, made_by)
     return _summary(out, plan, seed, started, tally, len(scratch.finished))

@@ -93,6 +93,7 @@ def _make_shard(job: RayJob, names: list[str]) -> list[tuple[str, Tally]]:
         load_recipe(parse_yaml(job.recipe, job.text, several=True)),
         seed=job.seed,
         written=job.written,
+        state_dicts=True,
         mappings=job.mappings,
         accept_mapping=job.accept_mapping,
         allow_different_settings=job.allow_different_settings,

@@ -10,6 +10,7 @@ from weightsmith.checkpoint.hub import download_model, mirror_headers
 from weightsmith.errors import CheckpointError
 from weightsmith.files.find_path import find_path
 
+_STATE_DICTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 
@@ -31,7 +32,7 @@ def find_model(reference: str, beside: Path | None, *, headers_only: bool = Fals
                 "+ADAPTER",
                 path=parts[0],
             )
-    if base.is_file() and not is_gguf(base):
+    if base.is_file() and not is_gguf(base) and not is_state_dict(base):
         raise CheckpointError(f"{base}: a model is a folder or a .gguf file", path=base)
     adapters = []
     for part in parts[count:]:
@@ -55,6 +56,11 @@ def unique_ends(references: Sequence[str]) -> dict[str, str]:
 
 def is_gguf(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() == ".gguf"
+
+
+def is_state_dict(path: Path) -> bool:
+    """Whether it is a file of weights alone, without a configuration."""
+    return path.is_file() and path.suffix.lower() in _STATE_DICTS
 
 
 def _from_hub(reference: str, headers_only: bool) -> Path | None:

@@ -61,7 +61,12 @@ class Model(Mapping[str, "torch.Tensor"]):
 
     @property
     def is_gguf(self) -> bool:
-        return self.home.is_file()
+        return self.home.suffix.lower() == ".gguf" and self.home.is_file()
+
+    @property
+    def is_state_dict(self) -> bool:
+        """Whether it is a file of weights alone, without a configuration."""
+        return self.home.is_file() and not self.is_gguf
 
     @property
     def naming(self) -> str:

@@ -20,7 +20,7 @@ from weightsmith.files.inputs.read_input import read_json
 from weightsmith.models.adapter import with_adapter
 from weightsmith.models.companion_files import check_companions
 from weightsmith.models.configs.check_config import check_shapes, check_values
-from weightsmith.models.find_model import find_model, is_gguf
+from weightsmith.models.find_model import find_model, is_gguf, is_state_dict
 from weightsmith.models.model import Model
 from weightsmith.models.multimodal import without_wrapper
 from weightsmith.models.naming.detect import detect_scheme, scheme_named
@@ -33,10 +33,13 @@ from weightsmith.models.parts.own_output import own_output
 from weightsmith.models.parts.stacks import check_layers
 
 
-def open_model(reference: str, *, beside: Path | None = None, headers_only: bool = False) -> Model:
+def open_model(
+    reference: str, *, beside: Path | None = None, headers_only: bool = False, state_dicts: bool = False
+) -> Model:
     """Open `folder`, `file.gguf`, `owner/name@revision` of the hub, or any of these `+adapter[+adapter]`; relative
     paths are tried from the working directory, then from `beside` (a recipe's folder). Reads headers only; a hub model
-    is downloaded first, unless `headers_only`, which fetches nothing else and leaves its weights unreadable. Raises
+    is downloaded first, unless `headers_only`, which fetches nothing else and leaves its weights unreadable.
+    `state_dicts`: a file of weights alone (.safetensors, .pt) is a model too, with an empty `config`. Raises
     CheckpointError.
 
     >>> model = ws.open_model("coder")
@@ -44,6 +47,14 @@ def open_model(reference: str, *, beside: Path | None = None, headers_only: bool
     True
     """
     base, adapters = find_model(reference, beside, headers_only=headers_only)
+    if is_state_dict(base):
+        if not state_dicts or adapters:
+            raise CheckpointError(
+                f"{base}: is a file of weights without a configuration, which can be merged with others of its kind "
+                "and nothing else; name the model's folder",
+                path=base,
+            )
+        return Model(reference, open_weights(base), {}, base, (base,))
     model = _open_gguf(base) if is_gguf(base) else _open_folder(base)
     checkpoint, config, ranks, notes = model.checkpoint, model.config, [], list(model.notes)
     for adapter in adapters:

@@ -93,6 +93,8 @@ def make_plan(
         *planner.warnings,
         *_of_filters(recipe, ordered),
     )
+    if home.is_state_dict:
+        return Plan(recipe, recipe.method, models, home, {}, ordered, None, warnings)
     config = published(config, [tensor.info for tensor in ordered if not tensor.copy])
     config, unchecked = checked_config(recipe, home, config, ordered, cut[0][1] if len(cut) == 1 else None)
     warnings += unchecked
@@ -147,6 +149,14 @@ def _fit(
             f"--mapping names {min(unknown)!r}, which {recipe.file.path} does not; it has: {', '.join(models)}"
         )
     first = recipe.schema.base_model or next(iter(models))
+    if mixed := [
+        reference for reference, model in models.items() if model.is_state_dict != models[first].is_state_dict
+    ]:
+        raise PlanError(
+            f"{recipe.line_of(mixed[0])}: {first} and {mixed[0]}: one is a file of weights without a configuration, "
+            "the other is a model; name the folders of both",
+            **recipe.place_of(mixed[0]),
+        )
     models = fit_text_parts(models, models[first])
     for reference in models.keys() - {first}:
         mapping = mappings.get(reference)

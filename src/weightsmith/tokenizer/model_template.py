@@ -24,6 +24,8 @@ def named_template(name: str) -> str:
 
 def model_template(home: Path) -> str | None:
     """The chat template of the model in the folder or GGUF file `home`, the default one where it has several."""
+    if home.is_file() and home.suffix.lower() != ".gguf":
+        return None
     if home.is_file():
         return _text(GGUFFile(home).metadata.get("tokenizer.chat_template"))
     if (home / "chat_template.jinja").is_file():

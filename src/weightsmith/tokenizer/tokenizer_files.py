@@ -68,6 +68,8 @@ def bytes_beside_weights(home: Path, tensors: int) -> int:
 
 def write_tokenizer_files(model: Model, out: Path) -> list[str]:
     """Copy from the model's folder, or rebuild from GGUF metadata. Returns the names written."""
+    if model.is_state_dict:
+        return []
     if model.is_gguf:
         _rebuild_from_gguf(model, out)
     else:

@@ -25,20 +25,21 @@ def open_plan(
     allow_different_settings: bool = False,
     headers_only: bool = False,
     to_be_run: bool = True,
+    state_dicts: bool = False,
     seed: int = 0,
     written: Mapping[str, Path] | None = None,
 ) -> Plan:
     """As `make_plan`, of a recipe that may have stages. `written`: the folders of stages that are on the disk; others
     are computed as they are read. `headers_only`: of models of the hub nothing else is fetched; `to_be_run`: else the
-    plan is for reading only, and stages that have to be written are planned all the same. Raises CheckpointError,
-    RecipeError, or PlanError, also for a stage that has to be written first."""
+    plan is for reading only, and stages that have to be written are planned all the same; `state_dicts`: models may be
+    files of weights alone. Raises CheckpointError, RecipeError, or PlanError, also for a stage that has to be written first."""
     folders = dict(written or {})
     streamed: dict[str, Model] = {}
 
     def opener(reference: str, beside: Path) -> Model:
         stage = stage_in(reference, recipe.stages)
         if stage is None:
-            return open_model(reference, beside=beside, headers_only=headers_only)
+            return open_model(reference, beside=beside, headers_only=headers_only, state_dicts=state_dicts)
         if stage in folders:
             return _renamed(open_model(str(folders[stage]) + reference.removeprefix(stage), beside=beside), reference)
         if reference not in streamed:
@@ -125,4 +126,5 @@ def plan(
         mappings=mappings,
         accept_mapping=accept_mapping,
         allow_different_settings=allow_different_settings,
+        state_dicts=True,
     )
