@@ -187,3 +187,24 @@ def test_arcee_fusion_takes_what_stands_out() -> None:
     assert merged("arcee_fusion", [base, other], [{}, {}])[0][0] == 5.0
     assert merged("arcee_fusion", [base, other], [{}, {}])[0][3] == 0.1  # its row changed as a whole
     assert merged("arcee_fusion", [base, base], [{}, {}]) == base
+
+
+def test_consensus_keeps_what_matters_to_several() -> None:
+    a = [[3.0, 3.0, 1.0, 2.0]]  # changes 2, 2, 0, 1
+    b = [[3.0, 1.0, 1.0, 2.0]]  # changes 2, 0, 0, 1
+    c = [[1.0, 1.0, 5.0, 2.0]]  # changes 0, 0, 4, 1
+    # 2 and 2 matter to two of three (2 >= 0.5 * 2), 2 and 4 to one each, and 1 to all three (1 >= 0.5 * 2).
+    values = [{}] * 4
+    result = merged("consensus", [ONES[:1], a, b, c], values, **{"lambda": 1.0})
+    assert result == [[5.0, 1.0, 1.0, 4.0]]
+    assert merged("consensus", [ONES[:1], a, b, c], values, agreement=3, **{"lambda": 0.5}) == [[1.0, 1.0, 1.0, 2.5]]
+
+
+def test_the_median_is_not_moved_by_one_that_is_far_off() -> None:
+    models = [[[1.0, 0.0]], [[2.0, 0.0]], [[900.0, 5.0]]]
+    assert merged("weighted_median", models, [{}] * 3, base=None) == [[2.0, 0.0]]
+    heavy = [{"weight": 1.0}, {"weight": 1.0}, {"weight": 3.0}]
+    assert merged("weighted_median", models, heavy, base=None) == [[900.0, 5.0]]
+    # Where two share the middle it is their mean: 1 and 2 hold half of the weight.
+    even = [{"weight": 0.1}, {"weight": 0.2}, {"weight": 0.3}]
+    assert merged("weighted_median", models, even, base=None) == [[451.0, 2.5]]

@@ -7,9 +7,11 @@ from importlib import metadata
 
 from weightsmith.errors import RecipeError
 from weightsmith.methods.elementwise.arcee_fusion import ArceeFusion
+from weightsmith.methods.elementwise.consensus import Consensus
 from weightsmith.methods.elementwise.nearswap import NearSwap
 from weightsmith.methods.elementwise.ram import Ram, RamPlus
 from weightsmith.methods.elementwise.sce import Sce
+from weightsmith.methods.elementwise.weighted_median import WeightedMedian
 from weightsmith.methods.linear import Linear
 from weightsmith.methods.matrices.isotropic import IsoC, IsoCts
 from weightsmith.methods.matrices.knots import Knots
@@ -42,6 +44,8 @@ _CLASSES = (
     Ram,
     RamPlus,
     Sce,
+    Consensus,
+    WeightedMedian,
     ModelStock,
     Slerp,
     NuSlerp,

@@ -32,7 +32,8 @@ def open_plan(
     """As `make_plan`, of a recipe that may have stages. `written`: the folders of stages that are on the disk; others
     are computed as they are read. `headers_only`: of models of the hub nothing else is fetched; `to_be_run`: else the
     plan is for reading only, and stages that have to be written are planned all the same; `state_dicts`: models may be
-    files of weights alone. Raises CheckpointError, RecipeError, or PlanError, also for a stage that has to be written first."""
+    files of weights alone. Raises CheckpointError, RecipeError, or PlanError, also for a stage that has to be written
+    first."""
     folders = dict(written or {})
     streamed: dict[str, Model] = {}
 
