@@ -21,6 +21,7 @@ class ModelStock(Method):
 
     name = "model_stock"
     title = "Model Stock"
+    cost = "each input is read twice; once with filter_wise"
     paper = "https://arxiv.org/abs/2403.19522"
     parameters = (
         Parameter("filter_wise", bool, "shared", "one angle per row instead of one per tensor", default=False),

@@ -19,6 +19,7 @@ class ArceeFusion(Method):
 
     name = "arcee_fusion"
     title = "Arcee Fusion"
+    cost = "each input is read three times"
     paper = "https://www.arcee.ai/blog/meet-mergekit-v0-1-arcee-fusion-expanded-model-support-multi-gpu-acceleration"
     parameters = ()
     needs_base = True

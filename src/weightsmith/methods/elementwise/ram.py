@@ -19,6 +19,7 @@ class Ram(Method):
 
     name = "ram"
     title = "RAM"
+    advice = "For models trained by reinforcement learning, which change few elements, and each its own."
     paper = "https://arxiv.org/abs/2601.13572"
     parameters: ClassVar[tuple[Parameter, ...]] = (_EPSILON,)
     needs_base = True
@@ -48,6 +49,7 @@ class RamPlus(Ram):
 
     name = "ramplus_tl"
     title = "RAM+, tensor by tensor"
+    cost = "each input is read twice"
     parameters = (
         Parameter("r", float, "shared", "how much more weight a model's own changes get", default=0.1),
         Parameter("alpha", float, "shared", "the most that rho counts", default=0.2, at_least=0.0),

@@ -21,6 +21,7 @@ class Sce(Method):
 
     name = "sce"
     title = "SCE"
+    cost = "each input is read twice, and three times more with select_topk below 1"
     paper = "https://arxiv.org/abs/2408.07990"
     parameters = (
         Parameter(

@@ -16,8 +16,11 @@ class IsoC(MatrixMethod):
     title = "Iso-C"
     paper = "https://arxiv.org/abs/2502.04959"
     parameters = matrix_parameters()
-    cost = "some 20 matrix products per matrix, which is held whole, in float32, one of every model for each thread"
-    advice = "Search `lambda`: published values, 1 to 1.5, are for image classifiers."
+    cost = "one eigenvalue problem per matrix, which is held whole, in float32, one of every model for each thread"
+    advice = (
+        "For full fine-tunes: the task vector of a LoRA adapter has few directions, and a flat spectrum lifts the "
+        "rounding in the others. Search `lambda`: published values, 1 to 1.5, are for image classifiers."
+    )
 
     def merge_matrices(self, deltas, settings):
         total = deltas.sum(0)
@@ -45,8 +48,8 @@ class IsoCts(MatrixMethod):
         ),
     )
     cost = (
-        "one eigenvalue problem per model and matrix and one more, and some 15 matrix products; each matrix is held "
-        "whole, in float32, one of every model for each thread"
+        "one eigenvalue problem per model and matrix, and three more; each matrix is held whole, in float32, one of "
+        "every model for each thread"
     )
     advice = IsoC.advice
 

@@ -11,16 +11,16 @@ class TsvM(MatrixMethod):
     that are kept are turned so that they interfere the least (the polar factor of the joined vectors), and keep their
     values.
 
-    The authors' code is followed (`TSVM_utils.py`), with singular vectors from Gram matrices and polar factors by
-    Newton-Schulz steps. One model gives itself; orthogonal ones give their sum."""
+    The authors' code is followed (`TSVM_utils.py`), with singular vectors and polar factors from Gram matrices.
+    One model gives itself; orthogonal ones give their sum."""
 
     name = "tsv_m"
     title = "TSV-M"
     paper = "https://arxiv.org/abs/2412.00081"
     parameters = matrix_parameters()
     cost = (
-        "one eigenvalue problem per model and matrix, and some 15 matrix products; each matrix is held whole, in "
-        "float32, one of every model for each thread"
+        "one eigenvalue problem per model and matrix, and two more; each matrix is held whole, in float32, one of "
+        "every model for each thread"
     )
     advice = (
         "For distinct specialists of one base; on Llama-3.2-3B with five of them it gave 41.5 where task arithmetic "

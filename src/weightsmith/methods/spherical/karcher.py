@@ -16,6 +16,7 @@ class Karcher(Method):
 
     name = "karcher"
     title = "Karcher mean"
+    cost = "each input is read twice"
     paper = "https://arxiv.org/abs/2603.04972"
     parameters = (
         Parameter("max_iter", int, "shared", "most steps towards the mean", default=10, at_least=0),

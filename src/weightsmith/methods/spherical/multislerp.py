@@ -20,6 +20,7 @@ class MultiSlerp(Method):
 
     name = "multislerp"
     title = "Multi-SLERP"
+    cost = "each input is read twice"
     paper = "https://goddard.blog/posts/multislerp-wow-what-a-cool-idea"
     parameters = (
         Parameter("weight", float, "non_base", "share of this model"),

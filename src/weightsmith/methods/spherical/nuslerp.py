@@ -20,6 +20,7 @@ class NuSlerp(Method):
 
     name = "nuslerp"
     title = "NuSLERP"
+    cost = "each input is read twice"
     paper = "https://github.com/arcee-ai/mergekit/blob/main/docs/merge_methods.md#nuslerp-nuslerp"
     parameters = (
         Parameter("weight", float, "non_base", "share of this model"),

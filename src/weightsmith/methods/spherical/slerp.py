@@ -22,6 +22,7 @@ class Slerp(Method):
     parameters = (Parameter("t", float, "shared", "position between the base (0) and the other model (1)"),)
     needs_base = True
     inputs = (2, 2)
+    cost = "each input is read twice"
 
     def statistics(self, scan, settings):
         products = dot_products(scan) if scan.numel else np.zeros((2, 2))

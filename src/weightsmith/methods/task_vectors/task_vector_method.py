@@ -46,6 +46,7 @@ class TaskVectorMethod(Method):
     """
 
     needs_base = True
+    cost = "each input is read once, and once or twice more where something is thinned by rank or rescaled"
     sparsifier: ClassVar[Sparsifier | None] = None
     elect: ClassVar[bool] = False
 

@@ -33,6 +33,7 @@ class Ties(TaskVectorMethod):
     name = "ties"
     title = "TIES"
     paper = "https://arxiv.org/abs/2306.01708"
+    advice = "For distinct specialists of one base; with fine-tunes that overlap, compare it with task_arithmetic."
     parameters = task_vector_parameters(normalize=True, rescale=False)
     sparsifier = ByMagnitude()
     elect = True

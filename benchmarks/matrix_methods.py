@@ -1,0 +1,105 @@
+"""Methods of matrices against the dense form of their formula: error, and time of both, side by side.
+
+    .venv/bin/python benchmarks/matrix_methods.py [ROWSxCOLUMNS ...]
+
+Task vectors of three models with decaying spectra and a part in common. The dense form takes full SVDs, in float32, by
+LAPACK, as the methods' own code does. Times are of one matrix, best of two, with all of torch's threads for both.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from weightsmith.machine import describe_machine
+from weightsmith.methods.method import Settings
+from weightsmith.methods.registry import METHODS
+
+SHAPES = ("576x1536", "1024x1024", "2048x2048")
+MODELS = 3
+
+
+def experts(rows: int, columns: int) -> torch.Tensor:
+    """Float32 [models, rows, columns]."""
+    generator = torch.Generator().manual_seed(0)
+    rank = min(rows, columns)
+    decay = (1 + torch.arange(rank)) ** -0.7
+    made = []
+    common = torch.randn(rows, columns, generator=generator)
+    for _ in range(MODELS):
+        left, right = (torch.randn(size, rank, generator=generator) / size**0.5 for size in (rows, columns))
+        made.append((left * decay) @ right.T + 0.01 * common / (rows * columns) ** 0.25)
+    return torch.stack(made)
+
+
+def svd(matrix: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :count], s[:count], vh[:count]
+
+
+def polar(matrix: torch.Tensor) -> torch.Tensor:
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u @ vh
+
+
+def tsv_m(deltas: torch.Tensor) -> torch.Tensor:
+    kept = min(deltas.shape[1:]) // len(deltas)
+    parts = [svd(delta, kept) for delta in deltas]
+    u, s = torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts])
+    return (polar(u) * s) @ polar(torch.cat([part[2] for part in parts]))
+
+
+def iso_c(deltas: torch.Tensor) -> torch.Tensor:
+    u, s, vh = torch.linalg.svd(deltas.sum(0), full_matrices=False)
+    return s.mean() * (u @ vh)
+
+
+def svc(deltas: torch.Tensor) -> torch.Tensor:
+    total = deltas.sum(0)
+    u, s, vh = torch.linalg.svd(total, full_matrices=False)
+    along = u.T @ total
+    own = torch.stack([u.T @ delta for delta in deltas])
+    shares = ((along * own).sum(2) / own.square().sum(2).clamp(min=1e-12)).clamp(min=0.1).sum(0)
+    return (u * (s * len(deltas) / shares)) @ vh
+
+
+DENSE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"tsv_m": tsv_m, "iso_c": iso_c, "svc": svc}
+
+
+def ours(name: str, deltas: torch.Tensor) -> torch.Tensor:
+    method = METHODS[name]
+    shared = {p.name: p.default for p in method.parameters if p.scope == "shared"}
+    return method.merge_matrices(deltas, Settings(shared, ({},) * (len(deltas) + 1), 0, "matrix"))  # type: ignore[attr-defined]
+
+
+def timed(work: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
+    best = float("inf")
+    for _ in range(2):
+        began = time.perf_counter()
+        result = work()
+        best = min(best, time.perf_counter() - began)
+    return best, result
+
+
+def main() -> None:
+    print(f"{describe_machine()}; {torch.get_num_threads()} threads, {MODELS} models\n")
+    print("| matrix | method | dense, s | weightsmith, s | times faster | relative difference |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |")
+    for shape in sys.argv[1:] or SHAPES:
+        deltas = experts(*map(int, shape.split("x")))
+        for name in [name for name, method in METHODS.items() if method.of_matrices]:
+            seconds, result = timed(lambda name=name: ours(name, deltas))
+            if name in DENSE:
+                dense_seconds, expected = timed(lambda name=name: DENSE[name](deltas))
+                apart = float((result - expected).norm() / expected.norm())
+                cells = f"{dense_seconds:.2f} | {seconds:.2f} | {dense_seconds / seconds:.1f} | {apart:.1e}"
+            else:
+                cells = f" | {seconds:.2f} | | "
+            print(f"| {shape} | `{name}` | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
