@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -91,9 +92,9 @@ def main() -> None:
     for shape in sys.argv[1:] or SHAPES:
         deltas = experts(*map(int, shape.split("x")))
         for name in [name for name, method in METHODS.items() if method.of_matrices]:
-            seconds, result = timed(lambda name=name: ours(name, deltas))
+            seconds, result = timed(partial(ours, name, deltas))
             if name in DENSE:
-                dense_seconds, expected = timed(lambda name=name: DENSE[name](deltas))
+                dense_seconds, expected = timed(partial(DENSE[name], deltas))
                 apart = float((result - expected).norm() / expected.norm())
                 cells = f"{dense_seconds:.2f} | {seconds:.2f} | {dense_seconds / seconds:.1f} | {apart:.1e}"
             else:
