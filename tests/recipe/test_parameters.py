@@ -129,3 +129,18 @@ def test_a_parameter_of_the_whole_merge_does_nothing_at_one_model() -> None:
     text = "merge_method: ties\nbase_model: a\nmodels:\n  - model: b\n    parameters: {weight: 1, normalize: false}\n"
     (warning,) = load_recipe(parse_yaml(Path("recipe.yml"), text)).warnings
     assert warning.startswith("recipe.yml:5: 'normalize' belongs to the whole merge and does nothing at one model")
+
+
+@pytest.mark.parametrize(
+    "method,parameters,message",
+    [
+        ("karcher", {"max_iter": -1}, "max_iter is -1: must be at least 0"),
+        ("karcher", {"max_iter": 1.5}, "expected a whole number"),
+        ("tsv_m", {"embeddings": "meen"}, "expected one of mean, sum, base, matrix"),
+        ("ties", {"density": 0}, "must be above 0 and at most 1"),
+    ],
+)
+def test_bounds_and_words(method: str, parameters: dict[str, Any], message: str) -> None:
+    file = parse_yaml(Path("recipe.yml"), "merge_method: x\n")
+    with pytest.raises(RecipeError, match=message):
+        check_parameters(file, ["parameters"], parameters, METHODS[method], of_one_model=False)

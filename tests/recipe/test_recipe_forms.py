@@ -156,3 +156,48 @@ def test_a_seed_in_the_recipe_is_a_warning() -> None:
     text = "merge_method: linear\nmodels: [{model: a}]\nrandom_seed: 7\n"
     (warning,) = Recipe.from_yaml(parse_yaml(Path("recipe.yml"), text)).warnings
     assert warning.startswith("recipe.yml:3: 'random_seed' does nothing in a recipe") and "--seed 7" in warning
+
+
+def test_a_variable_never_becomes_part_of_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTSMITH_TEST", "secret")
+    for reference in ("/models/base+owner/$WEIGHTSMITH_TEST", "owner/name+owner/${WEIGHTSMITH_TEST}"):
+        with pytest.raises(ValueError, match="no absolute path"):
+            short_reference(reference)
+
+
+def test_a_key_that_counts_stands_once_even_with_an_anchor() -> None:
+    text = "models: &A [{model: a}]\nmodels: &B [{model: b}]\nmerge_method: linear\n"
+    with pytest.raises(RecipeError, match=r"recipe\.yml:2: the key 'models' comes twice"):
+        Recipe.from_yaml(parse_yaml(Path("recipe.yml"), text))
+
+
+def test_an_included_file_may_define_anchors(tmp_path: Path) -> None:
+    (tmp_path / "common.yml").write_text("tag: &M a\nmodels: [{model: *M}]\n")
+    (tmp_path / "recipe.yml").write_text("include: common.yml\nmerge_method: passthrough\n")
+    assert Recipe.from_file(tmp_path / "recipe.yml").schema.models[0].model == "a"
+
+
+def test_files_that_include_many_are_bounded(tmp_path: Path) -> None:
+    for number in range(5):
+        names = [f"{number + 1}.yml"] * 20
+        (tmp_path / f"{number}.yml").write_text(f"include: {names}\n")
+    (tmp_path / "5.yml").write_text("merge_method: linear\n")
+    with pytest.raises(RecipeError, match="more than 50 files are included"):
+        Recipe.from_file(tmp_path / "0.yml")
+
+
+def test_a_stage_that_nothing_needs_is_named() -> None:
+    text = "name: spare\nmerge_method: linear\nmodels: [{model: a}]\n---\nmerge_method: linear\nmodels: [{model: b}]\n"
+    recipe = Recipe.from_yaml(parse_yaml(Path("recipe.yml"), text, several=True))
+    assert recipe.used_stages == []
+    assert recipe.warnings == ("recipe.yml:1: no stage that the output needs uses 'spare', so it is not made",)
+
+
+def test_a_stage_that_is_only_a_base_is_part_of_the_recipe() -> None:
+    text = (
+        "name: first\nmerge_method: linear\nmodels: [{model: a}]\n---\n"
+        "merge_method: task_arithmetic\nbase_model: first\nmodels: [{model: b}]\n"
+    )
+    recipe = Recipe.from_yaml(parse_yaml(Path("recipe.yml"), text, several=True))
+    assert recipe.used_stages == ["first"] and not recipe.warnings
+    assert "model: a" in recipe.text_with_stages.split("\n---\n")[-1]

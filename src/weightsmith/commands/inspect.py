@@ -65,8 +65,7 @@ def inspect(
 
     beside, tokenizer_source, references = None, None, list(models or [])
     if recipe:
-        from weightsmith.planning.make_plan import model_references
-        from weightsmith.recipe.recipe import load_recipe
+        from weightsmith.recipe.recipe import load_recipe, model_references
 
         loaded = load_recipe(recipe)
         tokenizer = loaded.schema.tokenizer

@@ -81,6 +81,11 @@ def method_names() -> list[str]:
     return list(METHODS)
 
 
+def parameter_names() -> set[str]:
+    """Of the parameters of all methods. Raises RecipeError where a package cannot be imported."""
+    return {parameter.name for name in method_names() for parameter in METHODS[name].parameters}
+
+
 def add_method(method: Method) -> None:
     """Raises RecipeError where another method has its name."""
     if METHODS.setdefault(method.name, method) is not method:

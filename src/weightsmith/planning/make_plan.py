@@ -25,7 +25,7 @@ from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.planning.plan_tensor import TensorPlanner
 from weightsmith.planning.slices import check_slices, layers_of
 from weightsmith.recipe.parameters import filters_in, matches
-from weightsmith.recipe.recipe import Recipe, model_places, parameter_places, parts_of
+from weightsmith.recipe.recipe import Recipe, model_places, model_references, parameter_places, parts_of
 from weightsmith.recipe.recipe_schema import Slice
 from weightsmith.tokenizer.merged_tokenizer import tokenizer_model
 from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
@@ -101,19 +101,6 @@ def make_plan(
     template, about_template = choose_template(recipe, models)
     warnings += about_template
     return Plan(recipe, recipe.method, models, home, config, ordered, vocabulary, warnings, template)
-
-
-def model_references(recipe: Recipe) -> Iterator[str]:
-    """Every model reference of a recipe, the base first; some come twice."""
-    schema = recipe.schema
-    if schema.base_model:
-        yield schema.base_model
-    for _, part in parts_of(schema):
-        for run in part.slices or []:
-            if run.base_model:
-                yield run.base_model
-    for place in model_places(schema):
-        yield place.reference
 
 
 def _shape_giver(recipe: Recipe) -> str:

@@ -7,16 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from weightsmith.files.find_path import path_beside
+from weightsmith.files.find_path import is_file, path_beside
 from weightsmith.files.inputs.yaml_file import YamlFile, dump_yaml, read_yaml
 
-_DEEPEST = 10  # files that include files
+_MOST_FILES, _MOST_STAGES = 50, 200
 _MODEL_KEYS = ("model", "path", "base_model", "tokenizer_source", "source")
 
 
-def with_includes(file: YamlFile, within: tuple[Path, ...] = ()) -> YamlFile:
+def with_includes(file: YamlFile) -> YamlFile:
     """`file` with the keys of the files that it includes; its own count first, `parameters` key by key. Raises
     RecipeError."""
+    return _with_includes(file, (), [])
+
+
+def _with_includes(file: YamlFile, within: tuple[Path, ...], read: list[Path]) -> YamlFile:
+    """`within`: the files that include this one; `read`: all that were read for the recipe so far."""
     names = file.tree.get("include")
     if names is None:
         return file
@@ -27,15 +32,20 @@ def with_includes(file: YamlFile, within: tuple[Path, ...] = ()) -> YamlFile:
     within = (*within, file.path.absolute())
     tree: dict[str, Any] = {}
     sources: dict[str, YamlFile] = {}
+    definitions = file.definitions
     for name in names:
         path = path_beside(name, file.path.parent)
-        if path.absolute() in within or len(within) > _DEEPEST:
+        if not is_file(path):
+            raise file.error(["include"], f"{name}: no such file")
+        if path.absolute() in within:
             raise file.error(
                 ["include"], f"{name} includes itself, through {' and '.join(map(str, within[1:]) or [name])}"
             )
-        if not path.is_file():
-            raise file.error(["include"], f"{name}: no such file")
-        included = with_includes(read_yaml(path), within)
+        read.append(path)
+        if len(read) > _MOST_FILES:
+            raise file.error(["include"], f"{name}: more than {_MOST_FILES} files are included")
+        included = _with_includes(read_yaml(path), within, read)
+        definitions |= included.definitions
         for key, value in included.tree.items():
             tree[key] = _joined(key, tree.get(key), value)
             sources[key] = included.included.get(key, included)
@@ -43,7 +53,7 @@ def with_includes(file: YamlFile, within: tuple[Path, ...] = ()) -> YamlFile:
         if key != "include":
             tree[key] = _joined(key, tree.get(key), value)
             sources.pop(key, None)
-    return replace(file, tree=tree, _text=dump_yaml(tree), included=sources)
+    return replace(file, tree=tree, _text=dump_yaml(tree), included=sources, definitions=definitions)
 
 
 def stages_of(file: YamlFile) -> tuple[YamlFile, dict[str, YamlFile]]:
@@ -52,6 +62,8 @@ def stages_of(file: YamlFile) -> tuple[YamlFile, dict[str, YamlFile]]:
     document is the output."""
     if not file.documents:
         return with_includes(file), {}
+    if len(file.documents) > _MOST_STAGES:
+        raise file.error([], f"{len(file.documents)} documents; a recipe has at most {_MOST_STAGES} stages")
     documents = [with_includes(document) for document in file.documents]
     named: dict[str, YamlFile] = {}
     unnamed = []

@@ -56,8 +56,12 @@ def _path(value: Any, key: str) -> str:
 
 
 def _expanded(text: str) -> str:
-    """A path with `~` and environment variables written out. They have to lead to an absolute path: a hub id never
-    holds one, so that a recipe cannot send a variable elsewhere."""
+    """A reference with `~` and environment variables written out. Each part that has one, base or adapter, has to
+    become an absolute path: a hub id never is one, so that a recipe cannot send a variable elsewhere."""
+    return "+".join(_expanded_part(part) for part in text.split("+"))
+
+
+def _expanded_part(text: str) -> str:
     if not (text.startswith("~") or _VARIABLE.search(text)):
         return text
     missing = [name.strip("{}") for name in _VARIABLE.findall(text) if name.strip("{}") not in os.environ]

@@ -17,7 +17,7 @@ from weightsmith.errors import RecipeError
 from weightsmith.files.inputs.yaml_file import YamlFile
 from weightsmith.files.suggestions import nearest
 from weightsmith.methods.method import Method, Parameter
-from weightsmith.methods.registry import METHODS, method_names
+from weightsmith.methods.registry import parameter_names
 
 _PATTERN, _SECONDS = "re:", 1.0  # a pattern is somebody else's, and may take longer than anybody waits
 _TRUE, _FALSE = {"true", "yes", "on"}, {"false", "no", "off"}  # YAML 1.1 booleans, which older recipes use
@@ -35,7 +35,7 @@ def check_parameters(
         here = [*keys, name]
         parameter = known.get(name)
         if parameter is None:
-            if name not in _names_of_all_methods():
+            if name not in parameter_names():
                 raise file.error(here, f"unknown parameter {name!r} of {method.name}{nearest(name, known)}")
             has = f"it has {', '.join(known)}" if known else "it has none"
             unused.append((name, f"is no parameter of {method.name} and does nothing; {has}"))
@@ -49,10 +49,6 @@ def check_parameters(
             if problem:
                 raise file.error(here, f"{name} is {value!r}: {problem}")
     return unused
-
-
-def _names_of_all_methods() -> set[str]:
-    return {parameter.name for name in method_names() for parameter in METHODS[name].parameters}
 
 
 def _scalars(file: YamlFile, keys: list[str | int], setting: Any) -> Iterator[Any]:
@@ -84,10 +80,12 @@ def _problem(parameter: Parameter, value: Any) -> str | None:
         return f"expected {expected_of(parameter)}"
     if parameter.choices:
         return None
-    if parameter.above is not None and not parameter.above < number <= (parameter.at_most or math.inf):
-        return f"must be above {parameter.above:g} and at most {parameter.at_most:g}"
-    if parameter.at_least is not None and not parameter.at_least <= number <= (parameter.at_most or math.inf):
-        return f"must be at least {parameter.at_least:g} and at most {parameter.at_most:g}"
+    high = math.inf if parameter.at_most is None else parameter.at_most
+    ending = "" if parameter.at_most is None else f" and at most {parameter.at_most:g}"
+    if parameter.above is not None and not parameter.above < number <= high:
+        return f"must be above {parameter.above:g}{ending}"
+    if parameter.at_least is not None and not parameter.at_least <= number <= high:
+        return f"must be at least {parameter.at_least:g}{ending}"
     return None
 
 

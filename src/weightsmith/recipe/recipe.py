@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -102,6 +103,11 @@ class Recipe:
             recipe.stages[name] = cls.__new__(cls)
             recipe.stages[name]._read(document)
             recipe.stages[name].stages = recipe.stages
+        recipe.warnings += tuple(
+            f"{stage.file.place(['name'])}: no stage that the output needs uses {name!r}, so it is not made"
+            for name, stage in recipe.stages.items()
+            if name not in recipe.used_stages
+        )
         return recipe
 
     def _read(self, file: YamlFile) -> None:
@@ -124,18 +130,21 @@ class Recipe:
         """The recipe as YAML."""
         return self.file.text
 
+    @cached_property
+    def used_stages(self) -> list[str]:
+        """The stages that it is made from, each behind those that it uses itself."""
+        order: list[str] = []
+        for reference in model_references(self):
+            name = stage_in(reference, self.stages)
+            if name and name not in order:
+                order += [inner for inner in self.stages[name].used_stages if inner not in order]
+                order.append(name)
+        return order
+
     @property
     def text_with_stages(self) -> str:
         """The recipe as YAML, and that of every stage it is made from."""
-        used: dict[str, str] = {}
-        pending: list[Recipe] = [self]
-        while pending:
-            for place in model_places(pending.pop().schema):
-                name = stage_in(place.reference, self.stages)
-                if name and name not in used:
-                    used[name] = self.stages[name].file.text
-                    pending.append(self.stages[name])
-        return "\n---\n".join([self.file.text, *(used[name] for name in sorted(used))])
+        return "\n---\n".join([self.file.text, *(self.stages[name].file.text for name in self.used_stages)])
 
     def keys_of(self, reference: str) -> list[str | int]:
         """Where the recipe names a model, the most specific place first."""
@@ -172,6 +181,19 @@ class ModelPlace:
     keys: list[str | int]
     reference: str
     parameters: dict[str, Any]
+
+
+def model_references(recipe: Recipe) -> Iterator[str]:
+    """Every model reference of a recipe, the base first; some come twice."""
+    schema = recipe.schema
+    if schema.base_model:
+        yield schema.base_model
+    for _, part in parts_of(schema):
+        for run in part.slices or []:
+            if run.base_model:
+                yield run.base_model
+    for place in model_places(schema):
+        yield place.reference
 
 
 def model_places(schema: RecipeSchema) -> Iterator[ModelPlace]:

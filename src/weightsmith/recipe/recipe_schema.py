@@ -8,18 +8,18 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from weightsmith.files.inputs.yaml_file import KeyProblem, StrictModel
-from weightsmith.methods.registry import METHODS, method_names
+from weightsmith.methods.registry import parameter_names
 from weightsmith.recipe.model_reference import ModelReference, short_reference
 
 DTYPES = ("float32", "float16", "bfloat16")
-Parameters = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
+_NULL_IS_EMPTY = BeforeValidator(lambda value: {} if value is None else value)
+Parameters = Annotated[dict[str, Any], _NULL_IS_EMPTY]
 
 
 def _refuse_parameters(value: Any, known: Mapping[str, Any], where: str) -> None:
     """Raises KeyProblem for a parameter that stands one level too far out."""
-    parameters = {parameter.name for name in method_names() for parameter in METHODS[name].parameters}
-    keys = value.keys() if isinstance(value, Mapping) else ()
-    if misplaced := next((key for key in keys if key in parameters and key not in known), None):
+    unknown = [key for key in value if key not in known] if isinstance(value, Mapping) else []
+    if unknown and (misplaced := next((key for key in unknown if key in parameter_names()), None)):
         message = f"unknown key {misplaced!r}; it is a parameter of merge methods: put it under {where}"
         raise KeyProblem(misplaced, message)
 
@@ -113,7 +113,7 @@ class Tokenizer(StrictModel):
     """The vocabulary of the merged model: `union`, `base` or a model's, with rules for single tokens."""
 
     source: ModelReference = Field(default="union", description="`union`, `base`, or one of the models.")
-    tokens: Annotated[dict[str, TokenRule], BeforeValidator(lambda value: {} if value is None else value)] = Field(
+    tokens: Annotated[dict[str, TokenRule], _NULL_IS_EMPTY] = Field(
         default_factory=dict, description="Where single tokens come from."
     )
     pad_to_multiple_of: int | None = Field(

@@ -104,9 +104,9 @@ def _say(flag: str, reason: str) -> None:
 
 def _with_parameters(args: Sequence[str], own: set[str]) -> list[str]:
     """`--density 0.5` of a method as `--parameter density=0.5`."""
-    from weightsmith.methods.registry import METHODS, method_names
+    from weightsmith.methods.registry import parameter_names
 
-    known = {parameter.name for name in method_names() for parameter in METHODS[name].parameters}
+    known = parameter_names()
     kept: list[str] = []
     remaining = iter(args)
     for argument in remaining:

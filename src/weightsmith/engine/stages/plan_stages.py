@@ -11,10 +11,10 @@ from weightsmith.engine.stages.stage_checkpoint import can_stream, stage_model
 from weightsmith.errors import PlanError
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
-from weightsmith.planning.make_plan import make_plan, model_references
+from weightsmith.planning.make_plan import make_plan
 from weightsmith.planning.plan import Plan
 from weightsmith.recipe.documents import stage_in
-from weightsmith.recipe.recipe import Recipe, load_recipe
+from weightsmith.recipe.recipe import Recipe, load_recipe, model_references
 
 
 def open_plan(
@@ -35,74 +35,62 @@ def open_plan(
     files of weights alone. Raises CheckpointError, RecipeError, or PlanError, also for a stage that has to be written
     first."""
     folders = dict(written or {})
-    streamed: dict[str, Model] = {}
+    opened: dict[str, Model] = {}  # a model of several stages is opened once
+    about_stages: list[str] = []
+    of_stages = {reference for name in recipe.used_stages for reference in model_references(recipe.stages[name])}
 
     def opener(reference: str, beside: Path) -> Model:
+        if reference not in opened:
+            opened[reference] = open_new(reference, beside)
+        return opened[reference]
+
+    def open_new(reference: str, beside: Path) -> Model:
         stage = stage_in(reference, recipe.stages)
         if stage is None:
             return open_model(reference, beside=beside, headers_only=headers_only, state_dicts=state_dicts)
         if stage in folders:
-            return _renamed(open_model(str(folders[stage]) + reference.removeprefix(stage), beside=beside), reference)
-        if reference not in streamed:
-            plan = plan_of(recipe.stages[stage])
-            if to_be_run and (reference != stage or not can_stream(plan)):
-                raise PlanError(
-                    f"{recipe.line_of(reference)}: the stage {stage!r} has to be written before it can be used (it has "
-                    "a tokenizer of its own, or gets an adapter); `weightsmith merge` does that",
-                    **recipe.place_of(reference),
-                )
-            streamed[reference] = stage_model(reference, plan, seed)
-        return streamed[reference]
-
-    def concerns(model: str, part: Recipe) -> bool:
-        if model in _references(part):
-            return True
-        return part is recipe and not any(model in _references(stage) for stage in recipe.stages.values())
+            model = open_model(str(folders[stage]) + reference.removeprefix(stage), beside=beside)
+            return replace(model, reference=reference)
+        plan = plan_of(recipe.stages[stage])
+        if to_be_run and (reference != stage or not can_stream(plan)):
+            raise PlanError(
+                f"{recipe.line_of(reference)}: the stage {stage!r} has to be written before it can be used (it has "
+                "a tokenizer of its own, or gets an adapter); `weightsmith merge` does that",
+                **recipe.place_of(reference),
+            )
+        about_stages.extend(f"stage {stage!r}: {warning}" for warning in plan.warnings)
+        return stage_model(reference, plan, seed)
 
     def plan_of(part: Recipe) -> Plan:
+        own = set(model_references(part))
         return make_plan(
             part,
-            mappings={model: file for model, file in (mappings or {}).items() if concerns(model, part)},
+            # what no stage has is the output's, which refuses it
+            mappings={
+                m: file for m, file in (mappings or {}).items() if m in own or (part is recipe and m not in of_stages)
+            },
             accept_mapping=accept_mapping,
             allow_different_settings=allow_different_settings,
             opener=opener,
         )
 
-    return plan_of(recipe)
+    output = plan_of(recipe)
+    return replace(output, warnings=(*about_stages, *output.warnings))
 
 
 def stages_to_write(recipe: Recipe, *, all_of_them: bool) -> list[str]:
     """The stages that a merge writes, each behind those that it uses: all, or those that cannot be computed as they are
-    read. Raises what planning them raises."""
-    order: list[str] = []
-    for reference in _references(recipe):
-        _add(recipe, reference, order)
+    read."""
     if all_of_them:
-        return order
-    parts = (recipe, *recipe.stages.values())
-    with_adapter = {stage_in(r, recipe.stages) for part in parts for r in _references(part) if r not in recipe.stages}
-    return [name for name in order if name in with_adapter or _has_tokenizer(recipe.stages[name])]
+        return recipe.used_stages
+    parts = (recipe, *(recipe.stages[name] for name in recipe.used_stages))
+    references = {reference for part in parts for reference in model_references(part)}
+    with_adapter = {stage_in(reference, recipe.stages) for reference in references - recipe.stages.keys()}
+    return [name for name in recipe.used_stages if name in with_adapter or _has_tokenizer(recipe.stages[name])]
 
 
 def _has_tokenizer(stage: Recipe) -> bool:
     return bool(stage.schema.tokenizer or stage.schema.tokenizer_source or stage.schema.chat_template)
-
-
-def _add(recipe: Recipe, reference: str, order: list[str]) -> None:
-    name = stage_in(reference, recipe.stages)
-    if name is None or name in order:
-        return
-    for inner in _references(recipe.stages[name]):
-        _add(recipe, inner, order)
-    order.append(name)
-
-
-def _references(recipe: Recipe) -> list[str]:
-    return list(dict.fromkeys(model_references(recipe)))
-
-
-def _renamed(model: Model, reference: str) -> Model:
-    return replace(model, reference=reference)
 
 
 def plan(

@@ -52,6 +52,7 @@ class YamlFile:
     _marked: Any
     included: Mapping[str, YamlFile] = field(default_factory=dict)  # top-level key -> the file that it comes from
     definitions: frozenset[str] = frozenset()  # top-level keys that define anchors; unknown ones are for that alone
+    repeated: Mapping[str, int] = field(default_factory=dict)  # of those, the line where one comes again
     documents: tuple[YamlFile, ...] = ()  # of a file with several, all of them; this one is the last
 
     @classmethod
@@ -102,9 +103,12 @@ class YamlFile:
 
     def validate(self, schema: type[Schema]) -> Schema:
         """The tree as `schema`. Raises RecipeError for the first thing that does not fit."""
+        for key, line in self.repeated.items():
+            if key in schema.model_fields:
+                raise RecipeError(f"{self.path}:{line}: the key {key!r} comes twice", path=self.path, line=line)
+        only_anchors = self.definitions - schema.model_fields.keys()
         try:
-            known = self.tree.keys() - (self.definitions - schema.model_fields.keys())
-            return schema.model_validate({key: value for key, value in self.tree.items() if key in known})
+            return schema.model_validate({key: value for key, value in self.tree.items() if key not in only_anchors})
         except ValidationError as error:
             first = error.errors()[0]
             keys = first["loc"]
@@ -156,14 +160,14 @@ def parse_yaml(path: Path, text: str, *, several: bool = False) -> YamlFile:
     return replace(files[-1], _text=text, documents=tuple(files))
 
 
-def _documents(path: Path, text: str) -> tuple[list[Any], frozenset[str]]:
+def _documents(path: Path, text: str) -> tuple[list[Any], dict[str, _TopKey]]:
     """(the documents, the top-level keys that define anchors)."""
     try:
         definitions = _scan(text)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML allows it: the later one counts
             reader = YAML(typ="rt")
-            reader.allow_duplicate_keys = True  # of keys that define anchors; others have been refused
+            reader.allow_duplicate_keys = True  # those that define anchors; others have been refused
             return list(reader.load_all(text)), definitions
     except MemoryError:
         raise
@@ -177,13 +181,14 @@ def _documents(path: Path, text: str) -> tuple[list[Any], frozenset[str]]:
         raise RecipeError(f"{path}:{line}: {what}", path=path, line=line) from error
 
 
-def _of_document(path: Path, marked: Any, text: str | None, definitions: frozenset[str]) -> YamlFile:
+def _of_document(path: Path, marked: Any, text: str | None, definitions: Mapping[str, _TopKey]) -> YamlFile:
     if not isinstance(marked, CommentedMap):
         raise RecipeError(
             f"{path}:1: not a recipe: expected keys such as `models:`, found {type(marked).__name__}", path=path, line=1
         )
     text = dump_yaml(marked) if text is None else text
-    return YamlFile(path, _plain(marked), text, marked, definitions=definitions)
+    repeated = {name: key.repeated_at.line + 1 for name, key in definitions.items() if key.repeated_at}
+    return YamlFile(path, _plain(marked), text, marked, definitions=frozenset(definitions), repeated=repeated)
 
 
 class _Bounds(YAMLError):
@@ -206,32 +211,42 @@ class _OpenNode:
     key: str | None = None
 
 
-def _scan(text: str) -> frozenset[str]:
+@dataclass
+class _TopKey:
+    """A key at the top. `repeated_at`: where it comes again in one document."""
+
+    repeated_at: Any = None
+    defines_anchor: bool = False
+
+
+_NODES = events.AliasEvent | events.CollectionStartEvent | events.ScalarEvent
+
+
+def _scan(text: str) -> dict[str, _TopKey]:
     """The top-level keys that define an anchor. Raises YAMLError for text that would grow when it is read: aliases of
     aliases, deep nesting, tags that make other types, numbers of hundreds of digits; and for a key that comes twice,
     unless it stands at the top to define anchors."""
     nodes = 0  # with aliases written out
     open_nodes: list[_OpenNode] = []
     sizes: dict[str, int] = {}
-    definitions: set[str] = set()
-    twice: dict[str, Any] = {}
+    top_keys: dict[str, _TopKey] = {}
     for event in YAML(typ="rt").parse(text):
-        anchor = getattr(event, "anchor", None)
-        parent = open_nodes[-1] if open_nodes else None
-        begins = isinstance(event, events.AliasEvent | events.CollectionStartEvent | events.ScalarEvent)
-        if begins and parent and parent.is_mapping:
-            if parent.key is None:
+        if isinstance(event, _NODES):
+            parent = open_nodes[-1] if open_nodes else None
+            is_key = parent is not None and parent.is_mapping and parent.key is None
+            if parent and is_key:
                 parent.key = str(getattr(event, "value", ""))
-                if parent.key in parent.keys and parent.key != "<<":
-                    if len(open_nodes) > 1:
-                        raise _Bounds(f"the key {parent.key!r} comes twice", event.start_mark)
-                    twice[parent.key] = event.start_mark
+                repeated = parent.key in parent.keys and parent.key != "<<"
                 parent.keys.add(parent.key)
-            else:
-                if not isinstance(event, events.CollectionStartEvent):
-                    if anchor and not isinstance(event, events.AliasEvent) and open_nodes[0].key:
-                        definitions.add(open_nodes[0].key)
-                    parent.key = None
+                if parent is open_nodes[0]:
+                    top_key = top_keys.setdefault(parent.key, _TopKey())
+                    top_key.repeated_at = event.start_mark if repeated else top_key.repeated_at
+                elif repeated:
+                    raise _Bounds(f"the key {parent.key!r} comes twice", event.start_mark)
+            if event.anchor and not isinstance(event, events.AliasEvent) and open_nodes and open_nodes[0].key:
+                top_keys[open_nodes[0].key].defines_anchor = True
+            if parent and not is_key and not isinstance(event, events.CollectionStartEvent):
+                parent.key = None
         if isinstance(event, events.AliasEvent):
             if event.anchor not in sizes:
                 raise _Bounds(f"the alias *{event.anchor} is within its own anchor, or has none", event.start_mark)
@@ -245,26 +260,22 @@ def _scan(text: str) -> frozenset[str]:
                     raise _Bounds(f"a number of {len(event.value)} digits", event.start_mark)
                 if event.anchor:
                     sizes[event.anchor] = 1
-                    if open_nodes and open_nodes[0].key:
-                        definitions.add(open_nodes[0].key)
             else:
-                if anchor and open_nodes and open_nodes[0].key:
-                    definitions.add(open_nodes[0].key)
-                open_nodes.append(_OpenNode(anchor, nodes - 1, isinstance(event, events.MappingStartEvent)))
+                open_nodes.append(_OpenNode(event.anchor, nodes - 1, isinstance(event, events.MappingStartEvent)))
                 if len(open_nodes) > _MAX_DEPTH:
                     raise _Bounds(f"nested deeper than {_MAX_DEPTH} levels", event.start_mark)
         elif isinstance(event, events.CollectionEndEvent):
             ended = open_nodes.pop()
             if ended.anchor:
                 sizes[ended.anchor] = nodes - ended.nodes_before
-            if open_nodes and open_nodes[-1].is_mapping:
+            if open_nodes:
                 open_nodes[-1].key = None
         if nodes > _MAX_NODES:
             raise _Bounds(f"more than {_MAX_NODES:,} values, aliases written out", event.start_mark)
-    for key, mark in twice.items():
-        if key not in definitions:
-            raise _Bounds(f"the key {key!r} comes twice", mark)
-    return frozenset(definitions)
+    for name, key in top_keys.items():
+        if key.repeated_at and not key.defines_anchor:
+            raise _Bounds(f"the key {name!r} comes twice", key.repeated_at)
+    return {name: key for name, key in top_keys.items() if key.defines_anchor}
 
 
 def dump_yaml(tree: Any) -> str:
