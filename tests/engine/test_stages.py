@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 import weightsmith as ws
-from weightsmith.errors import PlanError, RecipeError
+from weightsmith.errors import MergeError, PlanError, RecipeError
 
 
 def entry(model: Path | str, **parameters) -> dict:
@@ -78,6 +78,25 @@ def test_a_stage_that_is_streamed_is_the_stage_that_is_written(
     tensors = ws.merge(both, seed=3)
     loaded = load_file(tmp_path / "out" / "model.safetensors")
     assert all(torch.equal(tensors[name], loaded[name]) for name in loaded)
+
+
+def test_a_stage_that_is_streamed_refuses_what_a_written_one_does(models: Path, tmp_path: Path) -> None:
+    first, second = two_stages(models, merge_method="linear", dtype="float16")
+    first["models"] = [entry(models / "a", weight=1e9)]
+    first["parameters"] = {"normalize": False}
+    del first["base_model"]
+    second = {"merge_method": "weighted_median", "models": [entry("first"), entry(models / "b"), entry(models / "c")]}
+    both = write(tmp_path / "both.yml", first, second)
+    for keep_stages in (False, True):
+        with pytest.raises(MergeError, match=r"float16 .at most 65504. cannot hold"):
+            ws.merge(both, tmp_path / "out", keep_stages=keep_stages)
+    assert not (tmp_path / "out").exists()
+
+
+def test_warnings_of_a_stage_are_shown(models: Path, tmp_path: Path) -> None:
+    first, second = two_stages(models, parameters={"filter_wise": True})
+    warnings = ws.plan(write(tmp_path / "both.yml", first, second)).warnings
+    assert any("stage 'first'" in warning and "filter_wise" in warning for warning in warnings)
 
 
 def test_stages_like_mergekit_multi(models: Path, tmp_path: Path) -> None:

@@ -150,6 +150,7 @@ def merge(
         allow_different_settings=allow_different_settings,
         state_dicts=True,
         seed=seed,
+        tolerant=on_nan == "warn",
     )
     if out is None:
         return _merge_in_memory(

@@ -92,6 +92,7 @@ def _make_shard(job: RayJob, names: list[str]) -> list[tuple[str, Tally]]:
     plan = open_plan(
         load_recipe(parse_yaml(job.recipe, job.text, several=True)),
         seed=job.seed,
+        tolerant=job.tolerant,
         written=job.written,
         state_dicts=True,
         mappings=job.mappings,

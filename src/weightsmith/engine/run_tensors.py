@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -201,16 +201,14 @@ def _merge_part(
         part=part,
     )
     began = time.perf_counter()
-    statistics = run.method.statistics(scan, tensor.settings)
+    statistics = statistics_of(run.method, scan)
     tally.ties += statistics.trim_ties
     tally.seconds["statistics"] += time.perf_counter() - began - scan.read_seconds
+    maker = BlockMaker(run.method, scan, statistics, run.buffers, run.settings.tolerant)
     for block in scan.blocks():
         began = time.perf_counter()
-        stored, not_finite, largest = make_block(run.method, tensor, block, statistics, run.buffers)
-        if not_finite:
-            _count_not_finite(tensor, block, run, tally)
-        elif "F16" in (tensor.round_to, tensor.info.dtype):
-            _check_float16(tensor, float(np.uint32(largest).view(np.float32)))
+        stored, counts = maker.make(block)
+        tally.not_finite += counts
         combined = time.perf_counter()
         output.write(block.start, stored)
         tally.seconds["combine"] += combined - began
@@ -229,25 +227,67 @@ def make_block(
     return stored, *store(merged, DTYPE_CODES[tensor.round_to], DTYPE_CODES[tensor.info.dtype], stored)
 
 
-def _count_not_finite(tensor: TensorPlan, block: Block, run: _Run, tally: Tally) -> None:
-    """Which inputs a NaN or an infinity came from."""
+def statistics_of(method: Method, scan: TensorScan) -> Statistics:
+    """What the method has to know of the scan as a whole. Raises MergeError, which names the tensor."""
+    try:
+        return method.statistics(scan, scan.tensor.settings)
+    except MergeError as error:
+        raise MergeError(f"tensor {scan.tensor.name!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class BlockMaker:
+    """Makes the blocks of a scan, and checks them. `tolerant`: NaN and infinities in the inputs are counted."""
+
+    method: Method
+    scan: TensorScan
+    statistics: Statistics
+    buffers: Buffers
+    tolerant: bool
+
+    def make(self, block: Block) -> tuple[np.ndarray, list[NotFinite]]:
+        """(uint8, the result as it is stored; NaN and infinities in the block's inputs). Raises MergeError for those,
+        unless they are tolerated, and for results that the output dtype cannot hold."""
+        tensor = self.scan.tensor
+        stored, not_finite, largest = make_block(self.method, tensor, block, self.statistics, self.buffers)
+        if not_finite:
+            return stored, self._causes(block)
+        if "F16" in (tensor.round_to, tensor.info.dtype):
+            _check_float16(tensor, float(np.uint32(largest).view(np.float32)))
+        return stored, []
+
+    def _causes(self, block: Block) -> list[NotFinite]:
+        """Which inputs a NaN or an infinity came from."""
+        counts = _not_finite_inputs(self.scan.tensor, block)
+        first, start = (counts[0], block.start) if counts else self._elsewhere
+        if first is None:
+            raise MergeError(
+                f"tensor {self.scan.tensor.name!r}: the result is too large for float32 although all inputs are "
+                "finite; check the weights in the recipe"
+            )
+        if not self.tolerant:
+            raise MergeError(
+                f"{first.model}: tensor {first.tensor!r} holds {first.nan} NaN and {first.infinite} infinite elements "
+                f"from element {start} on; download the model again, or merge anyway with --on-nan warn"
+            )
+        return counts
+
+    @cached_property
+    def _elsewhere(self) -> tuple[NotFinite | None, int]:
+        """The first of them in another block, which got here through norms or the like, and where that block begins."""
+        for block in self.scan.apart().blocks():
+            if counts := _not_finite_inputs(self.scan.tensor, block):
+                return counts[0], block.start
+        return None, 0
+
+
+def _not_finite_inputs(tensor: TensorPlan, block: Block) -> list[NotFinite]:
     counts = []
     for source, row in zip(tensor.sources, block.floats(), strict=True):
         nan, infinite = int(np.isnan(row).sum()), int(np.isinf(row).sum())
         if nan or infinite:
             counts.append(NotFinite(tensor.name, source.model.reference, nan, infinite))
-    if not counts:
-        raise MergeError(
-            f"tensor {tensor.name!r}: the result is too large for float32 although all inputs are finite; "
-            "check the weights in the recipe"
-        )
-    if not run.settings.tolerant:
-        first = counts[0]
-        raise MergeError(
-            f"{first.model}: tensor {tensor.name!r} holds {first.nan} NaN and {first.infinite} infinite elements from "
-            f"element {block.start} on; download the model again, or merge anyway with --on-nan warn"
-        )
-    tally.not_finite += counts
+    return counts
 
 
 def _check_float16(tensor: TensorPlan, largest: float) -> None:

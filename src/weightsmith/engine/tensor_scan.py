@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from copy import copy
 from typing import Protocol
 
 import numpy as np
@@ -84,7 +85,7 @@ class TensorScan:
         self.streams = tuple(stream_key(seed, i, tensor.name) for i in range(len(tensor.sources)))
         self.read_seconds, self._first = 0.0, 0
         self._range: tuple[int, int] | None = None
-        self._tensor, self._buffers, self._stop, self._device, self._bounds = tensor, buffers, stop, device, bounds
+        self.tensor, self._buffers, self._stop, self._device, self._bounds = tensor, buffers, stop, device, bounds
         self._step = max(1, block // self.width) * self.width if row_wise and self.width else block
         # As stored, where kernels know the dtype, so that nothing is converted twice.
         stored_dtypes = [info.dtype if info.dtype in ("F16", "BF16") and not info.computed else "F32" for info in infos]
@@ -95,6 +96,12 @@ class TensorScan:
         """Shorten the scan to about `count` elements, whole rows, the first ones or the last ones."""
         count = min(self.numel, max(1, count // max(1, self.width)) * self.width)
         self._first, self.numel = self.numel - count if to_end else 0, count
+
+    def apart(self) -> TensorScan:
+        """The same scan with memory of its own, for reading while a block of this one is in use."""
+        other = copy(self)
+        other._buffers, other._range = Buffers(), None
+        return other
 
     def restrict(self, first: int, stop: int) -> None:
         """Let `blocks` give elements `first` to `stop` of the part alone, under their own places."""
@@ -108,16 +115,16 @@ class TensorScan:
             began = time.perf_counter()
             count = min(self._step, end - start)
             rows, out = self._buffers.take(len(self._dtypes), count)
-            for source, row, dtype in zip(self._tensor.sources, rows, self._dtypes, strict=True):
+            for source, row, dtype in zip(self.tensor.sources, rows, self._dtypes, strict=True):
                 into = row[: count * dtype.itemsize].view(dtype)
                 first = self.begin + self._first + start
                 source.model.checkpoint.read(source.tensor, first, first + count, into)
             self.read_seconds += time.perf_counter() - began
-            yield Block(self.begin + start, rows, self._dtype_codes, out, self._device, self._tensor.settings.base)
+            yield Block(self.begin + start, rows, self._dtype_codes, out, self._device, self.tensor.settings.base)
 
     def known_bound(self, base: int, number: int, k: int) -> Threshold | None:
-        whole = not self._tensor.experts
-        return self._bounds.find(self._tensor, base, number, k) if self._bounds and whole else None
+        whole = not self.tensor.experts
+        return self._bounds.find(self.tensor, base, number, k) if self._bounds and whole else None
 
     def sample(self, count: int) -> np.ndarray:
         began = time.perf_counter()
@@ -135,5 +142,5 @@ class TensorScan:
 
     def _read(self, start: int, rows: np.ndarray) -> None:
         start += self.begin + self._first
-        for source, row in zip(self._tensor.sources, rows, strict=True):
+        for source, row in zip(self.tensor.sources, rows, strict=True):
             source.model.checkpoint.read(source.tensor, start, start + len(row), row)

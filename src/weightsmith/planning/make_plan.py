@@ -173,7 +173,7 @@ def _tensors_outside(planner: TensorPlanner, module: ModulePlan, home: Model, st
         optional = stacks.is_further(name) or name in may_lack
         target = _behind(name, main, slices) if main else name
         inputs = [name] * len(part.sources)
-        yield planner.plan(part, target, inputs, stacks.depth_of(name), optional, outer=module.parameters)
+        yield planner.plan(part, target, inputs, stacks.depth_of(name), outer=module.parameters, optional=optional)
 
 
 def _behind(name: str, main: Stack, slices: list[Slice]) -> str:

@@ -29,7 +29,6 @@ _ROUTER = re.compile(
 )
 
 
-NOTHING: Mapping[str, Any] = {}
 # Tables of embeddings and heads: their rows are tokens, positions and classes.
 _EMBEDDING = re.compile(
     r"(^|[._])(\w*embed\w*|wte|wpe|lm_head|embed_out|score|classifier|shared|pos_emb\w*|proj_out)\.(weight|bias)$"
@@ -73,8 +72,9 @@ class TensorPlanner:
         name: str,
         inputs: Sequence[str],
         t: float,
+        *,
+        outer: Mapping[str, Any],
         optional: bool = False,
-        outer: Mapping[str, Any] = NOTHING,
     ) -> TensorPlan:
         """The output tensor `name` of a slice, made from the tensors `inputs` of its sources; `t`: its depth, 0 for the
         first layer of the slice and 1 for the last. `optional`: where a model lacks it, it is the base's (or first
@@ -111,7 +111,8 @@ class TensorPlanner:
         if not self.recipe.method.of_matrices:
             return settings
         if _EMBEDDING.search(name):
-            return replace(settings, role="embedding" if len(shape) == 2 else "vector")
+            role = "matrix" if settings.shared["embeddings"] == "matrix" else "embedding"
+            return replace(settings, role=role if len(shape) == 2 else "vector")
         if experts:
             return replace(settings, role="matrix")
         if len(shape) != 2 or min(shape) < 2 or not name.endswith(".weight"):

@@ -27,12 +27,14 @@ def open_plan(
     to_be_run: bool = True,
     state_dicts: bool = False,
     seed: int = 0,
+    tolerant: bool = False,
     written: Mapping[str, Path] | None = None,
 ) -> Plan:
     """As `make_plan`, of a recipe that may have stages. `written`: the folders of stages that are on the disk; others
     are computed as they are read. `headers_only`: of models of the hub nothing else is fetched; `to_be_run`: else the
     plan is for reading only, and stages that have to be written are planned all the same; `state_dicts`: models may be
-    files of weights alone. Raises CheckpointError, RecipeError, or PlanError, also for a stage that has to be written
+    files of weights alone; `seed` and `tolerant` (of NaN and infinity in inputs) are those of stages that are computed
+    as they are read. Raises CheckpointError, RecipeError, or PlanError, also for a stage that has to be written
     first."""
     folders = dict(written or {})
     opened: dict[str, Model] = {}  # a model of several stages is opened once
@@ -59,7 +61,7 @@ def open_plan(
                 **recipe.place_of(reference),
             )
         about_stages.extend(f"stage {stage!r}: {warning}" for warning in plan.warnings)
-        return stage_model(reference, plan, seed)
+        return stage_model(reference, plan, seed, tolerant=tolerant)
 
     def plan_of(part: Recipe) -> Plan:
         own = set(model_references(part))

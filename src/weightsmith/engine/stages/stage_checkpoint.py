@@ -10,7 +10,7 @@ import numpy as np
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.dtypes import convert
-from weightsmith.engine.run_tensors import make_block
+from weightsmith.engine.run_tensors import BlockMaker, statistics_of
 from weightsmith.engine.tensor_scan import Buffers, TensorScan
 from weightsmith.methods.method import Statistics
 from weightsmith.models.model import Model
@@ -19,12 +19,12 @@ from weightsmith.planning.plan import Plan
 
 class StageCheckpoint:
     """See `checkpoint.checkpoint.Checkpoint`. Elements are what the merge would have written, bit for bit; what a
-    method has to know of a whole tensor is gathered when it is first read."""
+    method has to know of a whole tensor is gathered when it is first read. What the merge would refuse is refused."""
 
-    def __init__(self, plan: Plan, seed: int) -> None:
+    def __init__(self, plan: Plan, seed: int, *, tolerant: bool) -> None:
         self.tensors: Mapping[str, TensorInfo] = {tensor.name: tensor.info for tensor in plan.tensors}
         self._plans = {tensor.name: tensor for tensor in plan.tensors}
-        self._method, self._seed, self._buffers = plan.method, seed, Buffers()
+        self._method, self._seed, self._tolerant, self._buffers = plan.method, seed, tolerant, Buffers()
         self._statistics: dict[tuple[str, int], Statistics] = {}
         if plan.method.needs_torch:
             import torch  # noqa: F401  # before threads read, each of which would import it at once
@@ -47,8 +47,9 @@ class StageCheckpoint:
         width = max(1, scan.width) if self._method.row_wise else 1
         first = (start - part[0]) // width * width
         scan.restrict(first, min(scan.numel, -(-(stop - part[0]) // width) * width))
+        maker = BlockMaker(self._method, scan, statistics, self._buffers, self._tolerant)
         for block in scan.blocks():
-            stored, _, _ = make_block(self._method, tensor, block, statistics, self._buffers)
+            stored, _ = maker.make(block)
             values = stored.view(tensor.info.numpy_dtype)
             low, high = max(start, block.start), min(stop, block.start + len(values))
             if low < high:
@@ -60,7 +61,7 @@ class StageCheckpoint:
         with lock:
             key = (name, part[0])
             if key not in self._statistics:
-                self._statistics[key] = self._method.statistics(self._scan(name, part), self._plans[name].settings)
+                self._statistics[key] = statistics_of(self._method, self._scan(name, part))
             return self._statistics[key]
 
     def _scan(self, name: str, part: tuple[int, int]) -> TensorScan:
@@ -70,10 +71,11 @@ class StageCheckpoint:
         )
 
 
-def stage_model(name: str, plan: Plan, seed: int) -> Model:
-    """The result of `plan` as a model that other stages call `name`."""
+def stage_model(name: str, plan: Plan, seed: int, *, tolerant: bool) -> Model:
+    """The result of `plan` as a model that other stages call `name`. `tolerant`: NaN and infinities in its inputs are
+    let through."""
     files = dict.fromkeys(file for model in plan.models.values() for file in model.files)
-    return Model(name, StageCheckpoint(plan, seed), plan.config, plan.home.home, tuple(files))
+    return Model(name, StageCheckpoint(plan, seed, tolerant=tolerant), plan.config, plan.home.home, tuple(files))
 
 
 def can_stream(plan: Plan) -> bool:

@@ -118,6 +118,7 @@ def open_source(job: ExportJob) -> ExportSource:
         plan = open_plan(
             load_recipe(job.recipe),
             seed=job.seed,
+            tolerant=job.tolerant,
             mappings=mappings,
             accept_mapping=job.accept_mapping,
             allow_different_settings=job.allow_different_settings,

@@ -16,7 +16,8 @@ class WeightedMedian(Method):
     def combine(self, block, settings, statistics):
         import torch
 
-        values, order = block.inputs.sort(0)
+        inputs = block.inputs
+        values, order = inputs.sort(0)
         weights = torch.tensor([own["weight"] for own in settings.per_input], dtype=torch.float64, device=values.device)
         reached = weights[order].cumsum(0)
         half = weights.sum() / 2
@@ -24,4 +25,5 @@ class WeightedMedian(Method):
         first = (reached >= half - near).int().argmax(0, keepdim=True)
         shared = (reached.gather(0, first) - half).abs() <= near
         second = (first + shared.int()).clamp(max=len(values) - 1)
-        return ((values.gather(0, first) + values.gather(0, second)) / 2)[0]
+        median = ((values.gather(0, first) + values.gather(0, second)) / 2)[0]
+        return median.where(inputs.isfinite().all(0), torch.nan)  # a median would hide them

@@ -58,8 +58,7 @@ class MatrixMethod(Method):
         import torch
 
         shared = settings.shared
-        treated = settings.role == "matrix" or (settings.role == "embedding" and shared["embeddings"] == "matrix")
-        if not treated or not scan.numel:
+        if settings.role != "matrix" or not scan.numel:
             return Statistics({"rule": shared["embeddings" if settings.role == "embedding" else "vectors"]})
         others = settings.others
         weights = torch.tensor([settings.per_input[i]["weight"] for i in others])
@@ -69,7 +68,11 @@ class MatrixMethod(Method):
             gathered.append((inputs[others] - inputs[settings.base_index]) * weights.to(inputs.device).unsqueeze(1))
         deltas = torch.cat(gathered, 1).view(len(others), -1, scan.width)
         del gathered
-        return Statistics({"merged": self._merge_parts(deltas, settings).reshape(-1), "from": scan.begin})
+        spoiled = ~deltas.isfinite().all(0)  # no eigenvalue problem has a solution with these
+        deltas[:, spoiled] = 0.0
+        merged = self._merge_parts(deltas, settings)
+        merged[spoiled] = torch.nan
+        return Statistics({"merged": merged.reshape(-1), "from": scan.begin})
 
     def _merge_parts(self, deltas: torch.Tensor, settings: Settings) -> torch.Tensor:
         layout = settings.matrix

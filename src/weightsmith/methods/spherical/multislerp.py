@@ -48,8 +48,10 @@ class MultiSlerp(Method):
             weights = weights / weights.sum()
         norms = np.sqrt(products.diagonal())
         of_units = weights / (norms + eps) if norms.any() else weights * 0  # sum of unit vectors -> factors of x_i
-        length = math.sqrt(max(0.0, of_units @ products @ of_units))
-        if length >= eps and length > 0:
+        length = np.sqrt(np.maximum(0.0, of_units @ products @ of_units))
+        if not np.isfinite(length):
+            factors[others] = np.nan  # an input holds NaN or infinity, which the engine looks for
+        elif length >= eps and length > 0:
             factors[others] = of_units / length * (norms @ weights)
         elif len(others) == 2:
             factors[others] = weights
