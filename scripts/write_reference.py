@@ -16,13 +16,13 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from weightsmith.commands.app import app
+from weightsmith.methods.describe import SCOPES, documentation
 from weightsmith.methods.method import REQUIRED, Method
 from weightsmith.methods.registry import METHODS
 from weightsmith.recipe.parameters import expected_of
 from weightsmith.recipe.recipe_schema import ModelEntry, Module, RecipeSchema, Slice, SliceSource, Tokenizer, TokenRule
 
 REFERENCE = Path(__file__).parents[1] / "docs/reference"
-SCOPES = {"shared": "the merge", "input": "each model", "non_base": "each model but the base"}
 
 
 def commands_page() -> str:
@@ -61,13 +61,10 @@ def methods_page() -> str:
 
 
 def _about(method: Method) -> Iterator[str]:
-    documented = type(method) if type(method).__doc__ else type(method).__mro__[1]
-    yield " ".join(cleandoc(documented.__doc__ or "").split())
-    fewest, most = method.inputs
-    number = f"{fewest}" if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
+    yield " ".join(documentation(method).split())
     base = "with a base model" if method.needs_base else "no base model needed"
     yield ""
-    yield f"Paper: <{method.paper}>. Models: {number}, {base}."
+    yield f"Paper: <{method.paper}>. Models: {method.input_count}, {base}."
 
 
 def _parameter_table(method: Method) -> Iterator[str]:

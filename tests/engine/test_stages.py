@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 import weightsmith as ws
+from tests.conftest import weightsmith_process
 from weightsmith.errors import MergeError, PlanError, RecipeError
 
 
@@ -91,6 +92,13 @@ def test_a_stage_that_is_streamed_refuses_what_a_written_one_does(models: Path, 
         with pytest.raises(MergeError, match=r"float16 .at most 65504. cannot hold"):
             ws.merge(both, tmp_path / "out", keep_stages=keep_stages)
     assert not (tmp_path / "out").exists()
+
+
+def test_models_of_all_stages_are_inspected(models: Path, tmp_path: Path) -> None:
+    both = write(tmp_path / "both.yml", *two_stages(models))
+    done = weightsmith_process("inspect", "--recipe", both)
+    assert done.returncode == 0, done.stderr
+    assert "4 models can be merged" in done.stdout
 
 
 def test_warnings_of_a_stage_are_shown(models: Path, tmp_path: Path) -> None:

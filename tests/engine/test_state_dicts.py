@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import weightsmith as ws
-from weightsmith.errors import CheckpointError, PlanError
+from weightsmith.errors import CheckpointError, PlanError, RecipeError
 
 
 @pytest.fixture
@@ -72,5 +72,7 @@ def test_a_state_dict_is_no_model_elsewhere(files: dict[str, Path], models: Path
     with pytest.raises(CheckpointError, match="a file of weights without a configuration"):
         ws.open_model(str(files["a"]))
     mixed = recipe_of(files) | {"base_model": str(models / "base")}
+    with pytest.raises(RecipeError, match="files of weights alone have no tokenizer"):
+        ws.merge(recipe_of(files) | {"chat_template": "chatml"})
     with pytest.raises(PlanError, match="one is a file of weights without a configuration, the other is a model"):
         ws.merge(mixed)

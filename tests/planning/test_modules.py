@@ -85,6 +85,13 @@ def test_slices_within_a_module(t5: Path, tmp_path: Path) -> None:
     assert torch.equal(result[name.format(3)], b[name.format(2)])
 
 
+def test_what_encoder_and_decoder_share_is_a_module(t5: Path) -> None:
+    plan = ws.plan(recipe_of(t5, shared=models(t5, 0.25), default=models(t5, 0.75)))
+    weights = {tensor.name: tensor.settings.per_input[0]["weight"] for tensor in plan.tensors}
+    assert weights["shared.weight"] == 0.25
+    assert weights["encoder.final_layer_norm.weight"] == 0.75
+
+
 def test_a_module_that_is_not_there_is_refused(t5: Path) -> None:
     with pytest.raises(RecipeError, match=r"no tensor of .* is in the module 'vision_towr'; known: .*encoder"):
         ws.plan(recipe_of(t5, vision_towr=models(t5, 0.5)))

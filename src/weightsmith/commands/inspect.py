@@ -65,12 +65,16 @@ def inspect(
 
     beside, tokenizer_source, references = None, None, list(models or [])
     if recipe:
+        from weightsmith.recipe.documents import stage_in
         from weightsmith.recipe.recipe import load_recipe, model_references
 
         loaded = load_recipe(recipe)
         tokenizer = loaded.schema.tokenizer
         tokenizer_source = tokenizer.source if tokenizer else loaded.schema.tokenizer_source
-        beside, references = recipe.parent, [*model_references(loaded), *references]
+        stages = [loaded, *(loaded.stages[name] for name in loaded.used_stages)]
+        named = [reference for stage in stages for reference in model_references(stage)]
+        own = [reference for reference in named if stage_in(reference, loaded.stages) is None]
+        beside, references = recipe.parent, [*own, *references]
     if not references:
         raise typer.BadParameter("give models, or --recipe")
     with show_progress(quiet=quiet or not stats) as (_, on_progress):

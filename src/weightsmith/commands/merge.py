@@ -64,7 +64,7 @@ def merge(
         str | None,
         typer.Option(help="A Ray cluster that makes the shards, --threads cores each: its address, auto, or local."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
     mappings: Annotated[
         list[str] | None,

@@ -96,9 +96,8 @@ def _seconds_of_matrices(plan: Plan, tensors: list[TensorPlan], buffers: Buffers
     layout = tensors[0].settings.matrix
     one = replace(tensors[0], settings=replace(tensors[0].settings, matrix=None))
     seconds = _seconds(plan, one, tried * width, buffers, device)
-    parts = layout.sizes if layout else (1,)
-    shares = [size * (layout.repeats if layout else 1) for size in parts] if layout else [rows]
-    work = sum(part * width * min(part, width) for part in shares) / (tried * width * min(tried, width))
+    parts = [layout.repeats * size for size in layout.sizes] if layout else [rows]
+    work = sum(part * width * min(part, width) for part in parts) / (tried * width * min(tried, width))
     return seconds * work * len(ends) * len(tensors)
 
 

@@ -9,12 +9,12 @@ from textwrap import fill
 from weightsmith.methods.method import REQUIRED, Method, Parameter
 
 _WIDTH = 100
-_SCOPES = {"shared": "the merge", "input": "each model", "non_base": "each model but the base"}
+SCOPES = {"shared": "the merge", "input": "each model", "non_base": "each model but the base"}
 
 
 def one_line(method: Method) -> str:
     """The first sentence of its documentation."""
-    text = " ".join(_text(method).split())
+    text = " ".join(documentation(method).split())
     end = text.find(". ")
     return text[: end + 1] if end > 0 else text
 
@@ -26,11 +26,9 @@ def describe(method: Method) -> str:
 
 def _parts(method: Method) -> Iterator[str]:
     yield f"{method.name}: {method.title}"
-    yield from (fill(" ".join(paragraph.split()), _WIDTH) for paragraph in _text(method).split("\n\n"))
-    fewest, most = method.inputs
-    count = f"{fewest}" if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
+    yield from (fill(" ".join(paragraph.split()), _WIDTH) for paragraph in documentation(method).split("\n\n"))
     base = "the base among them" if method.needs_base else "no base model needed"
-    yield f"Paper:  {method.paper}\nModels: {count}, {base}\nCost:   {method.cost}"
+    yield f"Paper:  {method.paper}\nModels: {method.input_count}, {base}\nCost:   {method.cost}"
     if method.advice:
         yield fill(f"Advice: {method.advice}", _WIDTH)
     if method.parameters:
@@ -38,7 +36,8 @@ def _parts(method: Method) -> Iterator[str]:
     yield "Example:\n" + "\n".join(f"  {line}" for line in example_recipe(method).splitlines())
 
 
-def _text(method: Method) -> str:
+def documentation(method: Method) -> str:
+    """Its docstring, or that of the method it is a form of."""
     documented = next(c for c in type(method).__mro__ if c.__doc__)
     return inspect.cleandoc(documented.__doc__ or "")
 
@@ -46,7 +45,7 @@ def _text(method: Method) -> str:
 def _parameter(parameter: Parameter) -> str:
     default = parameter.default
     shown = "required" if default is REQUIRED else "not set" if default is None else f"{default}".lower()
-    return f"  {parameter.name} ({shown}; of {_SCOPES[parameter.scope]}): {parameter.doc}"
+    return f"  {parameter.name} ({shown}; of {SCOPES[parameter.scope]}): {parameter.doc}"
 
 
 def example_recipe(method: Method) -> str:

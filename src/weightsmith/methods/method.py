@@ -146,6 +146,12 @@ class Method:
         return block.out
 
     @property
+    def input_count(self) -> str:
+        """How many models it takes, the base among them, in words: `2`, `3 or more`, `2 to 3`."""
+        fewest, most = self.inputs
+        return f"{fewest}" if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
+
+    @property
     def identity(self) -> str:
         """What the method does, where that is not this version's: a run does not resume with another one."""
         return ""

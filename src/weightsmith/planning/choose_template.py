@@ -13,7 +13,7 @@ from weightsmith.tokenizer.model_template import model_template, named_template,
 from weightsmith.tokenizer.untrusted.chat_template import chat_text
 
 _KEY = "chat_template"
-_SAMPLE = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello, how can I help?"}]
+_SAMPLE = [{"role": "user", "content": "Hello"}]
 _TOKENS: dict[str, str | list[str]] = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
@@ -36,7 +36,7 @@ def choose_template(recipe: Recipe, models: Mapping[str, Model]) -> tuple[str | 
         names = nearest(request, [*template_names(), "auto"])
         raise recipe.file.error([_KEY], f"{request!r} is neither the name of a chat template nor one in Jinja{names}")
     try:
-        chat_text(request, _SAMPLE[:1], special_tokens=_TOKENS, whole=True)
+        chat_text(request, _SAMPLE, special_tokens=_TOKENS, whole=True)
     except EvaluationError as error:
         raise recipe.file.error(
             [_KEY], str(error).replace("the model's chat template", "this chat template")

@@ -8,8 +8,8 @@ from typing import Any
 
 from weightsmith.methods.method import MatrixLayout
 
-_HALVES = re.compile(r"\.(gate_up_proj|mlp\.Wi|dense_h_to_4h_gated)\.weight$")
-_ATTENTION = re.compile(r"\.(qkv_proj|query_key_value|Wqkv|qkv|c_attn|att_proj)\.weight$")
+_HALVES = re.compile(r"\.(gate_up_proj|mlp\.Wi)\.weight$")
+_ATTENTION = re.compile(r"\.(qkv_proj|query_key_value|Wqkv|qkv|c_attn)\.weight$")
 _CONV1D = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")  # of GPT-2, stored [inputs, outputs]
 _CONV1D_FAMILIES = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
 _BY_HEAD = ("gpt_neox", "bloom", "gpt_neox_japanese", "persimmon")  # query, key and value of each head together

@@ -59,8 +59,8 @@ def make_plan(
     home = models[_shape_giver(recipe)]
     modules, apart = resolve_modules(recipe, home, stacks[home.reference], layers)
     for module in modules:
-        depths = {name: _depth_in(found, module.stack) for name, found in stacks.items()} if module.cuts else layers
-        check_slices(recipe, module.keys, module.slices, depths, cut=module.cuts)
+        depths = {reference: _depth_in(found, module.stack) for reference, found in stacks.items()}
+        check_slices(recipe, module.keys, module.slices, depths, cut=module.stack is not None)
     check_tokenizer(tokenizer_model(home, vocabulary).home)
     if vocabulary and (vocabulary.added or vocabulary.cut_to is not None):
         try_tokenizer(vocabulary.home.home)  # it is going to be changed
@@ -94,6 +94,10 @@ def make_plan(
         *_of_filters(recipe, ordered),
     )
     if home.is_state_dict:
+        if schema.chat_template is not None:
+            raise recipe.file.error(
+                ["chat_template"], "files of weights alone have no tokenizer that it could belong to"
+            )
         return Plan(recipe, recipe.method, models, home, {}, ordered, None, warnings)
     config = published(config, [tensor.info for tensor in ordered if not tensor.copy])
     config, unchecked = checked_config(recipe, home, config, ordered, cut[0][1] if len(cut) == 1 else None)

@@ -15,20 +15,23 @@ from weightsmith.recipe.recipe import Recipe, parts_of
 from weightsmith.recipe.recipe_schema import Slice
 
 # What mergekit calls the parts of its architectures, by the names of their tensors; the first that fits counts.
-_ROLES = {
+_MULTIMODAL = {
     "multi_modal_projector": re.compile(
         r"(^|\.)(multi_modal_projector|mm_projector|connector|aligner|merger)[._]|"
         r"(^|\.)\w*(merger|projector)\w*\."
     ),
     "vision_tower": re.compile(r"(^|\.)(vision\w*|visual|image\w*|vit)\."),
     "audio_tower": re.compile(r"(^|\.)(audio\w*|speech\w*)\."),
+}
+# Of models with an encoder and a decoder: a recipe that names none of these means the whole as the text decoder.
+_SEQUENCE = {
     "encoder": re.compile(r"(^|\.)encoder\."),
     "decoder": re.compile(r"(^|\.)decoder\."),
     "shared": re.compile(r"^(model\.)?(shared|lm_head|proj_out)\."),
-    "text_decoder": re.compile(r""),
 }
-_SYNONYMS = {"vision_model": "vision_tower", "language_model": "text_decoder"}
-_ALL = "default"
+_TEXT, _ALL = "text_decoder", "default"
+_SYNONYMS = {"vision_model": "vision_tower", "language_model": _TEXT}
+_ROLES = {*_MULTIMODAL, *_SEQUENCE, _TEXT, _ALL, *_SYNONYMS}
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,6 @@ class ModulePlan:
     names: frozenset[str]
     parameters: dict[str, Any] = field(default_factory=dict)
     stack: Stack | None = None
-
-    @property
-    def cuts(self) -> bool:
-        """Whether it was written as `slices`."""
-        return self.stack is not None
 
 
 def resolve_modules(
@@ -74,7 +72,7 @@ def _owners(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
     """Tensor -> the module of the recipe that it is in."""
     modules = list(recipe.schema.modules or {})
     by_role = {_SYNONYMS.get(module, module): module for module in modules}
-    prefixes = sorted((m for m in modules if m not in _SYNONYMS and m not in _ROLES), key=len, reverse=True)
+    prefixes = sorted(set(modules) - _ROLES, key=len, reverse=True)
     owners = {}
     for name in names:
         prefix = next((p for p in prefixes if name.startswith(p if p.endswith(".") else f"{p}.")), None)
@@ -85,21 +83,14 @@ def _owners(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
 
 
 def _role(name: str, wanted: Iterable[str]) -> str:
-    """What mergekit would call the part that a tensor is in. The encoder and the decoder count before the rest where
-    the recipe speaks of them."""
-    speaks = {"encoder", "decoder"} & set(wanted)
-    order = sorted(_ROLES, key=lambda role: role not in speaks) if speaks else list(_ROLES)
-    tower = _ROLES["vision_tower"].search(name) or _ROLES["audio_tower"].search(name)
-    for role in order:
-        if role in ("encoder", "decoder", "shared") and not (speaks and not tower):
-            continue
-        if _ROLES[role].search(name):
-            return role
-    return "text_decoder"
+    """What mergekit would call the part that a tensor is in, of a recipe that speaks of the parts `wanted`."""
+    roles = _MULTIMODAL | _SEQUENCE if _SEQUENCE.keys() & set(wanted) else _MULTIMODAL
+    return next((role for role, pattern in roles.items() if pattern.search(name)), _TEXT)
 
 
 def _known(names: Iterable[str]) -> set[str]:
-    return {_role(name, ()) for name in names} | {name.partition(".")[0] for name in names} | {_ALL}
+    roles = {_role(name, wanted) for name in names for wanted in ((), _SEQUENCE)}
+    return roles | {name.partition(".")[0] for name in names} | {_ALL}
 
 
 def _stack_of(recipe: Recipe, keys: list[str | int], home: Model, stacks: Stacks, names: frozenset[str]) -> Stack:

@@ -36,9 +36,10 @@ def check_slices(
         references = [source.model for source in part.sources]
         base = part.base_model or recipe.schema.base_model
         if len(references) < fewest or (most and len(references) > most):
-            expected = f"{fewest}" if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
             raise recipe.file.error(
-                keys, f"{recipe.method.name} takes {expected} model(s), base included; this slice has {len(references)}"
+                keys,
+                f"{recipe.method.name} takes {recipe.method.input_count} model(s), base included; this slice has "
+                f"{len(references)}",
             )
         if len(set(references)) < len(references):
             raise recipe.file.error(keys, f"the model {max(references, key=references.count)!r} is listed twice")
