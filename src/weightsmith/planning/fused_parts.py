@@ -12,12 +12,19 @@ _HALVES = re.compile(r"\.(gate_up_proj|mlp\.Wi)\.weight$")
 _ATTENTION = re.compile(r"\.(qkv_proj|query_key_value|Wqkv|qkv|c_attn)\.weight$")
 _CONV1D = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")  # of GPT-2, stored [inputs, outputs]
 _CONV1D_FAMILIES = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
-_BY_HEAD = ("gpt_neox", "bloom", "gpt_neox_japanese", "persimmon")  # query, key and value of each head together
+_BY_HEAD = (
+    "gpt_neox",
+    "bloom",
+    "gpt_neox_japanese",
+    "persimmon",
+    "minimax",
+)  # query, key and value of each head together
 _TEXT = ("text_config", "llm_config", "language_config")
 
 
 def matrix_layout(name: str, shape: Sequence[int], config: Mapping[str, Any]) -> MatrixLayout | None:
-    """The matrices in a 2-d weight under its name in transformers; None where it is one, as `nn.Linear` stores it."""
+    """The matrices in a 2-d weight under its name in transformers; None where it is one, as `nn.Linear` stores it, or
+    fused in a way that is not known here."""
     family = config.get("model_type")
     transposed = family in _CONV1D_FAMILIES and bool(_CONV1D.search(name))
     rows = shape[1] if transposed else shape[0]
@@ -49,6 +56,8 @@ def _attention(part: str, rows: int, config: Mapping[str, Any]) -> tuple[int, tu
     key_heads = _number(text, "num_key_value_heads", "num_kv_heads", "multi_query_group_num") or heads
     if family in _BY_HEAD:
         return heads, (size,) * 3
+    if family == "codegen":  # rows of four processors one after the other, as it was trained
+        return 4, (rows // 12,) * 3
     if family == "falcon":
         if text.get("new_decoder_architecture"):
             return key_heads, (heads // key_heads * size, size, size)

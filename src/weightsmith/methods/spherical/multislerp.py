@@ -13,10 +13,10 @@ class MultiSlerp(Method):
     """The mean direction of the models, with their weighted mean norm: sum(w_i x_i / |x_i|), brought to the length
     sum(w_i |x_i|). With a base, x_i are task vectors, and the result is added to the base.
 
-    This is what mergekit 0.1.5 computes. The post that describes the method moves on from that direction by the mean
-    of the tangent vectors there; their weighted mean is zero at that very point, in exact arithmetic. Directions that
-    cancel have no mean: two models are then averaged, as in mergekit, more are refused. Where no model differs from the
-    base, the result is the base (mergekit stops there)."""
+    This is what mergekit 0.1.5 computes. It goes on from that direction by the mean of the tangent vectors there, which
+    is zero at that very point, in exact arithmetic. Directions that cancel have no mean: two models are then averaged,
+    as in mergekit, more are refused. Where no model differs from the base, the result is the base (with three models
+    or more mergekit stops there)."""
 
     name = "multislerp"
     title = "Multi-SLERP"
