@@ -107,6 +107,17 @@ def test_warnings_of_a_stage_are_shown(models: Path, tmp_path: Path) -> None:
     assert any("stage 'first'" in warning and "filter_wise" in warning for warning in warnings)
 
 
+def test_what_a_stage_takes_as_it_is_has_the_stage_s_dtype(models: Path, tmp_path: Path) -> None:
+    first, second = two_stages(models, merge_method="passthrough")
+    del first["base_model"], first["models"]
+    first["modules"] = {"model.layers": {"models": [entry(models / "a")]}}  # the rest is copied, from float32
+    both = write(tmp_path / "both.yml", first, second)
+    ws.merge(both, tmp_path / "out")
+    ws.merge(both, tmp_path / "kept", keep_stages=True)
+    streamed, written = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "kept"))
+    assert streamed == written
+
+
 def test_stages_like_mergekit_multi(models: Path, tmp_path: Path) -> None:
     first, second = two_stages(models, merge_method="task_arithmetic", dtype="float32")
     first["models"] = [entry(models / "a", weight=0.7), entry(models / "b", weight=0.5)]

@@ -33,7 +33,9 @@ class StageCheckpoint:
     def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         tensor = self._plans[name]
         if tensor.copy:
-            return tensor.sources[0].model.checkpoint.read(tensor.sources[0].tensor, start, stop, out)
+            stored = np.empty(stop - start, tensor.info.numpy_dtype)  # rounded as it would be on the disk
+            tensor.sources[0].model.checkpoint.read(tensor.sources[0].tensor, start, stop, stored)
+            return convert(stored, out)
         begin = 0
         for end in tensor.matrix_ends:
             if start < end and stop > begin:
