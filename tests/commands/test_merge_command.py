@@ -62,6 +62,8 @@ def test_a_method_and_its_parameters_stand_for_a_recipe(models: Path, tmp_path: 
         (("--method", "linear", "--weight", "1,2,3", "a", "b", "-o", "out"), "3 values for 2 models"),
         (("--method", "linear", "--wieght", "1", "a", "b", "-o", "out"), "No such option: --wieght"),
         (("--method", "linear", "--weight", "{1}", "a", "b", "-o", "out"), "expected a number, true, false"),
+        (("--method", "linear", "a", "b", "-o", "out", "--weight"), "requires a value"),
+        (("recipe.yml", "out", "--lora-merge-cache"), "requires a value"),
         (("--base", "a", "recipe.yml", "out"), "goes with --method only"),
         (("recipe.yml",), "expected RECIPE and OUT, found 1 paths"),
         (("--unsafe-truncate-embeddings", "recipe.yml", "out"), "name the vocabulary in the recipe"),

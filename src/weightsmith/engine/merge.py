@@ -216,7 +216,8 @@ def _merge_to_folder(
     if job.on_plan:
         job.on_plan(plan)
     weights = [path for model in plan.models.values() for path in model.files]
-    inputs = [*weights, recipe.file.path, *job.mappings.values()]
+    own_file = [recipe.file.path] if recipe.file.path.is_file() else []  # it may be keywords
+    inputs = [*weights, *own_file, *job.mappings.values()]
     stamps = InputStamps(plan.models.values())
     run = run_digest(plan, job.shard_bytes, seed, settings.device, job.mappings)
     made_by = output_digest(run | {"on_nan": "warn" if settings.tolerant else "error"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
@@ -88,7 +88,7 @@ def _without_mergekit_flags(args: Sequence[str]) -> list[str]:
         elif argument in _WITHOUT_MEANING:
             _say(argument, _WITHOUT_MEANING[argument])
         elif name in _VALUE_WITHOUT_MEANING or name == _CACHE:
-            value = value if equals else next(remaining, "")
+            value = value if equals else _next_value(name, remaining)
             if name == _CACHE:
                 os.environ["HF_HUB_CACHE"] = value
             else:
@@ -96,6 +96,13 @@ def _without_mergekit_flags(args: Sequence[str]) -> list[str]:
         elif not re.fullmatch(r"-v+", argument):
             kept.append(argument)
     return kept
+
+
+def _next_value(option: str, remaining: Iterator[str]) -> str:
+    value = next(remaining, None)
+    if value is None:
+        raise typer.BadParameter("requires a value", param_hint=option)
+    return value
 
 
 def _say(flag: str, reason: str) -> None:
@@ -113,7 +120,7 @@ def _with_parameters(args: Sequence[str], own: set[str]) -> list[str]:
         option, equals, value = argument.partition("=")
         name = option.removeprefix("--").replace("-", "_")
         if option.startswith("--") and option not in own and name in known:
-            kept += ["--parameter", f"{name}={value if equals else next(remaining, '')}"]
+            kept += ["--parameter", f"{name}={value if equals else _next_value(option, remaining)}"]
         else:
             kept.append(argument)
     return kept
