@@ -16,8 +16,8 @@ from functools import partial
 import torch
 
 from weightsmith.machine import describe_machine
-from weightsmith.methods.method import Settings
 from weightsmith.methods.registry import METHODS
+from weightsmith.methods.tensor_settings import Settings
 
 SHAPES = ("576x1536", "1024x1024", "2048x2048")
 MODELS = 3

@@ -15,7 +15,7 @@ import yaml
 
 import weightsmith
 from tests.conftest import save_stranger, stderr_lines, weightsmith_process
-from weightsmith.engine.on_ray import RayJob, _check_same, _make_shard
+from weightsmith.engine.distributed.on_ray import RayJob, _check_same, _make_shard
 from weightsmith.engine.output.resumable_folder import scratch_of
 from weightsmith.engine.output.run_digest import run_digest
 from weightsmith.errors import MergeError

@@ -10,8 +10,8 @@ import torch
 
 from weightsmith.blocks.block import Block
 from weightsmith.blocks.random_stream import stream_key
-from weightsmith.methods.method import Settings
 from weightsmith.methods.registry import METHODS
+from weightsmith.methods.tensor_settings import Settings
 
 
 class WholeTensors:

@@ -10,8 +10,8 @@ import torch
 
 from tests.methods.scan_of import WholeTensors, run, settings_of
 from weightsmith.methods.matrices.linear_algebra import gram_svd, polar_factor
-from weightsmith.methods.method import MatrixLayout, Settings
 from weightsmith.methods.registry import METHODS
+from weightsmith.methods.tensor_settings import MatrixLayout, Settings
 
 MATRIX_METHODS = [name for name, method in METHODS.items() if method.of_matrices]
 SHAPES = [(24, 16), (16, 24), (20, 20)]

@@ -13,9 +13,9 @@ from tests.fuzzing import examples
 from tests.methods.scan_of import WholeTensors, run
 from weightsmith.blocks.kth_largest import kth_largest
 from weightsmith.blocks.random_stream import below, fill_pages, random_numbers, stream_key
-from weightsmith.methods.method import Settings
 from weightsmith.methods.registry import METHODS
 from weightsmith.methods.task_vectors.task_vector_method import TaskVectorMethod
+from weightsmith.methods.tensor_settings import Settings
 
 FAMILY = [name for name, method in METHODS.items() if isinstance(method, TaskVectorMethod)]
 

@@ -325,6 +325,7 @@ def _show_summary(summary: MergeSummary, quiet: bool) -> None:
     typer.echo(
         f"{summary.out}: {summary.method} of {summary.models} models, {summary.tensors} tensors, "
         f"{show_size(summary.written_bytes)} in {summary.seconds:.1f} s"
+        + (f"; lines_alpha {summary.lines_alpha:.4g}" if summary.lines_alpha is not None else "")
         + (f"; seed {summary.seed}" if summary.seed is not None else "")
         + (f"; {summary.resumed} tensors were finished before" if summary.resumed else "")
         + (f"; {summary.trim_ties} elements kept or dropped by ties at a threshold" if summary.trim_ties else "")

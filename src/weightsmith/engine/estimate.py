@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from weightsmith.engine.know_whole_model import know_of_scan
 from weightsmith.engine.run_tensors import make_block
 from weightsmith.engine.tensor_scan import BLOCK, Buffers, TensorScan
 from weightsmith.machine import peak_memory
@@ -108,6 +109,7 @@ def _seconds(plan: Plan, tensor: TensorPlan, count: int, buffers: Buffers, devic
         scan = TensorScan(tensor, buffers, threading.Event(), row_wise=plan.method.row_wise, seed=0, device=device)
         scan.shorten(count, to_end=to_end)
         began = time.perf_counter()
+        tensor = know_of_scan(plan, tensor, scan)
         statistics = plan.method.statistics(scan, tensor.settings)
         for block in scan.blocks():
             make_block(plan.method, tensor, block, statistics, buffers)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
-from weightsmith.engine.on_ray import RayJob, run_on_ray
+from weightsmith.engine.distributed.on_ray import RayJob, run_on_ray
+from weightsmith.engine.know_whole_model import know_whole_model, known_of
 from weightsmith.engine.output.checksums import CHECKSUMS, is_written, write_checksums
 from weightsmith.engine.output.input_stamps import InputStamps
 from weightsmith.engine.output.journaled_run import run_journaled
@@ -41,7 +42,7 @@ DEFAULT_SHARD_BYTES = 5_000_000_000
 class MergeSummary:
     """Summary of a finished merge. `resumed`: tensors that an interrupted run had finished; `phases`:
     seconds of all threads together by what they did; `seed`: None where nothing was drawn at random; `done_already`:
-    `out` held this very merge, and nothing was computed."""
+    `out` held this very merge, and nothing was computed; `lines_alpha`: the automatic one, where it was asked for."""
 
     out: Path
     method: str
@@ -56,6 +57,7 @@ class MergeSummary:
     phases: dict[str, float]
     seed: int | None
     done_already: bool = False
+    lines_alpha: float | None = None  # that LiNeS found
 
 
 @overload
@@ -233,6 +235,7 @@ def _merge_to_folder(
         inputs=inputs,
     ) as scratch:
         folder = scratch.folder
+        plan = know_whole_model(plan, job.threads, settings, job.on_progress)
 
         def runner(
             unfinished: Sequence[TensorPlan],
@@ -265,6 +268,7 @@ def _merge_to_folder(
                 job.accept_mapping,
                 job.allow_different_settings,
                 dict(written),
+                known_of(plan),
             )
             return run_on_ray(ray_job, unfinished, writer.file_of, ray, on_shard_progress, on_tensor)
 
@@ -304,6 +308,7 @@ def _summary(
         tally.seconds,
         seed if plan.method.random else None,
         done_already,
+        known_of(plan).get("lines_alpha"),
     )
 
 
@@ -318,6 +323,7 @@ def _merge_in_memory(
 
     if on_plan:
         on_plan(plan)
+    plan = know_whole_model(plan, threads, settings, on_progress)
     not_finite: list[NotFinite] = []
     tensors = compute_tensors(
         plan.tensors,

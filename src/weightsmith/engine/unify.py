@@ -20,8 +20,8 @@ from weightsmith.errors import CheckpointError
 from weightsmith.files.inputs.read_input import read_text
 from weightsmith.files.output_folder import check_output
 from weightsmith.machine import available_cores
-from weightsmith.methods.method import Settings
 from weightsmith.methods.passthrough import Passthrough
+from weightsmith.methods.tensor_settings import Settings
 from weightsmith.models.fit_to_base import fit_to
 from weightsmith.models.naming.translate_config import published
 from weightsmith.models.open_model import in_layout, open_model

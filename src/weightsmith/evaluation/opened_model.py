@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from weightsmith.engine.in_memory import compute_tensors
+from weightsmith.engine.know_whole_model import know_whole_model
 from weightsmith.engine.output.run_digest import run_digest
 from weightsmith.engine.stages.plan_stages import open_plan
 from weightsmith.evaluation.answer_store import content_key
@@ -81,7 +82,8 @@ class OpenedModel:
 
             def load() -> Any:
                 log(f"{self.label}: merging in memory ({plan.method.name} of {len(plan.models)} models)")
-                weights = compute_tensors(plan.tensors, plan.method, threads=threads)
+                known = know_whole_model(plan, threads)
+                weights = compute_tensors(known.tensors, plan.method, threads=threads)
                 return fill_model(self.reference, plan.config, weights, PRECISIONS[precision])
 
             backend = TransformersBackend(described_model, precision=precision, memory=memory, log=log, load=load)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, ge
 
 from weightsmith.blocks.block import Block
 from weightsmith.errors import MergeError
-from weightsmith.methods.method import REQUIRED, Method, Parameter, Settings, Statistics
+from weightsmith.methods.method import REQUIRED, Method, Parameter, Statistics
 from weightsmith.methods.registry import METHODS, add_method
+from weightsmith.methods.tensor_settings import Settings
 
 if TYPE_CHECKING:
     import torch

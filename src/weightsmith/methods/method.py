@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 from weightsmith.blocks.block import Block, Scan
+from weightsmith.methods.tensor_settings import Settings
+from weightsmith.methods.whole_model import Pass
 
 REQUIRED = object()
 _NEARLY_ZERO = 1e-8  # methods do not divide by a smaller sum
@@ -32,57 +34,8 @@ class Parameter:
     at_least: float | None = None  # inclusive lower bound
     at_most: float | None = None
     choices: tuple[str, ...] = ()  # of a parameter that is a word
-
-
-Role = Literal["matrix", "embedding", "vector"]
-
-
-@dataclass(frozen=True)
-class MatrixLayout:
-    """The matrices in a fused weight: its rows are `repeats` times `sizes`, a part each. `transposed`: it is stored
-    [inputs, outputs].
-
-    >>> [list(rows) for rows in MatrixLayout(2, (1, 2)).rows_of_parts()]
-    [[0, 3], [1, 2, 4, 5]]
-    """
-
-    repeats: int
-    sizes: tuple[int, ...]
-    transposed: bool = False
-
-    def rows_of_parts(self) -> list[range | list[int]]:
-        """The row numbers of each part, once the weight is [outputs, inputs]."""
-        period, begin, parts = sum(self.sizes), 0, []
-        for size in self.sizes:
-            if self.repeats == 1:
-                parts.append(range(begin, begin + size))
-            else:
-                starts = range(begin, self.repeats * period, period)
-                parts.append([row for start in starts for row in range(start, start + size)])
-            begin += size
-        return parts
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Final parameter values for one output tensor; `per_input` runs parallel to the inputs. `role`: whether it is the
-    weight of a linear layer, an embedding or head, or anything else; `matrix`: the matrices in it, if not one."""
-
-    shared: dict[str, Any]
-    per_input: tuple[dict[str, Any], ...]
-    base: int | None  # which input is the base model
-    role: Role = "vector"
-    matrix: MatrixLayout | None = None
-
-    @property
-    def base_index(self) -> int:
-        """`base` where the method needs one; the plan has seen to it."""
-        assert self.base is not None
-        return self.base
-
-    @property
-    def others(self) -> list[int]:
-        return [i for i in range(len(self.per_input)) if i != self.base]
+    of_whole_model: bool = False  # one value for all tensors: no gradient, no filter
+    words: tuple[str, ...] = ()  # that a number may be instead, alone: not in a gradient
 
 
 @dataclass
@@ -131,6 +84,11 @@ class Method:
     def warning(self, settings: Settings) -> str | None:
         """What is allowed and rarely meant; None: nothing."""
         return None
+
+    def passes(self, settings: Settings) -> tuple[Pass, ...]:
+        """Over the whole model, before the first tensor is merged. `settings`: of any tensor, for parameters that are
+        `of_whole_model`."""
+        return ()
 
     def statistics(self, scan: Scan, settings: Settings) -> Statistics:
         """What `combine` needs to know of whole tensors, gathered before the first block is combined."""

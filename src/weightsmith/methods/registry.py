@@ -9,7 +9,8 @@ from weightsmith.errors import RecipeError
 from weightsmith.methods.elementwise.arcee_fusion import ArceeFusion
 from weightsmith.methods.elementwise.consensus import Consensus
 from weightsmith.methods.elementwise.nearswap import NearSwap
-from weightsmith.methods.elementwise.ram import Ram, RamPlus
+from weightsmith.methods.elementwise.pcb import Pcb
+from weightsmith.methods.elementwise.ram import Ram, RamPlus, RamPlusOfTensors
 from weightsmith.methods.elementwise.sce import Sce
 from weightsmith.methods.elementwise.weighted_median import WeightedMedian
 from weightsmith.methods.linear import Linear
@@ -42,7 +43,9 @@ _CLASSES = (
     Breadcrumbs,
     BreadcrumbsTies,
     Ram,
+    RamPlusOfTensors,
     RamPlus,
+    Pcb,
     Sce,
     Consensus,
     WeightedMedian,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weightsmith.methods.method import MatrixLayout
+from weightsmith.methods.tensor_settings import MatrixLayout
 
 _HALVES = re.compile(r"\.(gate_up_proj|mlp\.Wi)\.weight$")
 _ATTENTION = re.compile(r"\.(qkv_proj|query_key_value|Wqkv|qkv|c_attn)\.weight$")

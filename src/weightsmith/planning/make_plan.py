@@ -4,11 +4,14 @@ read."""
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from weightsmith.checkpoint.checkpoint import natural_key
 from weightsmith.errors import CheckpointError, PlanError
+from weightsmith.methods.depth_scaling import scaled
 from weightsmith.models.companion_files import check_tokenizer
 from weightsmith.models.configs.compare_settings import compare_settings
 from weightsmith.models.fit_to_base import fit_text_parts, fit_to
@@ -70,7 +73,7 @@ def make_plan(
         tensors += _tensors_outside(planner, module, home, stacks[home.reference])
         if module.stack:
             tensors += _tensors_of_layers(planner, module, module.stack, stacks)
-    ordered = tuple(sorted(tensors, key=lambda tensor: natural_key(tensor.name)))
+    ordered = tuple(_with_depths(sorted(tensors, key=lambda tensor: natural_key(tensor.name))))
     cut = [(module.slices, module.stack) for module in modules if module.stack]
     if not cut:
         _check_nothing_left(recipe, models, home, stacks, {tensor.name for tensor in ordered})
@@ -215,6 +218,20 @@ def _tensors_of_layers(
                 inputs = [f"{stack.prefix}{first + source.layer_range[0] + offset}{suffix}" for source in part.sources]
                 yield planner.plan(part, f"{stack.prefix}{first + number}{suffix}", inputs, t, outer=module.parameters)
             number += 1
+
+
+def _with_depths(tensors: Sequence[TensorPlan]) -> Iterator[TensorPlan]:
+    """With the depth of the output's layer that each is in."""
+    places = {tensor.name: match for tensor in tensors if (match := LAYER.match(tensor.name))}
+    stacks: dict[str, set[int]] = defaultdict(set)
+    for place in places.values():
+        stacks[place[1]].add(int(place[2]))
+    for tensor in tensors:
+        place, settings = places.get(tensor.name), tensor.settings
+        if place and len(numbers := stacks[place[1]]) > 1:
+            first, last = min(numbers), max(numbers)
+            settings = replace(settings, depth=(int(place[2]) - first) / (last - first))
+        yield replace(tensor, settings=scaled(settings))
 
 
 def _about_apart(home: Model, names: Sequence[str]) -> Iterator[str]:

@@ -7,7 +7,9 @@ from typing import Any
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.views.expert_layout import ExpertLayout
-from weightsmith.methods.method import Method, Settings
+from weightsmith.methods.depth_scaling import AUTO, DEPTH_SCALING
+from weightsmith.methods.method import Method
+from weightsmith.methods.tensor_settings import Settings
 from weightsmith.models.model import Model
 from weightsmith.recipe.recipe import Recipe
 from weightsmith.tokenizer.alignment import Alignment
@@ -37,7 +39,14 @@ class TensorPlan:
         """`model.norm.weight [64] BF16: a (weight 0.5), b (weight 0.5), base_model c; normalize true`"""
         sources = [self._show_source(number) for number in range(len(self.sources))]
         text = f"{self.name} {list(self.info.shape)} {self.info.dtype}: {', '.join(sources)}"
-        return f"{text}; {_show_values(self.settings.shared)}" if self.settings.shared and not self.copy else text
+        shared = self._shown_settings()
+        return f"{text}; {_show_values(shared)}" if shared and not self.copy else text
+
+    def _shown_settings(self) -> dict[str, Any]:
+        """Of the merge; what LiNeS makes of this tensor instead of its parameters."""
+        own, settings = {p.name for p in DEPTH_SCALING}, self.settings
+        shown = {name: value for name, value in settings.shared.items() if name not in own or value == AUTO}
+        return shown | ({"scale": settings.scale} if settings.scale != 1 else {})
 
     def _show_source(self, number: int) -> str:
         source = self.sources[number]

@@ -13,7 +13,8 @@ from weightsmith.checkpoint.dtypes import FLOATS, dtype_named, promoted
 from weightsmith.checkpoint.views.expert_layout import ExpertLayout, straight
 from weightsmith.checkpoint.views.transposed_panels import LastPanel
 from weightsmith.errors import PlanError
-from weightsmith.methods.method import REQUIRED, Method, Settings
+from weightsmith.methods.method import REQUIRED, Method
+from weightsmith.methods.tensor_settings import Settings
 from weightsmith.models.model import Model
 from weightsmith.models.naming.expert_forms import expert_layout
 from weightsmith.models.parts.embeddings import EMBEDDINGS, OUTPUTS, embedding_name, is_tied
@@ -232,7 +233,8 @@ class TensorPlanner:
                         f"{inputs[i]})",
                     )
                 per_input[i][parameter.name] = value
-        settings = Settings(shared, tuple(per_input), base)
+        models = tuple(source.model for source in part.sources)
+        settings = Settings(shared, tuple(per_input), base, models=models)
         if objection := method.objection(settings):
             raise recipe.file.error(["parameters"], f"{method.name}: {objection} (tensor {name})")
         if warning := method.warning(settings):

@@ -44,6 +44,14 @@ def check_parameters(
             unused.append(
                 (name, "belongs to the whole merge and does nothing at one model; move it to `parameters` at the top")
             )
+        if parameter.of_whole_model and (len(keys) > 1 or isinstance(setting, list | dict)):
+            raise file.error(
+                here,
+                f"{name} of {method.name} is one value for the whole model: it stands in `parameters` at the top, "
+                "without a gradient or a filter",
+            )
+        for word in _words_in_gradients(parameter, setting):
+            raise file.error(here, f"{word!r} stands alone, not in a list: nothing is between it and a number")
         for value in _scalars(file, here, setting):
             problem = _problem(parameter, value)
             if problem:
@@ -73,12 +81,23 @@ def _scalars(file: YamlFile, keys: list[str | int], setting: Any) -> Iterator[An
         yield setting
 
 
+def _words_in_gradients(parameter: Parameter, setting: Any) -> Iterator[str]:
+    if isinstance(setting, dict):
+        yield from _words_in_gradients(parameter, setting.get("value"))
+    elif isinstance(setting, list):
+        for item in setting:
+            if isinstance(item, dict):
+                yield from _words_in_gradients(parameter, item)
+            elif item in parameter.words:
+                yield item
+
+
 def _problem(parameter: Parameter, value: Any) -> str | None:
     try:
         number = _convert(parameter, value)
     except (TypeError, ValueError, OverflowError):
         return f"expected {expected_of(parameter)}"
-    if parameter.choices:
+    if parameter.choices or number in parameter.words:
         return None
     high = math.inf if parameter.at_most is None else parameter.at_most
     ending = "" if parameter.at_most is None else f" and at most {parameter.at_most:g}"
@@ -93,13 +112,16 @@ def expected_of(parameter: Parameter) -> str:
     """What a recipe may give it, in words."""
     if parameter.choices:
         return f"one of {', '.join(parameter.choices)}"
-    return {bool: "true or false", int: "a whole number", float: "a number"}[parameter.type]
+    number = {bool: "true or false", int: "a whole number", float: "a number"}[parameter.type]
+    return " or ".join([number, *parameter.words])
 
 
 def _convert(parameter: Parameter, value: Any) -> Any:
     if parameter.choices:
         if value not in parameter.choices:
             raise ValueError
+        return value
+    if value in parameter.words:
         return value
     if parameter.type is bool:
         if isinstance(value, str) and value.lower() in _TRUE | _FALSE:

@@ -10,11 +10,13 @@ import numpy as np
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
 from weightsmith.checkpoint.dtypes import convert
-from weightsmith.engine.run_tensors import BlockMaker, statistics_of
+from weightsmith.engine.know_whole_model import know_whole_model
+from weightsmith.engine.run_tensors import BlockMaker, RunSettings, statistics_of
 from weightsmith.engine.tensor_scan import Buffers, TensorScan
+from weightsmith.machine import available_cores
 from weightsmith.methods.method import Statistics
 from weightsmith.models.model import Model
-from weightsmith.planning.plan import Plan
+from weightsmith.planning.plan import Plan, TensorPlan
 
 
 class StageCheckpoint:
@@ -23,12 +25,23 @@ class StageCheckpoint:
 
     def __init__(self, plan: Plan, seed: int, *, tolerant: bool) -> None:
         self.tensors: Mapping[str, TensorInfo] = {tensor.name: tensor.info for tensor in plan.tensors}
-        self._plans = {tensor.name: tensor for tensor in plan.tensors}
+        self._plan, self._by_name = plan, dict[str, TensorPlan]()
         self._method, self._seed, self._tolerant, self._buffers = plan.method, seed, tolerant, Buffers()
         self._statistics: dict[tuple[str, int], Statistics] = {}
         if plan.method.needs_torch:
             import torch  # noqa: F401  # before threads read, each of which would import it at once
         self._lock, self._locks = threading.Lock(), dict[str, threading.Lock]()
+
+    @property
+    def _plans(self) -> dict[str, TensorPlan]:
+        if self._by_name:
+            return self._by_name
+        with self._lock:
+            if not self._by_name:
+                settings = RunSettings(self._seed, tolerant=self._tolerant)
+                known = know_whole_model(self._plan, available_cores(), settings)
+                self._by_name = {tensor.name: tensor for tensor in known.tensors}
+            return self._by_name
 
     def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         tensor = self._plans[name]

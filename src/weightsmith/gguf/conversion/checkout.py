@@ -61,7 +61,7 @@ class CheckoutConversion:
         if not files:
             writer = ShardWriter(folder, {tensor.name: tensor.info for tensor in self._source.tensors}, _SHARD)
             run_tensors(
-                self._source.tensors,
+                self._source.ready_tensors,
                 self._source.method,
                 writer,
                 self._threads,

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ from weightsmith.engine.output.run_digest import copy_digest, run_digest
 from weightsmith.engine.stages.plan_stages import open_plan
 from weightsmith.gguf.conversion.added_tokens import list_added_tokens
 from weightsmith.gguf.conversion.fit_vocabulary import fit_vocabulary
-from weightsmith.methods.method import Method, Settings
+from weightsmith.machine import available_cores
+from weightsmith.methods.method import Method
 from weightsmith.methods.passthrough import Passthrough
+from weightsmith.methods.tensor_settings import Settings
 from weightsmith.models.model import Model
 from weightsmith.models.multimodal import text_names
 from weightsmith.models.naming.translate_config import published
@@ -63,12 +66,21 @@ class ExportSource:
     vocabulary: Alignment | None
     warnings: tuple[str, ...] = ()
     chat_template: str | None = None  # instead of the tokenizer's own
+    plan: Plan | None = None  # of a merge
 
     @property
     def run_settings(self) -> RunSettings:
         from weightsmith.engine.run_tensors import RunSettings
 
         return RunSettings(self.seed, self.tolerant)
+
+    @cached_property
+    def ready_tensors(self) -> tuple[TensorPlan, ...]:
+        """`tensors` with what a method has to know of the whole model, which is read for that. Raises
+        CheckpointError."""
+        from weightsmith.engine.know_whole_model import know_whole_model
+
+        return know_whole_model(self.plan, available_cores(), self.run_settings).tensors if self.plan else self.tensors
 
     @property
     def nbytes(self) -> int:
@@ -95,7 +107,8 @@ class ExportSource:
             return read_tensor(tensor.sources[0].model.checkpoint, tensor.sources[0].tensor)
         from weightsmith.engine.in_memory import compute_tensors
 
-        return compute_tensors([tensor], self.method, settings=self.run_settings)[tensor.name]
+        ready = next(one for one in self.ready_tensors if one.name == tensor.name)
+        return compute_tensors([ready], self.method, settings=self.run_settings)[tensor.name]
 
     def stage(self, folder: Path) -> list[str]:
         """Write what a Hugging Face folder has beside its weights: config.json and tokenizer, fitted to the embedding;
@@ -145,6 +158,7 @@ def source_of_plan(plan: Plan, seed: int, *, tolerant: bool = False) -> ExportSo
         plan.vocabulary,
         plan.warnings,
         plan.chat_template,
+        plan,
     )
 
 

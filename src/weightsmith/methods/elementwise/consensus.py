@@ -1,5 +1,6 @@
 """Consensus: of the summed task vectors, the elements that matter to several models."""
 
+from weightsmith.methods.depth_scaling import DEPTH_SCALING
 from weightsmith.methods.method import Method, Parameter
 
 
@@ -18,6 +19,7 @@ class Consensus(Method):
         Parameter("tall_lambda", float, "shared", "the share of the others that a change has to reach", default=0.5),
         Parameter("agreement", int, "shared", "how many models an element has to matter to", default=2, at_least=1),
         Parameter("lambda", float, "shared", "factor on the merged task vector", default=0.4),
+        *DEPTH_SCALING,
     )
     needs_base = True
 
@@ -32,4 +34,5 @@ class Consensus(Method):
         total = sum(deltas[1:], deltas[0])
         share = settings.shared["tall_lambda"]
         count = sum((delta.abs() >= share * (total - delta).abs()).int() for delta in deltas)
-        return base + total * (count >= settings.shared["agreement"]) * settings.shared["lambda"]
+        kept = total * (count >= settings.shared["agreement"])
+        return base + kept * (settings.shared["lambda"] * settings.scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from weightsmith.blocks.order_statistics import kth_largest_score
+from weightsmith.methods.depth_scaling import DEPTH_SCALING
 from weightsmith.methods.method import Method, Parameter, Statistics
 
 _LEAST = 1e-6  # mergekit's bound: a smaller sum of mean squares, or of weights, is not divided by
@@ -28,6 +29,7 @@ class Sce(Method):
             "select_topk", float, "shared", "share of the elements that vary, which is kept", default=1.0, at_least=0.0
         ),
         Parameter("int8_mask", bool, "shared", "accepted for mergekit's recipes; changes no number", default=False),
+        *DEPTH_SCALING,
     )
     needs_base = True
 
@@ -59,7 +61,8 @@ class Sce(Method):
         deltas = self._selected(block, settings, values["least"])
         agree = deltas.sign() == torch.where(deltas.sum(0) >= 0, 1.0, -1.0)
         weights = agree * torch.tensor(values["weights"], device=deltas.device).unsqueeze(1)
-        return block.inputs[settings.base_index] + (deltas * weights).sum(0) / weights.sum(0).clamp(min=_LEAST)
+        merged = (deltas * weights).sum(0) / weights.sum(0).clamp(min=_LEAST)
+        return block.inputs[settings.base_index] + merged * settings.scale
 
     def _selected(self, block, settings, least):
         """Task vectors [models, n], zero where the variance between them is below `least`."""

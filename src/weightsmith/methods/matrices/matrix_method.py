@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from weightsmith.blocks.block import Block, Scan
-from weightsmith.methods.method import Method, Parameter, Settings, Statistics
+from weightsmith.methods.depth_scaling import DEPTH_SCALING
+from weightsmith.methods.method import Method, Parameter, Statistics
+from weightsmith.methods.tensor_settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +38,7 @@ def matrix_parameters(*more: Parameter, embeddings: str = "mean") -> tuple[Param
             default="mean",
             choices=_RULES,
         ),
+        *DEPTH_SCALING,
     )
 
 
@@ -93,9 +96,10 @@ class MatrixMethod(Method):
         if "merged" in values:
             start = block.start - values["from"]
             merged = values["merged"][start : start + len(base)].to(base.device)
-            return base + merged * settings.shared["lambda"]
+            return base + merged * (settings.shared["lambda"] * settings.scale)
         others, rule = settings.others, values.get("rule", "base")
         if rule == "base":
             return base
         total = sum((inputs[i] - base) * settings.per_input[i]["weight"] for i in others)
-        return base + total * (settings.shared["lambda"] / (len(others) if rule == "mean" else 1))
+        factor = settings.shared["lambda"] * settings.scale
+        return base + total * (factor / (len(others) if rule == "mean" else 1))

@@ -14,8 +14,8 @@ from weightsmith.blocks.compile import kernel
 from weightsmith.blocks.convert import load
 from weightsmith.blocks.random_stream import MORE, below, fill_halves
 from weightsmith.blocks.weighted_sum import TILE, subtract
-from weightsmith.methods.method import Settings
 from weightsmith.methods.task_vectors.sparsify import BY_CHANCE, Selection
+from weightsmith.methods.tensor_settings import Settings
 
 _INFINITE = np.float32(np.inf)
 _SORTED = 1 << 15  # elements whose rows are sorted together: they stay in the second-level cache
@@ -62,7 +62,7 @@ def combine_fused(
         elect,
         normalize,
         np.float32(divisor),
-        np.float32(settings.shared["lambda"]),
+        np.float32(settings.shared["lambda"] * settings.scale),
         block.out,
     )
     return block.out

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from weightsmith.blocks.block import Block, Scan
-from weightsmith.methods.method import Method, Parameter, Settings, Statistics, cancellation_warning
+from weightsmith.methods.depth_scaling import DEPTH_SCALING
+from weightsmith.methods.method import Method, Parameter, Statistics, cancellation_warning
 from weightsmith.methods.task_vectors.fused import NEARLY_ZERO, combine_fused, l1_norms
 from weightsmith.methods.task_vectors.sparsify import Selection, Sparsifier
+from weightsmith.methods.tensor_settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +37,7 @@ def task_vector_parameters(*more: Parameter, normalize: bool, rescale: bool) -> 
         Parameter("lambda", float, "shared", "factor on the merged task vector", default=1.0),
         Parameter("rescale", bool, "shared", "restore each thinned task vector's l1 norm", default=rescale),
         Parameter("int8_mask", bool, "shared", "accepted for mergekit's recipes; changes no number", default=False),
+        *DEPTH_SCALING,
     )
 
 
@@ -87,7 +90,7 @@ class TaskVectorMethod(Method):
             mixed, divisor = total, sum(weights) if abs(sum(weights)) >= NEARLY_ZERO else 1.0
         if settings.shared["normalize"]:
             mixed = mixed / divisor
-        return base + mixed * settings.shared["lambda"]
+        return base + mixed * (settings.shared["lambda"] * settings.scale)
 
     def fused(self, block: Block, settings: Settings, statistics: Statistics) -> np.ndarray:
         values = statistics.values

@@ -14,6 +14,7 @@ import torch
 
 from weightsmith.checkpoint.dtypes import torch_dtypes
 from weightsmith.engine.in_memory import compute_tensors
+from weightsmith.engine.know_whole_model import know_whole_model
 from weightsmith.engine.run_tensors import RunSettings
 from weightsmith.evaluation.backends.transformers.live_model import fill_model
 from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
@@ -63,6 +64,10 @@ class LiveMerge:
     def become(self, plan: Plan) -> Merged:
         """Have `backend` be the merge. Raises MergeError or EvaluationError."""
         started = time.perf_counter()
+        try:
+            plan = know_whole_model(plan, self._threads, RunSettings(bounds=self._bounds))
+        finally:
+            torch.set_num_threads(self._threads)
         frame = (
             plan.home.reference,
             plan.config,

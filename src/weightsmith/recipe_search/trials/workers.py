@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
-from weightsmith.engine.ray_cluster import ray_cluster
+from weightsmith.engine.distributed.ray_cluster import ray_cluster
 from weightsmith.errors import SearchError, WeightsmithError
 from weightsmith.recipe_search.trials.run_trial import Setup, TrialJob, TrialResult, run_trial
 

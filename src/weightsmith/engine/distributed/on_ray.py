@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
+from weightsmith.engine.distributed.ray_cluster import ray_cluster
+from weightsmith.engine.know_whole_model import with_known
 from weightsmith.engine.output.run_digest import run_digest
-from weightsmith.engine.ray_cluster import ray_cluster
 from weightsmith.engine.run_tensors import OnBytes, RunSettings, Tally, run_tensors
 from weightsmith.engine.stages.plan_stages import open_plan
 from weightsmith.errors import MergeError, WeightsmithError
@@ -47,6 +48,7 @@ class RayJob:
     accept_mapping: bool
     allow_different_settings: bool = False
     written: dict[str, Path] = field(default_factory=dict)  # the folders of stages
+    known: Mapping[str, Any] = field(default_factory=dict)  # what the passes over the whole model found
 
 
 def run_on_ray(
@@ -100,6 +102,7 @@ def _make_shard(job: RayJob, names: list[str]) -> list[tuple[str, Tally]]:
         allow_different_settings=job.allow_different_settings,
     )
     _check_same(plan, job)
+    plan = with_known(plan, job.known)
     names_to_make, tallies = set(names), []
     writer = ShardWriter(
         job.folder, {tensor.name: tensor.info for tensor in plan.tensors}, job.shard_bytes, resumed=True

@@ -1,0 +1,117 @@
+"""The passes over a whole model that come before its first tensor is made, where a method needs them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from weightsmith.engine.on_threads import on_threads
+from weightsmith.engine.run_tensors import DEFAULT_RUN, RunSettings
+from weightsmith.engine.tensor_scan import Buffers, TensorScan
+from weightsmith.methods.depth_scaling import AUTO, MeanLength, scaled
+from weightsmith.methods.tensor_settings import Settings
+from weightsmith.methods.whole_model import Pass, Totals
+from weightsmith.planning.plan import Plan, TensorPlan
+from weightsmith.progress import OnProgress, Progress, no_progress
+
+
+def passes_of(plan: Plan) -> tuple[Pass, ...]:
+    """Those that the plan needs."""
+    settings = [tensor.settings for tensor in plan.tensors if _merged(tensor)]
+    if not settings:
+        return ()
+    of_lengths = any(map(_has_auto, settings))
+    return (*plan.method.passes(settings[0]), *([MeanLength(plan.method)] if of_lengths else []))
+
+
+def know_whole_model(
+    plan: Plan, threads: int, settings: RunSettings = DEFAULT_RUN, on_progress: OnProgress = no_progress
+) -> Plan:
+    """The plan with `Settings.whole_model` of every tensor. It does not depend on `threads`. Raises CheckpointError for
+    weights that cannot be read."""
+    known: dict[str, Any] = {}
+    passes = passes_of(plan)
+    for number, one in enumerate(passes):
+        stage = f"reading the whole model ({number + 1} of {len(passes)})"
+        totals = _totals(one, _with(plan.tensors, known), plan, threads, settings, on_progress, stage)
+        known |= one.conclude(totals, known)
+    return with_known(plan, known)
+
+
+def know_of_scan(plan: Plan, tensor: TensorPlan, scan: TensorScan) -> TensorPlan:
+    """The tensor as if `scan` were all of the model."""
+    known: dict[str, Any] = {}
+    for one in passes_of(plan):
+        totals = Totals()
+        one.gather(scan, tensor.settings, totals)
+        known |= one.conclude(totals, known)
+        (tensor,) = _with([tensor], known)
+    return tensor
+
+
+def with_known(plan: Plan, known: Mapping[str, Any]) -> Plan:
+    """The plan with what the passes over the whole model found."""
+    return replace(plan, tensors=tuple(_with(plan.tensors, known))) if known else plan
+
+
+def known_of(plan: Plan) -> Mapping[str, Any]:
+    """What the passes over the whole model found."""
+    return next((tensor.settings.whole_model for tensor in plan.tensors if _merged(tensor)), {})
+
+
+def _with(tensors: Sequence[TensorPlan], known: Mapping[str, Any]) -> list[TensorPlan]:
+    return [
+        replace(tensor, settings=scaled(replace(tensor.settings, whole_model=known))) if _merged(tensor) else tensor
+        for tensor in tensors
+    ]
+
+
+def _merged(tensor: TensorPlan) -> bool:
+    return not tensor.copy and tensor.info.numel > 0
+
+
+def _has_auto(settings: Settings) -> bool:
+    return settings.shared.get("lines_alpha") == AUTO
+
+
+def _totals(
+    one: Pass,
+    tensors: Sequence[TensorPlan],
+    plan: Plan,
+    threads: int,
+    settings: RunSettings,
+    on_progress: OnProgress,
+    stage: str,
+) -> Totals:
+    merged = sorted(filter(_merged, tensors), key=lambda tensor: -tensor.info.numel)
+    total, totals, buffers = sum(tensor.read_bytes for tensor in merged), Totals(), Buffers()
+    done: list[int] = []
+    if plan.method.needs_torch or settings.device != "cpu":
+        import torch  # noqa: F401  # before the threads start, each of which then has it compute with one
+
+    def work(tensor: TensorPlan, stop: threading.Event) -> tuple[Totals, int]:
+        own, ends = Totals(), tensor.matrix_ends
+        for part in zip((0, *ends[:-1]), ends, strict=True):
+            scan = TensorScan(
+                tensor,
+                buffers,
+                stop,
+                row_wise=plan.method.row_wise,
+                seed=settings.seed,
+                device=settings.device,
+                bounds=settings.bounds,
+                part=part,
+            )
+            one.gather(scan, tensor.settings, own)
+        return own, tensor.read_bytes
+
+    def tick() -> None:
+        on_progress(Progress(stage, sum(done), total, "bytes"))
+
+    for own, nbytes in on_threads(work, merged, threads, tick=tick):
+        totals.include(own)
+        done.append(nbytes)
+    tick()
+    return totals
