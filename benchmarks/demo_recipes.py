@@ -45,6 +45,16 @@ RECIPES: list[tuple[str, Settings, Settings]] = [
     ("knots", {}, {}),
     ("knots", {}, {"normalize": False}),
     ("svc", {}, {}),
+    ("svc", {"density": 0.5}, {"rule": "ties", "normalize": False}),
+    ("svc", {}, {"rule": "tsv_m", "alpha": 1.0}),
+    ("core_space", {}, {}),
+    ("core_space", {}, {"rule": "ties"}),
+    ("core_space", {}, {"rule": "swudi"}),
+    ("ortho_merge", {}, {}),
+    ("ortho_merge", {}, {"rule": "tsv_m"}),
+    ("ramplus", {}, {}),
+    ("pcb", {}, {}),
+    ("ties", {"weight": 1.0, "density": 0.5}, {"normalize": True, "lines_alpha": "auto"}),
 ]
 
 

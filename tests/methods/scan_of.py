@@ -30,6 +30,9 @@ class WholeTensors:
     def known_bound(self, base: int, number: int, k: int) -> None:
         return None
 
+    def low_rank(self, number: int) -> None:
+        return None
+
     def sample(self, count: int) -> np.ndarray:
         return self.tensors[:, :: max(1, self.numel // count)][:, :count].clone().numpy()
 

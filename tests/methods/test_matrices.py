@@ -37,11 +37,13 @@ def orthogonal_experts(rows: int, columns: int, count: int) -> torch.Tensor:
     return torch.stack([(u[:, part] * values) @ v[:, part].T for part in parts])
 
 
-def merged(name: str, deltas: torch.Tensor, layout: MatrixLayout | None = None, **shared) -> torch.Tensor:
+def merged(
+    name: str, deltas: torch.Tensor, layout: MatrixLayout | None = None, *, own: dict | None = None, **shared
+) -> torch.Tensor:
     """The merged task vector, float64, of the method on a base of small numbers, in blocks of a few rows."""
     base = torch.randn(deltas.shape[1:], generator=torch.Generator().manual_seed(9)).double() * 1e-3
     whole = torch.stack([base, *(base + delta for delta in deltas)]).float()
-    filled = settings_of(name, 0, [{}] * len(whole), **shared)
+    filled = settings_of(name, 0, [{}, *([own or {}] * len(deltas))], **shared)
     settings = Settings(filled.shared, filled.per_input, 0, "matrix", layout)
     rows, columns = deltas.shape[1:]
     scan = WholeTensors(whole.reshape(len(whole), -1), columns, 5 * columns)
@@ -141,7 +143,7 @@ def test_knots_with_signs_that_no_rounding_can_turn() -> None:
     ours, dense = merged("knots", deltas), knots(deltas)
     # the sign of a singular vector is nobody's choice: with the election by sums it changes nothing
     close(ours, dense, 1e-3)
-    kept = merged("knots", deltas, density=0.5)
+    kept = merged("knots", deltas, own={"density": 0.5})
     assert 0.2 < float(kept.norm() / ours.norm()) < 1.5
 
 

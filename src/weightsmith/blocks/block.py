@@ -97,6 +97,11 @@ class Scan(Protocol):
         """The bound of the k largest magnitudes of input `number` minus input `base`, where it was found before."""
         ...
 
+    def low_rank(self, number: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """float32 (b [rows, rank], a [rank, width]) where input `number` is the base plus b @ a, as an adapter says;
+        None where that is not known."""
+        ...
+
     def sample(self, count: int) -> np.ndarray:
         """About `count` elements from all over the tensor, float32 [models, n]; all of them where there are no more."""
         ...

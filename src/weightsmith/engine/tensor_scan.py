@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from copy import copy
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from weightsmith.blocks.random_stream import stream_key
 from weightsmith.blocks.threshold import Threshold
 from weightsmith.checkpoint.dtypes import numpy_dtypes
 from weightsmith.planning.plan import TensorPlan
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK = 1 << 19  # elements: larger ones leave the cache, smaller ones have the threads wait for each other
 _CHUNK = 1 << 10  # elements of a sample that are read at once
@@ -30,6 +33,15 @@ class Bounds(Protocol):
 
     def find(self, tensor: TensorPlan, base: int, number: int, k: int) -> Threshold | None:
         """The bound of the k largest magnitudes of `tensor`'s input `number` minus input `base`."""
+        ...
+
+
+@runtime_checkable
+class LowRank(Protocol):
+    """A checkpoint of a base and adapters."""
+
+    def low_rank(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """As `AdaptedCheckpoint.low_rank`."""
         ...
 
 
@@ -85,6 +97,7 @@ class TensorScan:
         self.streams = tuple(stream_key(seed, i, tensor.name) for i in range(len(tensor.sources)))
         self.read_seconds, self._first = 0.0, 0
         self._range: tuple[int, int] | None = None
+        self._whole = whole
         self.tensor, self._buffers, self._stop, self._device, self._bounds = tensor, buffers, stop, device, bounds
         self._step = max(1, block // self.width) * self.width if row_wise and self.width else block
         # As stored, where kernels know the dtype, so that nothing is converted twice.
@@ -95,6 +108,7 @@ class TensorScan:
     def shorten(self, count: int, *, to_end: bool) -> None:
         """Shorten the scan to about `count` elements, whole rows, the first ones or the last ones."""
         count = min(self.numel, max(1, count // max(1, self.width)) * self.width)
+        self._whole = False
         self._first, self.numel = self.numel - count if to_end else 0, count
 
     def apart(self) -> TensorScan:
@@ -125,6 +139,12 @@ class TensorScan:
     def known_bound(self, base: int, number: int, k: int) -> Threshold | None:
         whole = not self.tensor.experts
         return self._bounds.find(self.tensor, base, number, k) if self._bounds and whole else None
+
+    def low_rank(self, number: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        base, source = self.tensor.sources[self.tensor.settings.base_index], self.tensor.sources[number]
+        adapted, files = source.model.checkpoint, base.model.files
+        on_base = source.model.files[: len(files)] == files and not base.model.lora_ranks
+        return adapted.low_rank(source.tensor) if isinstance(adapted, LowRank) and on_base and self._whole else None
 
     def sample(self, count: int) -> np.ndarray:
         began = time.perf_counter()

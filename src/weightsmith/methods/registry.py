@@ -6,6 +6,10 @@ from functools import cache
 from importlib import metadata
 
 from weightsmith.errors import RecipeError
+from weightsmith.methods.composed.core_space import CoreSpace
+from weightsmith.methods.composed.knots import Knots
+from weightsmith.methods.composed.ortho_merge import OrthoMerge
+from weightsmith.methods.composed.svc import Svc
 from weightsmith.methods.elementwise.arcee_fusion import ArceeFusion
 from weightsmith.methods.elementwise.consensus import Consensus
 from weightsmith.methods.elementwise.nearswap import NearSwap
@@ -15,8 +19,6 @@ from weightsmith.methods.elementwise.sce import Sce
 from weightsmith.methods.elementwise.weighted_median import WeightedMedian
 from weightsmith.methods.linear import Linear
 from weightsmith.methods.matrices.isotropic import IsoC, IsoCts
-from weightsmith.methods.matrices.knots import Knots
-from weightsmith.methods.matrices.svc import Svc
 from weightsmith.methods.matrices.tsv_m import TsvM
 from weightsmith.methods.matrices.wudi import ActMat, Aswudi, Swudi
 from weightsmith.methods.method import Method
@@ -64,6 +66,8 @@ _CLASSES = (
     ActMat,
     Knots,
     Svc,
+    CoreSpace,
+    OrthoMerge,
     Passthrough,
 )
 METHODS: dict[str, Method] = {method_class.name: method_class() for method_class in _CLASSES}

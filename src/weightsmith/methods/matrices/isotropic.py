@@ -22,7 +22,7 @@ class IsoC(MatrixMethod):
         "rounding in the others. Search `lambda`: published values, 1 to 1.5, are for image classifiers."
     )
 
-    def merge_matrices(self, deltas, settings):
+    def merge_matrices(self, deltas, settings, streams):
         total = deltas.sum(0)
         direction = polar_factor(total)
         return direction * ((direction * total).sum() / min(total.shape))
@@ -53,7 +53,7 @@ class IsoCts(MatrixMethod):
     )
     advice = IsoC.advice
 
-    def merge_matrices(self, deltas, settings):
+    def merge_matrices(self, deltas, settings, streams):
         import torch
 
         count, total = len(deltas), deltas.sum(0)

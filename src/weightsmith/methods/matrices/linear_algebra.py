@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-_SMALLEST = 1e-7  # of the largest singular value: what is smaller is rounding of the Gram matrix
+_SMALLEST = 1e-6  # of the largest singular value: what is smaller is the rounding of float32
 
 
 def gram_svd(matrix: torch.Tensor, count: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(u [rows, k], s [k], v [columns, k]): the `count` largest singular values and their vectors, float32, by the
-    eigenvalues of the smaller Gram matrix in float64. Values below 1e-7 of the largest are zero, and so are their
+    eigenvalues of the smaller Gram matrix in float64. Values below 1e-6 of the largest are zero, and so are their
     vectors, where an SVD would invent some.
 
     >>> u, s, v = gram_svd(torch.diag(torch.tensor([3.0, 2.0])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from weightsmith.blocks.block import Block, Scan
 from weightsmith.methods.depth_scaling import DEPTH_SCALING
@@ -53,9 +53,24 @@ class MatrixMethod(Method):
     of_matrices = True
     cost = "each matrix is held whole, in float32, one of every model for each thread"
 
-    def merge_matrices(self, deltas: torch.Tensor, settings: Settings) -> torch.Tensor:
-        """The merged task vector [outputs, inputs] of weighted ones, float32 [models, outputs, inputs]."""
+    weighted: ClassVar[bool] = True  # task vectors are multiplied by their weight before they are merged
+
+    def merge_matrices(self, deltas: torch.Tensor, settings: Settings, streams: tuple[int, ...]) -> torch.Tensor:
+        """The merged task vector [outputs, inputs] of what `gathered` gives, float32 [models, outputs, inputs].
+        `streams`: for each input the key of its random numbers."""
         raise NotImplementedError
+
+    def gathered(self, scan: Scan, settings: Settings) -> torch.Tensor:
+        """The task vectors of a whole tensor, float32 [models, elements]."""
+        import torch
+
+        others, blocks = settings.others, []
+        weights = [settings.per_input[i]["weight"] if self.weighted else 1.0 for i in others]
+        for block in scan.blocks():
+            inputs = block.inputs
+            factors = torch.tensor(weights, device=inputs.device).unsqueeze(1)
+            blocks.append((inputs[others] - inputs[settings.base_index]) * factors)
+        return torch.cat(blocks, 1)
 
     def statistics(self, scan: Scan, settings: Settings) -> Statistics:
         import torch
@@ -63,30 +78,24 @@ class MatrixMethod(Method):
         shared = settings.shared
         if settings.role != "matrix" or not scan.numel:
             return Statistics({"rule": shared["embeddings" if settings.role == "embedding" else "vectors"]})
-        others = settings.others
-        weights = torch.tensor([settings.per_input[i]["weight"] for i in others])
-        gathered = []
-        for block in scan.blocks():
-            inputs = block.inputs
-            gathered.append((inputs[others] - inputs[settings.base_index]) * weights.to(inputs.device).unsqueeze(1))
-        deltas = torch.cat(gathered, 1).view(len(others), -1, scan.width)
-        del gathered
+        gathered = self.gathered(scan, settings)
+        deltas = gathered.view(len(gathered), -1, scan.width)
         spoiled = ~deltas.isfinite().all(0)  # no eigenvalue problem has a solution with these
         deltas[:, spoiled] = 0.0
-        merged = self._merge_parts(deltas, settings)
+        merged = self._merge_parts(deltas, settings, scan.streams)
         merged[spoiled] = torch.nan
         return Statistics({"merged": merged.reshape(-1), "from": scan.begin})
 
-    def _merge_parts(self, deltas: torch.Tensor, settings: Settings) -> torch.Tensor:
+    def _merge_parts(self, deltas: torch.Tensor, settings: Settings, streams: tuple[int, ...]) -> torch.Tensor:
         layout = settings.matrix
         if layout is None:
-            return self.merge_matrices(deltas, settings)
+            return self.merge_matrices(deltas, settings, streams)
         if layout.transposed:
             deltas = deltas.transpose(1, 2)
         merged = deltas.new_zeros(deltas.shape[1:])
         for rows in layout.rows_of_parts():
             index = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
-            merged[index] = self.merge_matrices(deltas[:, index].contiguous(), settings)
+            merged[index] = self.merge_matrices(deltas[:, index].contiguous(), settings, streams)
         return merged.T.contiguous() if layout.transposed else merged
 
     def combine(self, block: Block, settings: Settings, statistics: Statistics) -> torch.Tensor:

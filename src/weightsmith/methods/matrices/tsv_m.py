@@ -27,7 +27,7 @@ class TsvM(MatrixMethod):
         "gave 34.2 and TIES 39.2 (table 2 of arXiv 2602.05943, not measured here)."
     )
 
-    def merge_matrices(self, deltas, settings):
+    def merge_matrices(self, deltas, settings, streams):
         import torch
 
         count = len(deltas)

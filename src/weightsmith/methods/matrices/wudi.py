@@ -31,7 +31,7 @@ class _ClosedForm(MatrixMethod):
         "every model for each thread, and its Gram matrix in float64"
     )
 
-    def merge_matrices(self, deltas, settings):
+    def merge_matrices(self, deltas, settings, streams):
         import torch
 
         squares = deltas.double().square().sum((1, 2))

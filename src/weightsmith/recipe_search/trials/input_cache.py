@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from weightsmith.checkpoint.weights_folder import WeightsFolder
 from weightsmith.engine.tensor_scan import BLOCK
 from weightsmith.models.model import Model
 from weightsmith.planning.plan import TensorPlan, TensorSource
+
+if TYPE_CHECKING:
+    import torch
 
 
 class InputCache:
@@ -80,6 +84,9 @@ class _CachedModel:
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         return self._inner.tensors
+
+    def low_rank(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        return self._inner.low_rank(name) if isinstance(self._inner, AdaptedCheckpoint) else None
 
     def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         convert(self._whole(name)[start:stop], out)

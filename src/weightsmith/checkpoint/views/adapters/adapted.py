@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo
 from weightsmith.checkpoint.dtypes import convert
-from weightsmith.checkpoint.views.adapters.changes import Change, Replace
+from weightsmith.checkpoint.views.adapters.changes import AddLowRank, Change, Replace
 from weightsmith.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 _BLOCK = 1 << 20  # elements read at once where a change needs the whole weight
 
@@ -56,6 +60,21 @@ class AdaptedCheckpoint:
     def unchanged(self, name: str) -> Checkpoint | None:
         """The base, where the adapter leaves a tensor as it is."""
         return None if name in self._changes or name in self._origins else self._base
+
+    def low_rank(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """float32 (b [rows, rank], a [rank, width]) where the weight is that of the innermost base plus b @ a; None
+        where it is something else."""
+        import torch
+
+        changes, shape = self._changes.get(name, ()), self.tensors[name].shape
+        if len(shape) != 2 or name in self._origins or not all(isinstance(change, AddLowRank) for change in changes):
+            return None
+        nothing = torch.zeros((shape[0], 0)), torch.zeros((0, shape[1]))
+        inner = self._base.low_rank(name) if isinstance(self._base, AdaptedCheckpoint) else nothing
+        if inner is None:
+            return None
+        pairs = [inner, *((change.b, change.a) for change in changes if isinstance(change, AddLowRank))]
+        return torch.cat([b for b, _ in pairs], 1), torch.cat([a for _, a in pairs])
 
     def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         import torch

@@ -1,0 +1,1 @@
+"""Methods that use another one, the rule: before it, after it, or around it."""
