@@ -16,6 +16,7 @@ from weightsmith.files.inputs.read_input import parse_json, read_text
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PYTORCH_INDEX, _PYTORCH_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 _PYTORCH_ENDINGS = (".bin", ".pth", ".pt")
 _NO_WEIGHTS = (

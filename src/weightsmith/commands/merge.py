@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,6 +86,13 @@ def merge(
             "--keep-stages", help="Of a recipe with several documents: keep each one's result, in OUT-stages/NAME."
         ),
     ] = False,
+    lora_rank: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Write a LoRA adapter of this rank on the base model, in peft's format, instead of full weights.",
+        ),
+    ] = None,
     gguf: Annotated[
         list[str] | None, typer.Option(help="Also export to OUT/gguf: f16, q4_k_m, ...; repeatable.")
     ] = None,
@@ -112,6 +120,11 @@ def merge(
         typer.echo(str(recipe))
     shard_bytes = parse_shard_size(out_shard_size)
     mapping_files = _parse_mappings(mappings or [])
+    if lora_rank and (gguf or ray or device != "cpu" or on_nan is OnNan.warn):
+        raise typer.BadParameter(
+            "goes with none of --gguf, --device, --ray, --on-nan warn; `weightsmith export` makes a GGUF of an adapter",
+            param_hint="--lora-rank",
+        )
     if gguf:
         from weightsmith.gguf.export import check_types
 
@@ -163,7 +176,12 @@ def merge(
             state_dicts=True,
         )
         show_notes(plan)
-        _show_dry_run(plan, out, threads or available_cores(), device, quiet)
+        adapter_bytes = None
+        if lora_rank:
+            from weightsmith.engine.adapter.plan_adapter import plan_adapter
+
+            adapter_bytes = sum(tensor.info.nbytes for tensor in plan_adapter(plan, lora_rank).pairs)
+        _show_dry_run(plan, out, threads or available_cores(), device, quiet, adapter_bytes)
         return
 
     with resumable(), show_progress(quiet=quiet) as (_, on_progress):
@@ -182,6 +200,7 @@ def merge(
             accept_mapping=accept_mapping,
             allow_different_settings=allow_different_settings,
             keep_stages=keep_stages,
+            lora_rank=lora_rank,
             on_progress=on_progress,
             on_plan=show_notes,
         )
@@ -230,18 +249,24 @@ def _parse_mappings(entries: list[str]) -> dict[str, Path]:
     return mappings
 
 
-def _show_dry_run(plan: Plan, out: Path, threads: int, device: str, quiet: bool) -> None:
-    """The plan, what the merge will take, and whether the disk has room for it. Raises OutputError."""
+def _show_dry_run(
+    plan: Plan, out: Path, threads: int, device: str, quiet: bool, adapter_bytes: int | None = None
+) -> None:
+    """The plan, what the merge will take, and whether the disk has room for it; `adapter_bytes`: of a result that is an
+    adapter. Raises OutputError."""
     from weightsmith.engine.estimate import estimate
     from weightsmith.files.output_folder import check_space
     from weightsmith.units import show_size, show_time
 
     if not quiet:
         show_plan(plan)
-    cost = estimate(plan, out, threads=threads, device=device)
+    cost, written = estimate(plan, out, threads=threads, device=device), plan.output_bytes
+    if adapter_bytes is not None:
+        typer.echo("as a LoRA adapter: its singular values take time that is not estimated")
+        cost, written = replace(cost, disk_bytes=adapter_bytes, beside_bytes=0, disk_bound=False), adapter_bytes
     typer.echo(
         f"{plan.method.name}: {len(plan.models)} models, {len(plan.tensors)} tensors, reads "
-        f"{show_size(plan.read_bytes)}, writes {show_size(plan.output_bytes)}\n"
+        f"{show_size(plan.read_bytes)}, writes {show_size(written)}\n"
         f"about {show_time(cost.seconds)} on {threads} threads, limited by "
         f"{'the disk' if cost.disk_bound else 'reading and computing'}; {show_size(cost.memory_bytes)} of memory; "
         f"{show_size(cost.disk_bytes)} of disk, {show_size(cost.disk_free_bytes)} are free"
@@ -289,9 +314,13 @@ def _parameters(tensors: list[TensorPlan]) -> str:
     first = tensors[0].settings
     shown = []
     for name in dict.fromkeys(name for values in first.per_input for name in values):
-        models = [i for i, values in enumerate(first.per_input) if name in values]
-        shown.append(f"{name} " + ", ".join(_span(t.settings.per_input[i][name] for t in tensors) for i in models))
-    shown += [f"{name} {_span(tensor.settings.shared[name] for tensor in tensors)}" for name in first.shared]
+        models = [i for i, values in enumerate(first.per_input) if values.get(name) is not None]
+        if models:
+            shown.append(f"{name} " + ", ".join(_span(t.settings.per_input[i][name] for t in tensors) for i in models))
+    for name in first.shared:
+        values = [tensor.settings.shared[name] for tensor in tensors]
+        if any(value is not None for value in values):
+            shown.append(f"{name} {_span(values)}")
     return "; ".join(shown)
 
 
@@ -330,6 +359,11 @@ def _show_summary(summary: MergeSummary, quiet: bool) -> None:
         + (f"; {summary.resumed} tensors were finished before" if summary.resumed else "")
         + (f"; {summary.trim_ties} elements kept or dropped by ties at a threshold" if summary.trim_ties else "")
     )
+    if summary.lora_loss is not None:
+        name, share = summary.lora_loss.worst
+        typer.echo(
+            f"the rank leaves out {summary.lora_loss.share:.2%} of the change's length; most of {name}: {share:.2%}"
+        )
 
 
 def _show_profile(summary: MergeSummary, threads: int) -> None:

@@ -7,12 +7,15 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from weightsmith.checkpoint.shard_writer import ShardWriter
+from weightsmith.checkpoint.weights_folder import ADAPTER_WEIGHTS, SINGLE
+from weightsmith.engine.adapter.make_adapter import AdapterLoss, make_adapter
+from weightsmith.engine.adapter.plan_adapter import plan_adapter
 from weightsmith.engine.distributed.on_ray import RayJob, run_on_ray
 from weightsmith.engine.know_whole_model import know_whole_model, known_of
 from weightsmith.engine.output.checksums import CHECKSUMS, is_written, write_checksums
@@ -22,6 +25,7 @@ from weightsmith.engine.output.resumable_folder import resumable_folder
 from weightsmith.engine.output.run_digest import input_files, output_digest, run_digest
 from weightsmith.engine.run_tensors import NotFinite, OnBytes, RunSettings, Tally, run_tensors
 from weightsmith.engine.stages.plan_stages import open_plan, stages_to_write
+from weightsmith.errors import OutputError
 from weightsmith.files.output_folder import check_output
 from weightsmith.machine import available_cores, check_device
 from weightsmith.planning.plan import Plan, TensorPlan
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     import torch
 
 RECIPE_COPY = "merge_recipe.yml"
+ADAPTER_CONFIG = "adapter_config.json"
 DEFAULT_SHARD_BYTES = 5_000_000_000
 
 
@@ -58,6 +63,7 @@ class MergeSummary:
     seed: int | None
     done_already: bool = False
     lines_alpha: float | None = None  # that LiNeS found
+    lora_loss: AdapterLoss | None = None  # of a result that is an adapter: what its rank leaves out
 
 
 @overload
@@ -94,6 +100,7 @@ def merge(
     accept_mapping: bool = False,
     allow_different_settings: bool = False,
     keep_stages: bool = False,
+    lora_rank: int | None = None,
     on_progress: OnProgress = no_progress,
     on_plan: Callable[[Plan], None] | None = None,
 ) -> MergeSummary: ...
@@ -115,6 +122,7 @@ def merge(
     accept_mapping: bool = False,
     allow_different_settings: bool = False,
     keep_stages: bool = False,
+    lora_rank: int | None = None,
     on_progress: OnProgress = no_progress,
     on_plan: Callable[[Plan], None] | None = None,
 ) -> MergeSummary | dict[str, torch.Tensor]:
@@ -132,7 +140,9 @@ def merge(
     are for models in a layout of their own (docs/naming-schemes.md); `allow_different_settings` merges models that
     config.json makes different functions, such as of 4 heads and of 8. `keep_stages`: of a recipe with several
     documents, the result of each stays in `OUT-stages/NAME`; otherwise a stage is computed as the next one reads it,
-    or, where its tokenizer is a new one, written and removed in the end. `on_progress` receives a `Progress` in bytes;
+    or, where its tokenizer is a new one, written and removed in the end. `lora_rank`: the result is a LoRA adapter of
+    that rank on the base model, in peft's format, instead of full weights: what the merge adds to each linear layer, as
+    near as the rank allows; what else it changes is refused. `on_progress` receives a `Progress` in bytes;
     `on_plan` the plan, before a weight is read.
 
     Raises RecipeError, CheckpointError, PlanError, MergeError or OutputError, and then leaves nothing behind.
@@ -154,6 +164,11 @@ def merge(
         seed=seed,
         tolerant=on_nan == "warn",
     )
+    if lora_rank is not None and (out is None or ray or device != "cpu" or on_nan == "warn" or lora_rank < 1):
+        raise OutputError(
+            f"lora_rank {lora_rank}: an adapter of rank 1 or more is written into a folder, by this machine's "
+            "processor, from weights without NaN; leave out device, ray and on_nan"
+        )
     if out is None:
         return _merge_in_memory(
             plan_it(recipe),
@@ -175,12 +190,13 @@ def merge(
         on_progress=on_progress,
         on_plan=on_plan,
     )
+    finish = partial(_merge_to_adapter, rank=lora_rank) if lora_rank else partial(_merge_to_folder, ray=ray)
     written: dict[str, Path] = {}
     stages = out.absolute().parent / f"{out.name}-stages"
     for name in stages_to_write(recipe, all_of_them=keep_stages):
         _merge_to_folder(recipe.stages[name], stages / name, job, written, force=False, ray=None)
         written[name] = stages / name
-    summary = _merge_to_folder(recipe, out, job, written, force=force, ray=ray)
+    summary = finish(recipe, out, job, written, force=force)
     if written and not keep_stages:
         for folder in written.values():
             shutil.rmtree(folder)
@@ -281,6 +297,57 @@ def _merge_to_folder(
         (folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
         write_checksums(folder, tally.digests, made_by)
     return _summary(out, plan, seed, started, tally, len(scratch.finished))
+
+
+def _merge_to_adapter(
+    recipe: Recipe, out: Path, job: _Job, written: Mapping[str, Path], *, force: bool, rank: int
+) -> MergeSummary:
+    """The result as a LoRA adapter on the base model."""
+    started, seed = time.monotonic(), job.settings.seed
+    again = (out / CHECKSUMS).is_file() and not force
+    if not again:
+        check_output(out, force=force, inputs=None)
+    plan = job.plan(recipe, written=written)
+    adapter = plan_adapter(plan, rank)
+    if job.on_plan:
+        job.on_plan(plan)
+    stamps = InputStamps(plan.models.values())
+    run = run_digest(plan, 0, seed, "cpu", job.mappings) | {"lora_rank": str(rank)}
+    files = input_files(plan.models.values())
+    if again and is_written(out, output_digest(run), files):
+        return _summary(out, plan, seed, started, done_already=True)
+    own_file = [recipe.file.path] if recipe.file.path.is_file() else []
+    nbytes, loss = sum(tensor.info.nbytes for tensor in adapter.pairs), AdapterLoss()
+    with resumable_folder(
+        out,
+        run,
+        force=force,
+        restart=job.restart,
+        weights_bytes=nbytes,
+        beside=0,
+        inputs=[*files, *own_file, *job.mappings.values()],
+    ) as scratch:
+
+        def runner(
+            unfinished: Sequence[TensorPlan],
+            writer: ShardWriter,
+            on_progress: OnBytes,
+            on_tensor: Callable[[str, Tally], None],
+        ) -> Tally:
+            return make_adapter(adapter, unfinished, writer, job.threads, loss, on_progress, on_tensor, seed=seed)
+
+        if (scratch.folder / ADAPTER_WEIGHTS).is_file():  # killed when it was nearly done
+            (scratch.folder / ADAPTER_WEIGHTS).rename(scratch.folder / SINGLE)
+        progress = counted(job.on_progress, "merging", "bytes")
+        tally = run_journaled(scratch, run, adapter.pairs, max(1, nbytes), progress, runner, stamps)
+        (scratch.folder / SINGLE).rename(scratch.folder / ADAPTER_WEIGHTS)
+        (scratch.folder / ADAPTER_CONFIG).write_text(json.dumps(adapter.config, indent=2) + "\n", encoding="utf-8")
+        (scratch.folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
+        write_checksums(scratch.folder, tally.digests, output_digest(run))
+    summary = _summary(out, plan, seed, started, tally, len(scratch.finished))
+    return replace(
+        summary, tensors=len(adapter.pairs), written_bytes=nbytes, lora_loss=None if scratch.finished else loss
+    )
 
 
 def _summary(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from weightsmith.checkpoint.weights_folder import WeightsFolder
+from weightsmith.checkpoint.weights_folder import ADAPTER_WEIGHTS, WeightsFolder, open_weights
 from weightsmith.engine.on_threads import on_threads
 from weightsmith.engine.output.checksums import CHECKSUMS, read_checksums
 from weightsmith.progress import OnProgress, Progress, no_progress
@@ -44,7 +44,8 @@ def verify(out: Path | str, *, threads: int = 2, on_progress: OnProgress = no_pr
     """
     out = Path(out)
     expected = read_checksums(out / CHECKSUMS)
-    weights = WeightsFolder(out)
+    adapter = out / ADAPTER_WEIGHTS
+    weights = open_weights(adapter) if adapter.is_file() else WeightsFolder(out)
     present = sorted(expected.keys() & weights.tensors.keys())
     total, done, damaged = sum(weights.tensors[name].nbytes for name in present), 0, []
 

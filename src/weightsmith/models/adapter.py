@@ -156,7 +156,7 @@ def _bind(read: PeftAdapter, base: Checkpoint, config: Mapping[str, Any], names:
         changes.add(names[name], Replace(read.weights, key))
     for name, (low_rank, magnitude) in read.linear.items():
         target = names[name]
-        transposed = _is_conv1d(target, config)
+        transposed = is_conv1d(target, config)
         made = (low_rank.transposed if transposed else low_rank).change()
         changes.add(target, made if magnitude is None else Dora(made, magnitude, transposed))
     for name, (low_rank, magnitude) in read.embedding.items():
@@ -176,7 +176,7 @@ def _bind(read: PeftAdapter, base: Checkpoint, config: Mapping[str, Any], names:
     return changes
 
 
-def _is_conv1d(name: str, config: Mapping[str, Any]) -> bool:
+def is_conv1d(name: str, config: Mapping[str, Any]) -> bool:
     """peft decides by the module, whatever `fan_in_fan_out` says."""
     return config.get("model_type") in _CONV1D_TYPES and _CONV1D.fullmatch(name) is not None
 
@@ -185,7 +185,7 @@ def _scale(changes: _Changes, name: str, factors: Any, base: Checkpoint, config:
     """IA3: a factor for each input ([1, in], of a feedforward module) or each output ([out, 1]), whose bias it scales
     too."""
     by_input, flat = factors.shape[0] == 1 and factors.shape[-1] != 1, factors.reshape(-1)
-    changes.add(name, Scale(flat, by_column=by_input != _is_conv1d(name, config)))
+    changes.add(name, Scale(flat, by_column=by_input != is_conv1d(name, config)))
     bias = name.removesuffix("weight") + "bias"
     if not by_input and bias in base.tensors:
         changes.add(bias, Scale(flat, by_column=False))

@@ -102,7 +102,7 @@ class Plan:
 
 def _show_values(values: dict[str, Any]) -> str:
     """`weight 0.5, normalize true`, as a recipe writes them."""
-    return ", ".join(f"{name} {_show_value(value)}" for name, value in values.items())
+    return ", ".join(f"{name} {_show_value(value)}" for name, value in values.items() if value is not None)
 
 
 def _show_value(value: Any) -> str:

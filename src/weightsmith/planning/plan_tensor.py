@@ -17,7 +17,7 @@ from weightsmith.methods.method import REQUIRED, Method
 from weightsmith.methods.tensor_settings import Settings
 from weightsmith.models.model import Model
 from weightsmith.models.naming.expert_forms import expert_layout
-from weightsmith.models.parts.embeddings import EMBEDDINGS, OUTPUTS, embedding_name, is_tied
+from weightsmith.models.parts.embeddings import EMBEDDING_OR_HEAD, EMBEDDINGS, OUTPUTS, embedding_name, is_tied
 from weightsmith.planning.fused_parts import matrix_layout
 from weightsmith.planning.plan import TensorPlan, TensorSource
 from weightsmith.recipe.parameters import resolve
@@ -25,14 +25,8 @@ from weightsmith.recipe.recipe import Recipe
 from weightsmith.recipe.recipe_schema import Slice
 
 # The choice of experts, and the recurrent states whose decay is exponential.
-_ROUTER = re.compile(
+ROUTER = re.compile(
     r"e_score_correction_bias$|(^|\.)(gate|router|router\.layer|router\.weight|wg|gate\.wg)\.weight$|\.(A_log|dt_bias|D)$"
-)
-
-
-# Tables of embeddings and heads: their rows are tokens, positions and classes.
-_EMBEDDING = re.compile(
-    r"(^|[._])(\w*embed\w*|wte|wpe|lm_head|embed_out|score|classifier|shared|pos_emb\w*|proj_out)\.(weight|bias)$"
 )
 
 
@@ -111,7 +105,7 @@ class TensorPlanner:
         """With what a method of matrices has to know of a tensor."""
         if not self.recipe.method.of_matrices:
             return settings
-        if _EMBEDDING.search(name):
+        if EMBEDDING_OR_HEAD.search(name):
             role = "matrix" if settings.shared["embeddings"] == "matrix" else "embedding"
             return replace(settings, role=role if len(shape) == 2 else "vector")
         if experts:
@@ -138,7 +132,7 @@ class TensorPlanner:
     def _keeps_float32(self, name: str, infos: Sequence[TensorInfo]) -> bool:
         """Whether a router stays in float32, where it is stored so in models that are not: rounded, it would choose
         other experts. transformers keeps these in float32 too."""
-        if any(info.dtype != "F32" or info.decoded for info in infos) or not _ROUTER.search(name):
+        if any(info.dtype != "F32" or info.decoded for info in infos) or not ROUTER.search(name):
             return False
         if name.endswith("e_score_correction_bias"):
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -10,6 +11,10 @@ from weightsmith.checkpoint.checkpoint import TensorInfo
 
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight")
 OUTPUTS = ("lm_head.weight", "embed_out.weight", "output_projection.weight")
+# Tables of embeddings and heads: their rows are tokens, positions and classes.
+EMBEDDING_OR_HEAD = re.compile(
+    r"(^|[._])(\w*embed\w*|wte|wpe|lm_head|embed_out|score|classifier|shared|pos_emb\w*|proj_out)\.(weight|bias)$"
+)
 # Families whose class ties the two where config.json says nothing; of others transformers is asked, if it is installed.
 _TIED_BY_DEFAULT = {
     "gpt2",

@@ -1,0 +1,1 @@
+"""A merge whose result is a LoRA adapter on the base model."""
