@@ -13,14 +13,17 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 
 from weightsmith.machine import describe_machine
+from weightsmith.methods.composed.rules import MatrixScan
+from weightsmith.methods.matrices.linear_algebra import top_svd
 from weightsmith.methods.registry import METHODS
 from weightsmith.methods.tensor_settings import Settings
 
 SHAPES = ("576x1536", "1024x1024", "2048x2048")
-MODELS = 3
+MODELS, RANK = 3, 16
 
 
 def experts(rows: int, columns: int) -> torch.Tensor:
@@ -70,10 +73,38 @@ def svc(deltas: torch.Tensor) -> torch.Tensor:
 DENSE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"tsv_m": tsv_m, "iso_c": iso_c, "svc": svc}
 
 
-def ours(name: str, deltas: torch.Tensor) -> torch.Tensor:
-    method = METHODS[name]
-    shared = {p.name: p.default for p in method.parameters if p.scope == "shared"}
-    return method.merge_matrices(deltas, Settings(shared, ({},) * (len(deltas) + 1), 0, "matrix"))  # type: ignore[attr-defined]
+class Adapters(MatrixScan):
+    """Task vectors that are known as the products of small matrices."""
+
+    def __init__(self, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        b, a = pairs[0]
+        super().__init__(np.zeros((len(pairs) + 1, len(b) * a.shape[1]), np.float32), a.shape[1], (0,) * 4, 0)
+        self._pairs = pairs
+
+    def low_rank(self, number: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        return self._pairs[number - 1]
+
+
+def adapters(rows: int, columns: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """B and A of each model."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = ((rows, RANK), (RANK, columns))
+    return [tuple(torch.randn(size, generator=generator) for size in sizes) for _ in range(MODELS)]  # type: ignore[misc]
+
+
+def scan_of(deltas: torch.Tensor) -> MatrixScan:
+    """On a base with elements of the usual size."""
+    base = 0.02 * torch.randn(deltas.shape[1:], generator=torch.Generator().manual_seed(2))
+    values = torch.stack([base, *(base + delta for delta in deltas)]).flatten(1)
+    return MatrixScan(values.numpy(), deltas.shape[2], (0,) * (len(deltas) + 1), 0)
+
+
+def ours(name: str, scan: MatrixScan) -> torch.Tensor:
+    parameters = METHODS[name].parameters
+    shared = {p.name: p.default for p in parameters if p.scope == "shared"}
+    own = {p.name: p.default for p in parameters if p.scope != "shared"}
+    settings = Settings(shared, ({}, *([own] * MODELS)), 0, "matrix")
+    return METHODS[name].statistics(scan, settings).values["merged"].view(scan.shape)
 
 
 def timed(work: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
@@ -91,8 +122,9 @@ def main() -> None:
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for shape in sys.argv[1:] or SHAPES:
         deltas = experts(*map(int, shape.split("x")))
-        for name in [name for name, method in METHODS.items() if method.of_matrices]:
-            seconds, result = timed(partial(ours, name, deltas))
+        scan = scan_of(deltas)
+        for name in [name for name, method in METHODS.items() if method.of_matrices and name != "core_space"]:
+            seconds, result = timed(partial(ours, name, scan))
             if name in DENSE:
                 dense_seconds, expected = timed(partial(DENSE[name], deltas))
                 apart = float((result - expected).norm() / expected.norm())
@@ -100,6 +132,29 @@ def main() -> None:
             else:
                 cells = f" | {seconds:.2f} | | "
             print(f"| {shape} | `{name}` | {cells} |", flush=True)
+        of_adapters(shape)
+
+
+def of_adapters(shape: str) -> None:
+    """Core Space against TSV-M on whole matrices, which gives the same where all ranks are; and the largest singular
+    values of a few against an SVD."""
+    pairs = adapters(*map(int, shape.split("x")))
+    whole_seconds, whole = timed(partial(ours, "tsv_m", scan_of(torch.stack([b @ a for b, a in pairs]))))
+    seconds, result = timed(partial(ours, "core_space", Adapters(pairs)))
+    apart = float((result - whole).norm() / whole.norm())
+    print(
+        f"| {shape} | `core_space`, rank {RANK}, against our `tsv_m` | {whole_seconds:.2f} | {seconds:.3f} | "
+        f"{whole_seconds / seconds:.0f} | {apart:.1e} |"
+    )
+    matrix = experts(*map(int, shape.split("x"))).sum(0)
+    svd_seconds, exact = timed(lambda: svd(matrix, RANK)[1])
+    seconds, found = timed(lambda: top_svd(matrix, RANK)[1])
+    lost = [float((matrix.square().sum() - values.square().sum()).sqrt()) for values in (exact, found)]
+    print(
+        f"| {shape} | {RANK} largest singular values (`--lora-rank`): more lost | {svd_seconds:.2f} | {seconds:.3f} | "
+        f"{svd_seconds / seconds:.0f} | {lost[1] / lost[0] - 1:.1e} |",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

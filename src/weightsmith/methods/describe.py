@@ -28,9 +28,15 @@ def _parts(method: Method) -> Iterator[str]:
     yield f"{method.name}: {method.title}"
     yield from (fill(" ".join(paragraph.split()), _WIDTH) for paragraph in documentation(method).split("\n\n"))
     base = "the base among them" if method.needs_base else "no base model needed"
-    yield f"Paper:  {method.paper}\nModels: {method.input_count}, {base}\nCost:   {method.cost}"
-    if method.advice:
-        yield fill(f"Advice: {method.advice}", _WIDTH)
+    yield "\n".join(
+        fill(line, _WIDTH, subsequent_indent=" " * 8)
+        for line in (
+            f"Paper:  {method.paper}",
+            f"Models: {method.input_count}, {base}",
+            f"Cost:   {method.cost}",
+            *([f"Advice: {method.advice}"] if method.advice else []),
+        )
+    )
     if method.parameters:
         yield "Parameters:\n" + "\n".join(_parameter(parameter) for parameter in method.parameters)
     yield "Example:\n" + "\n".join(f"  {line}" for line in example_recipe(method).splitlines())
@@ -45,7 +51,9 @@ def documentation(method: Method) -> str:
 def _parameter(parameter: Parameter) -> str:
     default = parameter.default
     shown = "required" if default is REQUIRED else "not set" if default is None else f"{default}".lower()
-    return f"  {parameter.name} ({shown}; of {SCOPES[parameter.scope]}): {parameter.doc}"
+    text = f"{parameter.name} ({shown}; of {SCOPES[parameter.scope]}): {parameter.doc}"
+    text += f" [{', '.join(parameter.choices)}]" if parameter.choices else ""
+    return fill(text, _WIDTH, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
 
 
 def example_recipe(method: Method) -> str:
