@@ -105,7 +105,7 @@ def make_plan(
     config = published(config, [tensor.info for tensor in ordered if not tensor.copy])
     config, unchecked = checked_config(recipe, home, config, ordered, cut[0][1] if len(cut) == 1 else None)
     warnings += unchecked
-    template, about_template = choose_template(recipe, models)
+    template, about_template = choose_template(recipe, models, home, vocabulary)
     warnings += about_template
     return Plan(recipe, recipe.method, models, home, config, ordered, vocabulary, warnings, template)
 
