@@ -17,6 +17,7 @@ def recipe(chat_models: Path, tmp_path: Path) -> Path:
         "merge_method": "dare_ties",
         "base_model": str(chat_models / "base"),
         "models": models,
+        "parameters": {"lines_alpha": "auto"},  # the whole model is read first
         "dtype": "float16",
     }
     path = tmp_path / "recipe.yml"
