@@ -160,6 +160,8 @@ def _show_movement(console: Console, movement: Movement, short: dict[str, str]) 
     from rich.table import Table
     from rich.text import Text
 
+    from weightsmith.inspection.suggest_method import suggest
+
     modules = list(dict.fromkeys(cell.module for cell in movement.cells if cell.layer is not None))
     layers = sorted({cell.layer for cell in movement.cells if cell.layer is not None})
     for i, name in enumerate(movement.names):
@@ -187,6 +189,9 @@ def _show_movement(console: Console, movement: Movement, short: dict[str, str]) 
                 f"{signs} of the {pair.overlap:.0%} of weights that both moved: {pair.verdict}"
             )
         )
+    if suggestion := suggest(movement):
+        console.print()
+        console.print(Text(f"{suggestion}; an evaluation decides"))
     if movement.skipped:
         console.print(Text(f"{len(movement.skipped)} tensors left out: their shapes differ, or they are integers"))
 

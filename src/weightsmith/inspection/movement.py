@@ -51,21 +51,22 @@ class Pair:
         if self.cosine is None or self.sign_agreement is None:
             return "they changed different weights; no interference"
         if self.cosine > 0.3:
-            return "they pull the same way: a plain sum counts the common part twice; use weights below 1, or TIES"
+            return "they pull the same way: a plain sum counts the common part twice"
         if self.cosine < -0.1:
-            return "they work against each other: expect one side to lose skill; try TIES or DARE, or fewer layers"
+            return "they work against each other: expect one side to lose skill"
         if self.sign_agreement < 0.45:
-            return "more sign conflicts than chance; TIES resolves them"
+            return "more sign conflicts than chance"
         return "nearly independent; little interference"
 
 
 @dataclass(frozen=True)
 class Movement:
-    """`names`: the fine-tunes; `whole`: |task vector| / |base| over all weights; `skipped`: tensors that cannot be
-    compared."""
+    """`names`: the fine-tunes; `whole`: |task vector| / |base| over all weights; `changed`: the share of elements that
+    each changed; `skipped`: tensors that cannot be compared."""
 
     names: tuple[str, ...]
     whole: tuple[float, ...]
+    changed: tuple[float, ...]
     cells: tuple[Cell, ...]
     pairs: tuple[Pair, ...]
     skipped: tuple[str, ...]
@@ -80,18 +81,20 @@ class _Sums:
     dots: list[float]
     same: list[int]
     both: list[int]
+    changed: list[int]
     count: int
 
     @classmethod
     def zero(cls, models: int) -> _Sums:
         pairs = models * (models - 1) // 2
-        return cls(0.0, [0.0] * models, [0.0] * pairs, [0] * pairs, [0] * pairs, 0)
+        return cls(0.0, [0.0] * models, [0.0] * pairs, [0] * pairs, [0] * pairs, [0] * models, 0)
 
     def add(self, other: _Sums) -> None:
         self.base += other.base
         self.count += other.count
         self.squares, self.dots = _added(self.squares, other.squares), _added(self.dots, other.dots)
         self.same, self.both = _added(self.same, other.same), _added(self.both, other.both)
+        self.changed = _added(self.changed, other.changed)
 
 
 def _added(a: list[Number], b: list[Number]) -> list[Number]:
@@ -143,6 +146,7 @@ def _sum_tensor(base: Model, others: Sequence[Model], name: str, stop: threading
             other.checkpoint.read(_twin(other, name), start, end, blocks[i].numpy())
             blocks[i] -= blocks[0]
             tensor_sums.squares[i - 1] += float(blocks[i].double().square().sum())
+            tensor_sums.changed[i - 1] += int(torch.count_nonzero(blocks[i]))
         for i, (a, b) in enumerate(combinations(blocks[1:], 2)):
             product = a * b
             tensor_sums.dots[i] += float(product.sum(dtype=torch.float64))
@@ -185,6 +189,7 @@ def _summary(others: Sequence[Model], sums: dict[str, _Sums], skipped: tuple[str
     return Movement(
         tuple(other.reference for other in others),
         _moved(whole),
+        tuple(changed / whole.count if whole.count else 0.0 for changed in whole.changed),
         tuple(Cell(layer, module, _moved(tensor_sums)) for (layer, module), tensor_sums in cells.items()),
         tuple(pairs),
         skipped,
