@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 import weightsmith as ws
 from tests.methods.test_matrices import close, experts, merged, svc, tsv_m
 from weightsmith.engine.tensor_scan import TensorScan
+from weightsmith.errors import RecipeError
 from weightsmith.methods.composed.rules import RULES
 from weightsmith.methods.tensor_settings import MatrixLayout
 
@@ -267,3 +268,10 @@ def test_the_rule_makes_what_is_no_matrix(models: Path) -> None:
         torch.testing.assert_close(ours[name], plain[name], rtol=0, atol=1e-7)
     changed = "model.layers.0.mlp.up_proj.weight"
     assert not torch.allclose(ours[changed], plain[changed], atol=1e-4)
+
+
+def test_a_misspelled_rule_gets_the_nearest_name(lora_models: Path) -> None:
+    with pytest.raises(RecipeError, match=r"rule is 'tiess': expected one of .*; did you mean 'ties'\?"):
+        ws.plan(lora_recipe(lora_models, "svc", rule="tiess"))
+    with pytest.raises(RecipeError, match=r"rule is 'nonsense': expected one of [a-z_, ]*$"):
+        ws.plan(lora_recipe(lora_models, "svc", rule="nonsense"))

@@ -277,9 +277,13 @@ def _show_dry_run(
 
 
 def _about_the_rest(plan: Plan) -> str:
-    """What a method of matrices does with tensors that are none: `embeddings: mean, vectors: mean`."""
+    """What a method of matrices does with tensors that are none: `embeddings: mean, vectors: mean`, or its rule's
+    name."""
     shared = [tensor.settings.shared for tensor in plan.tensors if not tensor.copy]
-    rules = {key: sorted({values[key] for values in shared}) for key in ("embeddings", "vectors")}
+    rules = {
+        key: sorted({values["rule"] if values[key] == "rule" else values[key] for values in shared})
+        for key in ("embeddings", "vectors")
+    }
     return ", ".join(f"{key}: {' or '.join(values)}" for key, values in rules.items())
 
 

@@ -15,7 +15,7 @@ import regex
 
 from weightsmith.errors import RecipeError
 from weightsmith.files.inputs.yaml_file import YamlFile
-from weightsmith.files.suggestions import nearest
+from weightsmith.files.suggestions import did_you_mean, nearest
 from weightsmith.methods.method import Method, Parameter
 from weightsmith.methods.registry import parameter_names
 
@@ -96,7 +96,7 @@ def _problem(parameter: Parameter, value: Any) -> str | None:
     try:
         number = _convert(parameter, value)
     except (TypeError, ValueError, OverflowError):
-        return f"expected {expected_of(parameter)}"
+        return f"expected {expected_of(parameter)}{did_you_mean(str(value), parameter.choices)}"
     if parameter.choices or number in parameter.words:
         return None
     high = math.inf if parameter.at_most is None else parameter.at_most
