@@ -318,7 +318,11 @@ def _parameters(tensors: list[TensorPlan]) -> str:
     first = tensors[0].settings
     shown = []
     for name in dict.fromkeys(name for values in first.per_input for name in values):
-        models = [i for i, values in enumerate(first.per_input) if values.get(name) is not None]
+        models = [
+            i
+            for i, values in enumerate(first.per_input)
+            if name in values and any(t.settings.per_input[i][name] is not None for t in tensors)
+        ]
         if models:
             shown.append(f"{name} " + ", ".join(_span(t.settings.per_input[i][name] for t in tensors) for i in models))
     for name in first.shared:
