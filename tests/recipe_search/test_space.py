@@ -82,6 +82,20 @@ def test_defaults_lie_in_the_spaces() -> None:
     assert default_recipes(narrow, file.tree, ["ties"])[0].values["ft1.density"] == 0.7
 
 
+def test_what_nobody_publishes_is_the_method_s_own_default() -> None:
+    text = """
+recipe:
+  merge_method: swudi
+  base_model: base
+  models: [{model: a}, {model: b}]
+  parameters: {t: {loguniform: [30, 3000]}, start: {choice: [sum, mean]}, rank_ratio: {uniform: [0.5, 1.0]}}
+objective: [{perplexity: text.txt}]
+trials: 3
+"""
+    values = default_recipes(spaces_of(text), parse_yaml(Path("s.yml"), text).tree, ["swudi"])[0].values
+    assert values == {"recipe.t": 300.0, "recipe.start": "mean", "recipe.rank_ratio": 0.85}
+
+
 BAD = [
     ("{uniform: [0.1, 1.2]}", "{uniform: [1.2, 0.1]}", "inverted space"),
     ("{uniform: [0.1, 1.2]}", "{uniform: [0.5, 0.5]}", "empty space"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from weightsmith.methods.registry import find_method
 from weightsmith.recipe_search.candidate_recipe import matters
 from weightsmith.recipe_search.space import Space
 
@@ -26,7 +27,8 @@ _RECIPES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("weight 1, density 0.5", {"weight": 1.0, "density": 0.5, "normalize": False}),
     ("equal shares", {"weight": None, "density": 1.0, "normalize": True}),
 )
-_ALWAYS = {"lambda": 1.0, "t": 0.5, "gamma": 0.01, "epsilon": 0.1, "rescale": True}
+_ALWAYS = {"lambda": 1.0, "gamma": 0.01, "epsilon": 0.1, "rescale": True}
+_MIDDLE = {"t": 0.5}  # of methods that have no default for it
 
 
 def default_recipes(spaces: Sequence[Space], tree: Mapping[str, Any], methods: Sequence[str]) -> list[Default]:
@@ -50,7 +52,12 @@ def default_recipes(spaces: Sequence[Space], tree: Mapping[str, Any], methods: S
 def _value(space: Space, recipe: Mapping[str, Any], method: str, share: float) -> Any:
     if space.keys == ("merge_method",):
         return space.stored(method)
-    number = recipe.get(space.parameter or "", _ALWAYS.get(space.parameter or ""))
+    name = space.parameter or ""
+    number = recipe.get(name, _ALWAYS.get(name))
+    if name not in recipe and number is None:
+        found = find_method(method)
+        own = next((p.default for p in found.parameters if p.name == name), None) if found else None
+        number = own if isinstance(own, int | float | str) else _MIDDLE.get(name)
     if space.parameter == "weight" and number is None:
         number = share
     if space.space_type == "choice":
