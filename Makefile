@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: demo test fuzz properties chaos lint docs bench bench-demo bench-evaluate bench-export bench-importance bench-search bench-search-demo bench-unify clean
+.PHONY: demo test fuzz properties chaos lint docs bench bench-demo bench-matrices bench-methods bench-evaluate bench-export bench-importance bench-search bench-search-demo bench-unify clean
 
 demo: $(VENV)/demo
 	$(BIN)/weightsmith demo demo
@@ -41,6 +41,13 @@ docs: $(VENV)/docs
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/merge_synthetic.py everything
 	$(BIN)/python benchmarks/decode_quantized.py
+
+bench-matrices: $(VENV)/dev
+	$(BIN)/python benchmarks/matrix_methods.py
+
+# Hours: adapters are trained, every method is searched and scored.
+bench-methods: $(VENV)/dev
+	for step in search score table; do $(BIN)/python benchmarks/compare_methods.py $$step || exit 1; done
 
 bench-demo: $(VENV)/dev
 	$(BIN)/python benchmarks/merge_demo_models.py
