@@ -9,6 +9,7 @@ from weightsmith.errors import RecipeError
 from weightsmith.methods.composed.core_space import CoreSpace
 from weightsmith.methods.composed.knots import Knots
 from weightsmith.methods.composed.ortho_merge import OrthoMerge
+from weightsmith.methods.composed.rules import MATRIX_METHODS, TASK_VECTOR_METHODS
 from weightsmith.methods.composed.svc import Svc
 from weightsmith.methods.elementwise.arcee_fusion import ArceeFusion
 from weightsmith.methods.elementwise.consensus import Consensus
@@ -18,9 +19,6 @@ from weightsmith.methods.elementwise.ram import Ram, RamPlus, RamPlusOfTensors
 from weightsmith.methods.elementwise.sce import Sce
 from weightsmith.methods.elementwise.weighted_median import WeightedMedian
 from weightsmith.methods.linear import Linear
-from weightsmith.methods.matrices.isotropic import IsoC, IsoCts
-from weightsmith.methods.matrices.tsv_m import TsvM
-from weightsmith.methods.matrices.wudi import ActMat, Aswudi, Swudi
 from weightsmith.methods.method import Method
 from weightsmith.methods.model_stock import ModelStock
 from weightsmith.methods.passthrough import Passthrough
@@ -28,22 +26,10 @@ from weightsmith.methods.spherical.karcher import Karcher
 from weightsmith.methods.spherical.multislerp import MultiSlerp
 from weightsmith.methods.spherical.nuslerp import NuSlerp
 from weightsmith.methods.spherical.slerp import Slerp
-from weightsmith.methods.task_vectors.breadcrumbs import Breadcrumbs, BreadcrumbsTies
-from weightsmith.methods.task_vectors.dare import DareLinear, DareTies
-from weightsmith.methods.task_vectors.della import Della, DellaLinear
-from weightsmith.methods.task_vectors.task_arithmetic import TaskArithmetic
-from weightsmith.methods.task_vectors.ties import Ties
 
 _CLASSES = (
     Linear,
-    TaskArithmetic,
-    Ties,
-    DareLinear,
-    DareTies,
-    Della,
-    DellaLinear,
-    Breadcrumbs,
-    BreadcrumbsTies,
+    *TASK_VECTOR_METHODS,
     Ram,
     RamPlusOfTensors,
     RamPlus,
@@ -58,12 +44,7 @@ _CLASSES = (
     Karcher,
     NearSwap,
     ArceeFusion,
-    TsvM,
-    IsoC,
-    IsoCts,
-    Swudi,
-    Aswudi,
-    ActMat,
+    *MATRIX_METHODS,
     Knots,
     Svc,
     CoreSpace,

@@ -27,7 +27,7 @@ from weightsmith.methods.tensor_settings import Settings
 if TYPE_CHECKING:
     import torch
 
-_CLASSES = (
+TASK_VECTOR_METHODS = (
     TaskArithmetic,
     Ties,
     DareLinear,
@@ -36,15 +36,9 @@ _CLASSES = (
     DellaLinear,
     Breadcrumbs,
     BreadcrumbsTies,
-    Sce,
-    TsvM,
-    IsoC,
-    IsoCts,
-    Swudi,
-    Aswudi,
-    ActMat,
 )
-RULES: dict[str, Method] = {method_class.name: method_class() for method_class in _CLASSES}
+MATRIX_METHODS = (TsvM, IsoC, IsoCts, Swudi, Aswudi, ActMat)
+RULES: dict[str, Method] = {rule.name: rule() for rule in (*TASK_VECTOR_METHODS, Sce, *MATRIX_METHODS)}
 _OUTER = {p.name for p in (*matrix_parameters(), *DEPTH_SCALING)} - {"weight"}  # not the rule's
 _ROUNDING = 1e-6  # of a model's largest element: what is smaller has a sign by chance, and no vote
 _MEMORY_BLOCK = 1 << 22  # elements
