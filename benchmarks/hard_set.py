@@ -28,7 +28,7 @@ from train_demo_adapters import MODULES, batch, make_base
 
 SEEDS = (0, 1, 2)
 TRAINING, ASKED = 4000, 60
-RANK, STEPS, BATCH, RATE = 8, 200, 8, 5e-4
+RANK, STEPS, BATCH, RATE = 8, 60, 4, 1e-3
 Skill = Callable[[random.Random, bool], tuple[str, str]]
 
 
@@ -111,7 +111,7 @@ def train(skill: str, seed: int, base: Path, rows: list[dict[str, str]], out: Pa
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 50 == 0 or step == STEPS - 1:
+        if step % 20 == 0 or step == STEPS - 1:
             print(
                 f"seed {seed}, {skill}: step {step}, loss {loss.item():.4f}, {time.perf_counter() - began:.0f} s",
                 flush=True,

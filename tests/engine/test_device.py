@@ -14,6 +14,9 @@ from tests.conftest import weightsmith_process
 from weightsmith.methods.registry import METHODS
 
 
+READING = {"text": "random", "samples": 2, "context": 16}
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_same_numbers_as_the_kernels(method: str, models: Path, tmp_path: Path) -> None:
     most = METHODS[method].inputs[1]
@@ -26,7 +29,12 @@ def test_the_same_numbers_as_the_kernels(method: str, models: Path, tmp_path: Pa
         }
         for name in names
     ]
-    recipe = {"merge_method": method, "models": entries, "dtype": "float32", "parameters": {"t": 0.3, "epsilon": 0.1}}
+    recipe = {
+        "merge_method": method,
+        "models": entries,
+        "dtype": "float32",
+        "parameters": {"t": 0.3, "epsilon": 0.1} | READING,
+    }
     if METHODS[method].needs_base:
         recipe["base_model"] = str(models / "base")
     known = {p.name for p in METHODS[method].parameters}

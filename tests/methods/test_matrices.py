@@ -13,7 +13,7 @@ from weightsmith.methods.matrices.linear_algebra import gram_svd, polar_factor
 from weightsmith.methods.registry import METHODS
 from weightsmith.methods.tensor_settings import MatrixLayout, Settings
 
-MATRIX_METHODS = [name for name, method in METHODS.items() if method.of_matrices]
+MATRIX_METHODS = [name for name, method in METHODS.items() if method.of_matrices and not method.reads_text]
 SHAPES = [(24, 16), (16, 24), (20, 20)]
 
 

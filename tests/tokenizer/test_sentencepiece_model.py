@@ -13,7 +13,7 @@ from sentencepiece import SentencePieceProcessor
 from tests.fuzzing import examples
 from tests.tiny_tokenizer import TEXT, save_sentencepiece, save_tokenizer
 from weightsmith.gguf.conversion.added_tokens import list_added_tokens
-from weightsmith.tokenizer.sentencepiece_model import restore_sentencepiece
+from weightsmith.tokenizer.sentencepiece.sentencepiece_model import restore_sentencepiece
 
 
 @pytest.fixture(scope="module")

@@ -273,6 +273,8 @@ def _show_dry_run(
     )
     if plan.method.of_matrices:
         typer.echo(f"matrices are held whole, one of each model for each thread; {_about_the_rest(plan)}")
+    if plan.method.reads_text:
+        typer.echo(_about_text(plan))
     check_space(out, cost.disk_bytes - cost.beside_bytes, cost.disk_free_bytes, beside=cost.beside_bytes)
 
 
@@ -285,6 +287,19 @@ def _about_the_rest(plan: Plan) -> str:
         for key in ("embeddings", "vectors")
     }
     return ", ".join(f"{key}: {' or '.join(values)}" for key, values in rules.items())
+
+
+def _about_text(plan: Plan) -> str:
+    """How much text the models read before the merge, and the largest of them in memory."""
+    from weightsmith.units import show_size
+
+    shared = next(tensor.settings.shared for tensor in plan.tensors if not tensor.copy)
+    largest = max(sum(info.numel * 4 for info in model.tensors.values()) for model in plan.models.values())
+    return (
+        f"first each model reads up to {shared['samples']} x {shared['context']} tokens of its text, with "
+        f"{show_size(largest)} of memory for its weights in float32; that time is not estimated, and what is collected "
+        "is kept beside the model"
+    )
 
 
 def show_plan(plan: Plan) -> None:

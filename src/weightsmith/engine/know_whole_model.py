@@ -10,11 +10,15 @@ from typing import Any
 from weightsmith.engine.on_threads import on_threads
 from weightsmith.engine.run_tensors import DEFAULT_RUN, RunSettings
 from weightsmith.engine.tensor_scan import Buffers, TensorScan
+from weightsmith.engine.text_statistics.know_text import know_text, with_text
+from weightsmith.engine.text_statistics.stored_statistics import StandIn
 from weightsmith.methods.depth_scaling import AUTO, MeanLength, scaled
 from weightsmith.methods.tensor_settings import Settings
 from weightsmith.methods.whole_model import Pass, Totals
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.progress import OnProgress, Progress, no_progress
+
+_TEXT = "text"
 
 
 def passes_of(plan: Plan) -> tuple[Pass, ...]:
@@ -32,6 +36,8 @@ def know_whole_model(
     """The plan with `Settings.whole_model` of every tensor. It does not depend on `threads`. Raises CheckpointError for
     weights that cannot be read."""
     known: dict[str, Any] = {}
+    if plan.method.reads_text:
+        known[_TEXT] = know_text(plan, threads, settings, on_progress)
     passes = passes_of(plan)
     for number, one in enumerate(passes):
         stage = f"reading the whole model ({number + 1} of {len(passes)})"
@@ -43,6 +49,11 @@ def know_whole_model(
 def know_of_scan(plan: Plan, tensor: TensorPlan, scan: TensorScan) -> TensorPlan:
     """The tensor as if `scan` were all of the model."""
     known: dict[str, Any] = {}
+    if plan.method.reads_text:
+        stand_in = StandIn(
+            scan.shape[0] if tensor.settings.matrix and tensor.settings.matrix.transposed else scan.width
+        )
+        tensor = replace(tensor, settings=replace(tensor.settings, text=stand_in))
     for one in passes_of(plan):
         totals = Totals()
         one.gather(scan, tensor.settings, totals)
@@ -62,10 +73,12 @@ def known_of(plan: Plan) -> Mapping[str, Any]:
 
 
 def _with(tensors: Sequence[TensorPlan], known: Mapping[str, Any]) -> list[TensorPlan]:
-    return [
-        replace(tensor, settings=scaled(replace(tensor.settings, whole_model=known))) if _merged(tensor) else tensor
-        for tensor in tensors
-    ]
+    return [_with_one(tensor, known) if _merged(tensor) else tensor for tensor in tensors]
+
+
+def _with_one(tensor: TensorPlan, known: Mapping[str, Any]) -> TensorPlan:
+    tensor = with_text(tensor, known[_TEXT]) if _TEXT in known else tensor
+    return replace(tensor, settings=scaled(replace(tensor.settings, whole_model=known)))
 
 
 def _merged(tensor: TensorPlan) -> bool:

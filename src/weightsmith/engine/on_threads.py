@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -23,9 +24,10 @@ def on_threads(
     tick: Callable[[], object],
 ) -> Iterator[Result]:
     """Results as they come, in no order. `work` looks at the event now and then and raises where it is set; `tick` is
-    called some times a second. torch, if it is imported, computes with one thread per worker."""
+    called some times a second. torch, if it is imported, computes with one thread per worker, and afterwards with as
+    many as before."""
     stop = threading.Event()
-    with ThreadPoolExecutor(threads, initializer=_compute_alone) as pool:
+    with _torch_as_before(), ThreadPoolExecutor(threads, initializer=_compute_alone) as pool:
         remaining = iter(things)
         pending: set[Future[Result]] = set()
         try:
@@ -44,6 +46,18 @@ def on_threads(
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextmanager
+def _torch_as_before() -> Iterator[None]:
+    """Puts back torch's number of threads, which is one for the whole process."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
 
 
 def _compute_alone() -> None:

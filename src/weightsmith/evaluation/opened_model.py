@@ -17,12 +17,12 @@ from weightsmith.engine.stages.plan_stages import open_plan
 from weightsmith.evaluation.answer_store import content_key
 from weightsmith.evaluation.backend import Backend
 from weightsmith.evaluation.backends.open_backend import check_usable, open_backend, runs_in_llama_cpp
-from weightsmith.evaluation.backends.transformers.live_model import fill_model
 from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
 from weightsmith.evaluation.backends.transformers.unwritten_model import UnwrittenModel
 from weightsmith.evaluation.settings import EvaluationSettings
 from weightsmith.files.digests import FileDigests, digest
 from weightsmith.machine import available_cores
+from weightsmith.models.live_model import fill_model
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
 from weightsmith.planning.plan import Plan

@@ -13,11 +13,11 @@ import torch
 
 from weightsmith.errors import EvaluationError, ExportError
 from weightsmith.evaluation.backends.llama_cpp.llama_cpp_backend import LlamaCppBackend
-from weightsmith.evaluation.backends.transformers.live_model import end_tokens, fill_model
 from weightsmith.evaluation.backends.transformers.transformers_tokens import TransformersTokens
 from weightsmith.gguf.conversion.export_source import ExportSource
 from weightsmith.gguf.fidelity import Fidelity
 from weightsmith.machine import available_memory
+from weightsmith.models.live_model import end_tokens, fill_model
 
 # Of an unquantized file. Right ones were at most 0.01 from their source (docs/export.md), one whose converter passed
 # over

@@ -77,6 +77,8 @@ def example_recipe(method: Method) -> str:
 def _example(parameter: Parameter, count: int) -> str:
     if parameter.choices:
         return parameter.choices[0]
+    if parameter.type is str:
+        return "its-text.txt"
     return "true" if parameter.type is bool else f"{1 / count:.3g}"
 
 

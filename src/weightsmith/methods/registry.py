@@ -18,6 +18,8 @@ from weightsmith.methods.elementwise.pcb import Pcb
 from weightsmith.methods.elementwise.ram import Ram, RamPlus, RamPlusOfTensors
 from weightsmith.methods.elementwise.sce import Sce
 from weightsmith.methods.elementwise.weighted_median import WeightedMedian
+from weightsmith.methods.from_text.fisher import Fisher
+from weightsmith.methods.from_text.regmean import RegMean, RegMeanPlusPlus
 from weightsmith.methods.linear import Linear
 from weightsmith.methods.method import Method
 from weightsmith.methods.model_stock import ModelStock
@@ -49,6 +51,9 @@ _CLASSES = (
     Svc,
     CoreSpace,
     OrthoMerge,
+    RegMean,
+    RegMeanPlusPlus,
+    Fisher,
     Passthrough,
 )
 METHODS: dict[str, Method] = {method_class.name: method_class() for method_class in _CLASSES}

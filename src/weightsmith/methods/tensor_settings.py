@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
 
 Role = Literal["matrix", "embedding", "vector"]
 
@@ -35,13 +38,30 @@ class MatrixLayout:
         return parts
 
 
+class TextStatistics(Protocol):
+    """What was collected from text for the inputs of one output tensor; None where there is nothing of the kind."""
+
+    def gram(self, number: int) -> torch.Tensor | None:
+        """float32 [width, width]: the mean of x x^T over the tokens, where x is what the weight matrix of input
+        `number` is multiplied with."""
+        ...
+
+    def fisher(self, number: int, start: int, stop: int) -> torch.Tensor | None:
+        """float32 [stop - start]: the diagonal of the Fisher information of these elements of input `number`."""
+        ...
+
+    def mean_fisher(self, number: int) -> float:
+        """The mean of all of it; 0 where there is none."""
+        ...
+
+
 @dataclass(frozen=True)
 class Settings:
     """Final parameter values for one output tensor; `per_input` runs parallel to the inputs. `role`: whether it is the
     weight of a linear layer, an embedding or head, or anything else; `matrix`: the matrices in it, if not one;
     `models`: the references of the inputs; `depth`: of the layer, 0 for the first one and outside the layers, 1 for the
     last one; `scale`: what LiNeS multiplies the merged task vector with; `whole_model`: what the passes over the whole
-    model found."""
+    model found; `text`: what was collected from text, where the method reads one."""
 
     shared: dict[str, Any]
     per_input: tuple[dict[str, Any], ...]
@@ -52,6 +72,7 @@ class Settings:
     depth: float = 0.0
     scale: float = 1.0
     whole_model: Mapping[str, Any] = field(default_factory=dict)
+    text: TextStatistics | None = None
 
     @property
     def base_index(self) -> int:

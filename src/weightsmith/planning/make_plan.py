@@ -21,6 +21,7 @@ from weightsmith.models.open_model import open_model
 from weightsmith.models.parts.embeddings import embedding_name, is_tied, output_name, untied
 from weightsmith.models.parts.stacks import LAYER, Stack, Stacks, find_stacks
 from weightsmith.planning.align_vocabularies import align_vocabularies
+from weightsmith.planning.check_texts import check_texts
 from weightsmith.planning.choose_template import choose_template
 from weightsmith.planning.modules import ModulePlan, resolve_modules
 from weightsmith.planning.output_config import checked_config, restacked_config
@@ -64,6 +65,7 @@ def make_plan(
     for module in modules:
         depths = {reference: _depth_in(found, module.stack) for reference, found in stacks.items()}
         check_slices(recipe, module.keys, module.slices, depths, cut=module.stack is not None)
+    check_texts(recipe, home)
     check_tokenizer(tokenizer_model(home, vocabulary).home)
     if vocabulary and (vocabulary.added or vocabulary.cut_to is not None):
         try_tokenizer(vocabulary.home.home)  # it is going to be changed

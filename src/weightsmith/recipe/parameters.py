@@ -44,11 +44,13 @@ def check_parameters(
             unused.append(
                 (name, "belongs to the whole merge and does nothing at one model; move it to `parameters` at the top")
             )
-        if parameter.of_whole_model and (len(keys) > 1 or isinstance(setting, list | dict)):
+        misplaced = len(keys) > 1 and not (of_one_model and parameter.scope != "shared")
+        if parameter.of_whole_model and (misplaced or isinstance(setting, list | dict)):
+            at_models = "" if parameter.scope == "shared" else " or at a model"
             raise file.error(
                 here,
-                f"{name} of {method.name} is one value for the whole model: it stands in `parameters` at the top, "
-                "without a gradient or a filter",
+                f"{name} of {method.name} is one value for the whole model: it stands in `parameters` at the "
+                f"top{at_models}, without a gradient or a filter",
             )
         for word in _words_in_gradients(parameter, setting):
             raise file.error(here, f"{word!r} stands alone, not in a list: nothing is between it and a number")
@@ -97,7 +99,7 @@ def _problem(parameter: Parameter, value: Any) -> str | None:
         number = _convert(parameter, value)
     except (TypeError, ValueError, OverflowError):
         return f"expected {expected_of(parameter)}{did_you_mean(str(value), parameter.choices)}"
-    if parameter.choices or number in parameter.words:
+    if parameter.choices or parameter.type is str or number in parameter.words:
         return None
     high = math.inf if parameter.at_most is None else parameter.at_most
     ending = "" if parameter.at_most is None else f" and at most {parameter.at_most:g}"
@@ -112,7 +114,7 @@ def expected_of(parameter: Parameter) -> str:
     """What a recipe may give it, in words."""
     if parameter.choices:
         return f"one of {', '.join(parameter.choices)}"
-    number = {bool: "true or false", int: "a whole number", float: "a number"}[parameter.type]
+    number = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[parameter.type]
     return " or ".join([number, *parameter.words])
 
 
@@ -120,6 +122,10 @@ def _convert(parameter: Parameter, value: Any) -> Any:
     if parameter.choices:
         if value not in parameter.choices:
             raise ValueError
+        return value
+    if parameter.type is str:
+        if not isinstance(value, str) or not value:
+            raise TypeError
         return value
     if value in parameter.words:
         return value

@@ -12,7 +12,7 @@ from weightsmith.models.model import Model
 from weightsmith.tokenizer.alignment import Alignment
 from weightsmith.tokenizer.cut_tokenizer import cut_tokenizer
 from weightsmith.tokenizer.model_template import write_template
-from weightsmith.tokenizer.sentencepiece_file import write_tokenizer_json
+from weightsmith.tokenizer.sentencepiece.sentencepiece_file import write_tokenizer_json
 from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
 
 

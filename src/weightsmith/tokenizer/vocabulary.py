@@ -11,7 +11,7 @@ from weightsmith.errors import CheckpointError
 from weightsmith.files.inputs.read_input import MAX_TOKENIZER_BYTES, read_json
 from weightsmith.models.model import Model
 from weightsmith.models.parts.embeddings import embedding_rows
-from weightsmith.tokenizer.sentencepiece_file import read_sentencepiece
+from weightsmith.tokenizer.sentencepiece.sentencepiece_file import read_sentencepiece
 
 _CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 

@@ -35,7 +35,7 @@ from weightsmith.recipe.recipe import load_recipe
 from weightsmith.recipe_search.search_file import SearchFile
 from weightsmith.recipe_search.space import find_spaces
 from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
-from weightsmith.tokenizer.sentencepiece_file import read_sentencepiece
+from weightsmith.tokenizer.sentencepiece.sentencepiece_file import read_sentencepiece
 from weightsmith.tokenizer.vocabulary import read_vocabulary
 
 _MOST_READ = 1 << 16  # elements of a tensor

@@ -28,7 +28,7 @@ from weightsmith.planning.plan import Plan, TensorPlan, TensorSource
 from weightsmith.recipe.recipe import load_recipe
 from weightsmith.tokenizer.alignment import Alignment
 from weightsmith.tokenizer.merged_tokenizer import write_merged_tokenizer
-from weightsmith.tokenizer.sentencepiece_model import restore_sentencepiece
+from weightsmith.tokenizer.sentencepiece.sentencepiece_model import restore_sentencepiece
 
 if TYPE_CHECKING:
     import torch

@@ -16,9 +16,9 @@ from weightsmith.checkpoint.dtypes import torch_dtypes
 from weightsmith.engine.in_memory import compute_tensors
 from weightsmith.engine.know_whole_model import know_whole_model
 from weightsmith.engine.run_tensors import RunSettings
-from weightsmith.evaluation.backends.transformers.live_model import fill_model
 from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
 from weightsmith.evaluation.backends.transformers.unwritten_model import UnwrittenModel
+from weightsmith.models.live_model import fill_model
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
 from weightsmith.planning.make_plan import make_plan

@@ -12,7 +12,6 @@ import torch
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.backend import GREEDY, GoesOn, OnAnswers, Sampling
 from weightsmith.evaluation.backends.transformers.bfloat16_attention import use_bfloat16_attention
-from weightsmith.evaluation.backends.transformers.live_model import causal_class, end_tokens, load_live_model
 from weightsmith.evaluation.backends.transformers.memory_plan import MemoryPlan, plan_memory
 from weightsmith.evaluation.backends.transformers.transformers_tokens import TransformersTokens
 from weightsmith.evaluation.backends.transformers.transformers_tree import TransformersTree
@@ -22,6 +21,7 @@ from weightsmith.evaluation.request import OnScores, Request, Score
 from weightsmith.evaluation.scoring.plain_scorer import score_plainly
 from weightsmith.evaluation.scoring.tree_scorer import score_tree
 from weightsmith.evaluation.scoring.until_answered import until_answered
+from weightsmith.models.live_model import causal_class, end_tokens, load_live_model
 from weightsmith.models.model import Model
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.text_tokens import Messages
-from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
+from weightsmith.tokenizer.load_tokenizer import load_tokenizer
 from weightsmith.tokenizer.untrusted.chat_template import chat_text
 
 _CHUNK = 512  # texts tokenized in one call
@@ -24,7 +21,7 @@ class TransformersTokens:
     """A tokenizer folder, or the one rebuilt from a GGUF file's metadata."""
 
     def __init__(self, home: Path) -> None:
-        self._home, self.tokenizer = home, _load(home)
+        self._home, self.tokenizer = home, load_tokenizer(home)
         self.bos, self.eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         template = self.tokenizer.chat_template
         self.template = template.get("default") if isinstance(template, dict) else template
@@ -52,20 +49,3 @@ class TransformersTokens:
         if not self.template:
             raise EvaluationError(f"{self._home}: has no chat template", path=self._home)
         return chat_text(self.template, messages, special_tokens=self._special_tokens, answer=answer)
-
-
-@lru_cache(maxsize=8)
-def _load(home: Path) -> Any:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    if home.is_file():
-        file = GGUFFile(home)
-        rebuilt, config = tokenizer_from_gguf(file)
-        del config["tokenizer_class"]
-        template = file.metadata.get("tokenizer.chat_template")
-        return PreTrainedTokenizerFast(tokenizer_object=rebuilt, chat_template=template, **config)
-    try:
-        return AutoTokenizer.from_pretrained(str(home), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise EvaluationError(f"{home}: its tokenizer cannot be loaded: {reason}", path=home) from error

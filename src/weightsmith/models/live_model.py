@@ -49,7 +49,7 @@ def causal_class(reference: str, config_values: dict[str, Any]) -> tuple[Any, An
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
         from transformers.utils import logging
     except ImportError as error:
-        raise EvaluationError("evaluating safetensors weights needs `pip install 'weightsmith[eval]'`") from error
+        raise EvaluationError("running safetensors weights needs `pip install 'weightsmith[eval]'`") from error
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     options = {key: value for key, value in without_code(config_values).items() if key not in _OWN}

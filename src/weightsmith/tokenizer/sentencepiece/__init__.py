@@ -1,0 +1,1 @@
+"""tokenizer.model files, read and rebuilt."""
