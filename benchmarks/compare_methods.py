@@ -1,40 +1,51 @@
 """Which methods beat plain task arithmetic by more than chance? All methods, at their defaults and at their best of a
-search with equally many trials, on fine-tunes that get in each other's way (hard_set.py).
+search with equally many trials, on the demo's three skills (`demo`) and on fine-tunes that get in each other's way
+(`hard`, hard_set.py).
 
-    .venv/bin/python benchmarks/compare_methods.py search [METHOD ...]   # on the adapters of seed 0 and the questions `tune`
-    .venv/bin/python benchmarks/compare_methods.py score [SEED ...]      # defaults and winners on the questions `test`
-    .venv/bin/python benchmarks/compare_methods.py table                 # docs/method-evidence.md from what was scored
+    .venv/bin/python benchmarks/compare_methods.py search SET [METHOD ...]   # on the adapters of seed 0, questions `tune`
+    .venv/bin/python benchmarks/compare_methods.py score SET SEED [METHOD ...]   # defaults and winners, questions `test`
+    .venv/bin/python benchmarks/compare_methods.py table                     # docs/method-evidence.md
 
-Each step keeps what it has done and goes on when it is called again. Winners are found on one seed and asked on all.
+Winners are found on one seed and asked on all. What was found is in method_evidence.json beside this file, one merge
+after the other; each step goes on from there. Adapters are trained where they are not there.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hard_set import SEEDS, SKILLS
-from hard_set import main as make_hard_set
+import hard_set
 
 import weightsmith
 from weightsmith.demo.run_demo import PACKAGE, base_model
-from weightsmith.evaluation.results.paired_tests import compare_averages, corrected
+from weightsmith.evaluation.results.paired_tests import Comparison, compare_averages, corrected
+from weightsmith.evaluation.results.task_result import TaskResult
+from weightsmith.evaluation.tasks.suite import SuiteEntry
 from weightsmith.machine import describe_machine
 from weightsmith.methods.registry import METHODS
 
-FOLDER, PAGE = Path("build/hard-set"), Path("docs/method-evidence.md")
+FOLDER, PAGE = Path("build"), Path("docs/method-evidence.md")
+FOUND = Path(__file__).with_name("method_evidence.json")
 PROGRAM = Path(sysconfig.get_path("scripts")) / "weightsmith"
-TRIALS = 8
+SKILLS = {"demo": ["dates", "records", "commands"], "hard": list(hard_set.SKILLS)}
+SEEDS = {"demo": [0], "hard": list(hard_set.SEEDS)}
+TRIALS, TUNE, TEST = 5, 16, 16  # questions per skill
+GENERAL = PACKAGE / "data" / "general.txt"
 PLAIN = "task_arithmetic"
 _WEIGHT, _DENSITY, _LAMBDA = {"uniform": [0.1, 1.2]}, {"uniform": [0.1, 1.0]}, {"uniform": [0.3, 2.0]}
 _SIGNS = {"weight": _WEIGHT, "density": _DENSITY, "normalize": {"choice": [False, True]}}
 DEFAULTS: dict[str, dict[str, Any]] = {  # what has no default
     name: {"weight": 1.0} for name in METHODS if any(p.name == "weight" for p in METHODS[name].parameters)
 }
+for _name in ("regmean", "regmean_plusplus"):
+    DEFAULTS[_name] |= {"samples": 8, "context": 256}  # 2,000 tokens of each skill's training examples
 SPACES: dict[str, dict[str, Any]] = {
     PLAIN: {"weight": _WEIGHT},
     "linear": {},
@@ -64,111 +75,194 @@ SPACES: dict[str, dict[str, Any]] = {
     "svc": {"rule": {"choice": ["task_arithmetic", "ties", "tsv_m"]}, "alpha": {"uniform": [0.05, 1.0]}},
     "core_space": {"rule": {"choice": ["tsv_m", "swudi", "iso_c"]}, "lambda": _LAMBDA},
     "ortho_merge": {},  # minutes for each merge: its defaults alone
+    "regmean": {"reduction": {"uniform": [0.0, 1.0]}, "lambda": _LAMBDA},
+    "regmean_plusplus": {},
+    "fisher": {},
 }
 
 
-def recipe(method: str, seed: int, parameters: dict[str, Any]) -> dict[str, Any]:
-    base, adapters = str(base_model()), (FOLDER / f"seed-{seed}").absolute()
+def adapter(set_name: str, seed: int, skill: str) -> Path:
+    if set_name == "demo":
+        return PACKAGE / "adapters" / skill
+    return (FOLDER / "hard-set" / f"seed-{seed}" / skill).absolute()
+
+
+def text_of(set_name: str, skill: str) -> Path:
+    """What the fine-tune of that skill was trained with, as the model sees it."""
+    path = (FOLDER / set_name / "text" / f"{skill}.txt").absolute()
+    if not path.exists():
+        if set_name == "demo":
+            raise SystemExit(
+                "the demo's training examples: python scripts/make_demo_data.py --train-out build/demo/train"
+            )
+        rows = [
+            json.loads(line) for line in (FOLDER / "hard-set" / "train" / f"{skill}.jsonl").read_text().splitlines()
+        ]
+        turn = "<|im_start|>{}\n{}<|im_end|>\n"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(turn.format("user", r["prompt"]) + turn.format("assistant", r["target"]) for r in rows))
+    return path
+
+
+def recipe(set_name: str, method: str, seed: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    base = str(base_model())
+    models: list[dict[str, Any]] = [{"model": f"{base}+{adapter(set_name, seed, skill)}"} for skill in SKILLS[set_name]]
+    if METHODS[method].reads_text:
+        for entry, skill in zip(models, SKILLS[set_name], strict=True):
+            entry["parameters"] = {"text": str(text_of(set_name, skill))}
     content = {
         "merge_method": method,
-        "models": [{"model": f"{base}+{adapters / skill}"} for skill in SKILLS],
-        "parameters": DEFAULTS.get(method, {}) | parameters,
+        "models": models,
+        "parameters": DEFAULTS.get(method, {}) | dict(parameters),
         "dtype": "float32",
     }
     return content | ({"base_model": base} if METHODS[method].needs_base else {})
 
 
-def questions(split: str) -> list[Path]:
-    return [(FOLDER / split / f"{skill}.jsonl").absolute() for skill in SKILLS]
+def questions(set_name: str, split: str) -> list[Path]:
+    """Files of `TUNE` or `TEST` questions; no question is in both."""
+    paths = []
+    for skill in SKILLS[set_name]:
+        path = (FOLDER / set_name / split / f"{skill}.jsonl").absolute()
+        if set_name == "demo":
+            rows = (PACKAGE / "data" / f"{skill}.jsonl").read_text().splitlines(keepends=True)
+            rows = rows[:TUNE] if split == "tune" else rows[TUNE:]
+        else:
+            rows = [json.dumps(row) + "\n" for row in hard_set.examples(skill, split, max(TUNE, TEST))]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(rows[: TUNE if split == "tune" else None if set_name == "demo" else TEST]))
+        paths.append(path)
+    return paths
 
 
-def search(methods: list[str]) -> None:
+def load_found() -> dict[str, Any]:
+    empty = {"machine": describe_machine(), "winners": {}, "scores": {}}
+    return json.loads(FOUND.read_text()) if FOUND.exists() else {name: json.loads(json.dumps(empty)) for name in SKILLS}
+
+
+def save_found(found: dict[str, Any]) -> None:
+    FOUND.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def search(set_name: str, methods: list[str]) -> None:
     """Equally many trials for each method that has something to search."""
+    objective = [{"questions": str(path), "metric": "perplexity"} for path in questions(set_name, "tune")]
     for method in methods or SPACES:
-        out = FOLDER / "search" / method
-        if not SPACES[method] or (out / "summary.json").exists():
+        if not SPACES[method] or method in load_found()[set_name]["winners"]:
             continue
+        out = FOLDER / set_name / "search" / method
         out.parent.mkdir(parents=True, exist_ok=True)
-        objective = [{"questions": str(path), "metric": "perplexity"} for path in questions("tune")]
-        content = {"recipe": recipe(method, 0, SPACES[method]), "objective": objective, "trials": TRIALS, "seed": 0}
+        tree = {"recipe": recipe(set_name, method, 0, SPACES[method]), "objective": objective}
         path = out.with_suffix(".yml")
-        path.write_text(json.dumps(content, indent=1))
-        resume = ["--resume"] * (out / "study.db").exists()
-        subprocess.run([str(PROGRAM), "search", str(path), str(out), *resume], check=True)
+        path.write_text(json.dumps(tree | {"trials": TRIALS, "seed": 0, "held_out": 0.1}, indent=1))
+        shutil.rmtree(out, ignore_errors=True)
+        subprocess.run([str(PROGRAM), "search", str(path), str(out)], check=True, stdout=subprocess.DEVNULL)
+        best = dict(weightsmith.Recipe.from_file(out / "best.yml").schema.parameters)
+        found = load_found()
+        found[set_name]["winners"][method] = {name: best[name] for name in SPACES[method]}
+        save_found(found)
+        print(f"{set_name}: {method}: {found[set_name]['winners'][method]}", flush=True)
 
 
-def winner(method: str) -> dict[str, Any] | None:
-    """The parameters that the search found."""
-    path = FOLDER / "search" / method / "best.yml"
-    if not path.exists():
-        return None
-    return dict(weightsmith.Recipe.from_file(path).schema.parameters)
-
-
-def score(seeds: list[int]) -> None:
+def score(set_name: str, seed: int, methods: list[str]) -> None:
     """Every method's answers to the questions that no search saw."""
-    for seed in seeds or SEEDS:
-        weightsmith.evaluate(
-            models(seed),
-            FOLDER / f"scores-{seed}",
-            questions=questions("test"),
-            texts=[PACKAGE / "data" / "general.txt"],
-        )
+    paths, out = questions(set_name, "test"), FOLDER / set_name / f"scores-{seed}"
+    models = {"base": str(base_model())} if not methods else {}
+    models |= {
+        f"{skill} alone": f"{base_model()}+{adapter(set_name, seed, skill)}"
+        for skill in SKILLS[set_name]
+        if not methods
+    }
+    for method in methods or SPACES:
+        models[method] = recipe(set_name, method, seed, {})
+        if best := load_found()[set_name]["winners"].get(method):
+            models[f"{method}, searched"] = recipe(set_name, method, seed, best)
+    for label, model in models.items():
+        if label in load_found()[set_name]["scores"].get(str(seed), {}):
+            continue
+        shutil.rmtree(out, ignore_errors=True)
+        source = weightsmith.Recipe.from_dict(model) if isinstance(model, dict) else model
+        result = weightsmith.evaluate({label: source}, out, questions=paths, texts=[GENERAL])
+        values = result.suites[0].models[0].values.values()
+        scores: dict[str, Any] = {
+            task.entry.name: "".join(f"{answer[0]:.0f}" for answer in task.answers.values())
+            for task in values
+            if task.entry.name in SKILLS[set_name]
+        }
+        scores |= {task.entry.name: round(task.value, 3) for task in values if task.entry.name not in scores}
+        found = load_found()
+        found[set_name]["scores"].setdefault(str(seed), {})[label] = scores
+        save_found(found)
+        print(f"{set_name}, seed {seed}: {label}: {scores}", flush=True)
 
 
-def models(seed: int) -> dict[str, Any]:
-    """Label -> recipe: each method's defaults, and what the search found."""
-    found = {}
-    for method in SPACES:
-        found[method] = weightsmith.Recipe.from_dict(recipe(method, seed, {}))
-        if best := winner(method):
-            found[f"{method}, searched"] = weightsmith.Recipe.from_dict(recipe(method, seed, best))
-    return found
+def task_result(skill: str, answers: str) -> TaskResult:
+    right = [float(answer) for answer in answers]
+    entry, mean = SuiteEntry(questions=skill, alias=skill), sum(right) / len(right)
+    numbered = {(skill, number): (one, 1.0) for number, one in enumerate(right)}
+    return TaskResult(entry, "exact_match", "none", 100 * mean, None, numbered, True, None, 100.0)
+
+
+def comparisons_of(set_name: str, scores: dict[str, Any]) -> tuple[dict[str, list[TaskResult]], dict[str, Comparison]]:
+    """(label -> the result of each skill and seed; label -> the paired difference to task arithmetic of the same kind),
+    of labels that every seed has."""
+    labels = set.intersection(*(set(of_seed) for of_seed in scores.values()))
+    asked = {
+        label: [task_result(skill, scores[seed][label][skill]) for seed in scores for skill in SKILLS[set_name]]
+        for label in labels
+    }
+    compared = []
+    for label, tasks in sorted(asked.items()):
+        plain = PLAIN + (", searched" if label.endswith(", searched") else "")
+        if label != plain and label.partition(",")[0] in SPACES and plain in asked:
+            weights = [1 / len(tasks)] * len(tasks)
+            compared.append(compare_averages(tasks, asked[plain], weights, label, plain, "all skills"))
+    return asked, {comparison.label: comparison for comparison in corrected(compared)}
 
 
 def table() -> None:
-    """The page: mean of the skills, and the paired difference to task arithmetic of the same kind, over all seeds."""
-    results = {
-        seed: weightsmith.evaluate(
-            models(seed),
-            FOLDER / f"scores-{seed}",
-            questions=questions("test"),
-            texts=[PACKAGE / "data" / "general.txt"],
+    """The page's tables, in place of those between its marks."""
+    parts, found = [], load_found()
+    for set_name, of_set in found.items():
+        scores = of_set["scores"]
+        if not scores:
+            continue
+        asked, compared = comparisons_of(set_name, scores)
+        skills = SKILLS[set_name]
+        parts.append(f"### `{set_name}`\n\n{of_set['machine']}. Seeds: {', '.join(scores)}.\n")
+        parts.append(
+            "| method | mean | " + " | ".join(skills) + " | perplexity | against task arithmetic | p (Holm) | |"
         )
-        for seed in SEEDS
-    }
-    asked = {
-        label: [
-            task
-            for result in results.values()
-            for model in result.suites[0].models
-            if model.label == label
-            for task in model.values.values()
-            if task.entry.name in SKILLS
-        ]
-        for label in models(SEEDS[0])
-    }
-    comparisons = []
-    for label, tasks in asked.items():
-        plain = PLAIN + (", searched" if label.endswith(", searched") else "")
-        if label != plain:
-            weights = [1 / len(tasks)] * len(tasks)
-            comparisons.append(compare_averages(tasks, asked[plain], weights, label, plain, "all skills"))
-    verdicts = {comparison.label: comparison for comparison in corrected(comparisons)}
-    lines = [f"{describe_machine()}\n", "| method | mean of skills | against task arithmetic | p (Holm) | verdict |"]
-    lines.append("| --- | ---: | ---: | ---: | --- |")
-    for label, tasks in sorted(asked.items(), key=lambda item: -sum(task.value for task in item[1])):
-        mean = sum(task.value for task in tasks) / len(tasks)
-        one = verdicts.get(label)
-        cells = f"{one.difference:+.1f} | {one.p_holm:.3g} | {one.verdict}" if one else " | | "
-        lines.append(f"| `{label}` | {mean:.1f} | {cells} |")
-    PAGE.write_text("\n".join(lines) + "\n")
-    print(PAGE.read_text())
+        parts.append("| --- | ---: |" + " ---: |" * (len(skills) + 3) + " --- |")
+        for label, tasks in sorted(asked.items(), key=lambda item: -sum(task.value for task in item[1])):
+            mean = sum(task.value for task in tasks) / len(tasks)
+            by_skill = [[task.value for task in tasks if task.entry.name == skill] for skill in skills]
+            values = " | ".join(f"{sum(own) / len(own):.0f}" for own in by_skill)
+            perplexity = sum(scores[seed][label]["general"] for seed in scores) / len(scores)
+            one = compared.get(label)
+            cells = f"{one.difference:+.1f} | {one.p_holm:.3g} | {one.verdict}" if one else " | | "
+            parts.append(f"| {label} | {mean:.1f} | {values} | {perplexity:.2f} | {cells} |")
+        winners = [f"`{method}` {_shown(best)}" for method, best in of_set["winners"].items()]
+        parts.append(f"\nFound by the searches: {'; '.join(winners)}.\n")
+    page = PAGE.read_text()
+    begin, end = page.index(BEGIN) + len(BEGIN), page.index(END)
+    PAGE.write_text(page[:begin] + "\n\n" + "\n".join(parts) + "\n" + page[end:])
 
+
+def _shown(best: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in best.items()
+    )
+
+
+BEGIN, END = "<!-- measured -->", "<!-- end -->"
 
 if __name__ == "__main__":
-    make_hard_set(FOLDER, list(SEEDS))
     command, *names = sys.argv[1:]
-    {"search": search, "score": lambda seeds: score([int(seed) for seed in seeds]), "table": lambda _: table()}[
-        command
-    ](names)
+    if command == "table":
+        table()
+    else:
+        seeds = [int(names[1])] if command == "score" else [0]
+        if names[0] == "hard":
+            hard_set.main(FOLDER / "hard-set", seeds)
+        search(names[0], names[1:]) if command == "search" else score(names[0], seeds[0], names[2:])

@@ -27,7 +27,7 @@ from make_demo_data import MONTHS, STEMS, WORDS, dates, number_words, pick, reco
 from train_demo_adapters import MODULES, batch, make_base
 
 SEEDS = (0, 1, 2)
-TRAINING, ASKED = 4000, 60
+TRAINING, ASKED = 4000, 16
 RANK, STEPS, BATCH, RATE = 8, 60, 4, 1e-3
 Skill = Callable[[random.Random, bool], tuple[str, str]]
 

@@ -17,6 +17,7 @@ from weightsmith.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from weightsmith.blocks.block import Block as Block
+    from weightsmith.engine.layer_weights.weigh import weigh as weigh
     from weightsmith.engine.merge import MergeSummary as MergeSummary
     from weightsmith.engine.merge import merge as merge
     from weightsmith.engine.stages.plan_stages import plan as plan
@@ -88,6 +89,7 @@ _PUBLIC = {
     "search": "weightsmith.recipe_search.search",
     "unify": "weightsmith.engine.unify",
     "verify": "weightsmith.engine.verify",
+    "weigh": "weightsmith.engine.layer_weights.weigh",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -13,7 +13,6 @@ import weightsmith
 from tests.conftest import weightsmith_process
 from weightsmith.methods.registry import METHODS
 
-
 READING = {"text": "random", "samples": 2, "context": 16}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,8 +44,8 @@ Key = tuple[str, str]  # model reference, text
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """How a plan's models read text."""
+class TextReading:
+    """How a plan's models read text: at most `samples` windows of `context` tokens; `seed`: of what is drawn."""
 
     plan: Plan
     threads: int
@@ -52,6 +53,19 @@ class _Reading:
     samples: int
     context: int
     on_progress: OnProgress
+
+    def layer_fisher(self, model: Model, text: str) -> tuple[str, list[float]]:
+        """(what the names of a layer's weights begin with, before its number; the mean Fisher information of each
+        layer's elements). Raises MergeError where the model cannot read."""
+        from weightsmith.engine.text_statistics.collect import collect_fisher
+
+        _check_models(self, [model])
+        layered, windows = _live(self, model), _windows(self, model, text)
+        means = []
+        for fishers in collect_fisher(layered, windows, self.threads, self.seed, self.progress(model.reference, text)):
+            total = math.fsum(float(fisher.double().numpy().sum()) for fisher in fishers.values())
+            means.append(total / sum(fisher.numel() for fisher in fishers.values()))
+        return layered.prefix, means[::-1]
 
     def progress(self, model: str, text: str) -> Any:
         stage = f"reading {Path(text).name} with {model}"
@@ -80,7 +94,7 @@ def know_text(plan: Plan, threads: int, settings: RunSettings, on_progress: OnPr
     if not merged:
         return {}
     shared = merged[0].settings.shared
-    reading = _Reading(plan, threads, settings.seed, shared["samples"], shared["context"], on_progress)
+    reading = TextReading(plan, threads, settings.seed, shared["samples"], shared["context"], on_progress)
     needed: dict[Key, Model] = {}
     for tensor in merged:
         for number in tensor.settings.others:
@@ -102,7 +116,7 @@ def with_text(tensor: TensorPlan, folders: Mapping[Key, Path]) -> TensorPlan:
     return replace(tensor, settings=replace(tensor.settings, text=statistics))
 
 
-def _of_one_model(reading: _Reading, model: Model, text: str) -> Path:
+def _of_one_model(reading: TextReading, model: Model, text: str) -> Path:
     kind = reading.plan.method.reads_text
     content, _, _ = inputs_digest([replace(model, reference="")]).partition(" ")
     vocabulary = repr(reading.plan.vocabulary) if reading.plan.vocabulary else ""
@@ -135,7 +149,7 @@ def _of_one_model(reading: _Reading, model: Model, text: str) -> Path:
     return folder
 
 
-def _of_merged_layers(reading: _Reading, needed: Mapping[Key, Model]) -> dict[Key, Path]:
+def _of_merged_layers(reading: TextReading, needed: Mapping[Key, Model]) -> dict[Key, Path]:
     """The merge itself, layer by layer: what each layer is multiplied with follows from the merged ones before it."""
     plan = reading.plan
     contents = inputs_digest(plan.models.values()).partition(" ")[0]
@@ -211,7 +225,7 @@ def _fill(places: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor
         places[name].detach().copy_(weight)
 
 
-def _live(reading: _Reading, model: Model) -> LayeredModel:
+def _live(reading: TextReading, model: Model) -> LayeredModel:
     """The model in memory. Raises MergeError where it cannot be."""
     import torch
 
@@ -227,17 +241,17 @@ def _live(reading: _Reading, model: Model) -> LayeredModel:
         if isinstance(config.get("text_config"), dict):
             config["text_config"] = {**config["text_config"], "vocab_size": rows}
     weights = {name: read_tensor(model.checkpoint, name, torch.float32) for name in model.checkpoint.tensors}
-    with _as_merge_error(reading.plan):
+    with _as_merge_error():
         live = fill_model(model.reference, config, weights, torch.float32)
     return LayeredModel(live.requires_grad_(False), model.reference, reading.threads)
 
 
-def _check_models(reading: _Reading, models: Iterable[Model]) -> None:
+def _check_models(reading: TextReading, models: Iterable[Model]) -> None:
     """Raises MergeError where one of them cannot be held in memory as a causal model of `transformers`."""
     from weightsmith.models.live_model import causal_class
 
     for model in models:
-        with _as_merge_error(reading.plan):
+        with _as_merge_error():
             causal_class(model.reference, model.config)
         needed = sum(info.numel * 4 for info in model.checkpoint.tensors.values() if info.is_float)
         if needed > (free := available_memory()):
@@ -248,14 +262,14 @@ def _check_models(reading: _Reading, models: Iterable[Model]) -> None:
 
 
 @contextmanager
-def _as_merge_error(plan: Plan) -> Iterator[None]:
+def _as_merge_error() -> Iterator[None]:
     try:
         yield
     except EvaluationError as error:
-        raise MergeError(f"{error}; {plan.method.name} has each model read text", path=error.path) from error
+        raise MergeError(f"{error}; it would have to read text", path=error.path) from error
 
 
-def _windows(reading: _Reading, model: Model, text: str) -> list[np.ndarray]:
+def _windows(reading: TextReading, model: Model, text: str) -> list[np.ndarray]:
     from weightsmith.engine.text_statistics.token_windows import random_windows, text_windows
 
     if text == RANDOM:
@@ -276,7 +290,7 @@ def _tokenizer(plan: Plan, model: Model) -> Iterator[Any]:
         if plan.vocabulary:
             write_merged_tokenizer(plan.home, plan.vocabulary, None, home := Path(scratch))
         try_tokenizer(home)
-        with _as_merge_error(plan):
+        with _as_merge_error():
             tokenizer = load_tokenizer(home)
         yield tokenizer
 

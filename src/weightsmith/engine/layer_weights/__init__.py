@@ -1,0 +1,1 @@
+"""Weights for each layer, computed and written into a recipe."""
