@@ -50,8 +50,8 @@ def weigh(
     Raises RecipeError where the method has no weights or no base, or for slices; MergeError where the base cannot read
     the text.
 
-    >>> ws.weigh("ties.yml").schema.models[0].parameters["weight"][:2]
-    [0.88..., 1.04...]
+    >>> len(ws.weigh("ties.yml").schema.models[0].parameters["weight"])  # one for each layer
+    2
     """
     recipe = load_recipe(recipe)
     _check(recipe)
