@@ -138,3 +138,33 @@ def test_the_largest_singular_values_of_a_large_matrix() -> None:
         lost = float((one - (left * found) @ right.T).norm() / values[8:].norm())
         assert lost < 1.01
         assert torch.equal(top_svd(one, 8)[1], found)
+
+
+@pytest.mark.parametrize("architecture", ["MixtralForCausalLM", "Qwen3MoeForCausalLM"])
+def test_experts(architecture: str, tmp_path: Path) -> None:
+    """Each expert's matrices get an adapter of their own, in the form that peft has for fused experts."""
+    import transformers
+
+    architecture_class = getattr(transformers, architecture)
+    shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "num_experts_per_tok": 2}
+    shape |= (
+        {"num_local_experts": 4}
+        if architecture.startswith("Mixtral")
+        else {"num_experts": 4, "moe_intermediate_size": 16}
+    )
+    torch.manual_seed(0)
+    model = architecture_class(architecture_class.config_class(**shape)).float()
+    model.save_pretrained(tmp_path / "base")
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and "proj" in name:
+            parameter.data += 0.05 * torch.randn(parameter.shape)
+    model.save_pretrained(tmp_path / "tuned")
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(tmp_path / "base"),
+        "models": [{"model": str(tmp_path / "tuned"), "parameters": {"weight": 1.0}}],
+        "dtype": "float32",
+    }
+    ws.merge(recipe, tmp_path / "adapter", lora_rank=32)
+    torch.testing.assert_close(by_peft(tmp_path / "base", tmp_path / "adapter"), logits(model), rtol=1e-3, atol=1e-4)

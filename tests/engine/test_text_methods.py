@@ -333,3 +333,25 @@ def test_on_the_command_line(llamas: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.safetensors").is_file()
     done = weightsmith_process("merge", tmp_path / "recipe.yml", tmp_path / "dry", "--dry-run")
     assert done.returncode == 0 and "text" in done.stdout
+
+
+def test_experts_get_the_mean(tmp_path: Path) -> None:
+    FAMILIES["Qwen3MoeForCausalLM"] = LLAMA_LIKE | {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "decoder_sparse_step": 1,
+    }  # fmt: skip
+    try:
+        save_family(tmp_path, "Qwen3MoeForCausalLM")
+    finally:
+        del FAMILIES["Qwen3MoeForCausalLM"]
+    merged = ws.merge(recipe(tmp_path, "regmean", reduction=0.7))
+    experts = [load_file(tmp_path / name / "model.safetensors") for name in "ab"]
+    solved = 0
+    for name, tensor in merged.items():
+        mean = sum(expert[name] for expert in experts) / 2
+        if "experts." in name:
+            torch.testing.assert_close(tensor, mean, atol=1e-6, rtol=0)
+        elif "_proj" in name:
+            solved += not torch.allclose(tensor, mean, atol=1e-4)
+    assert solved == 4 * 3
+    with pytest.raises(MergeError, match="which its files hold in another form .*; take regmean"):
+        ws.merge(recipe(tmp_path, "regmean_plusplus"))

@@ -275,3 +275,9 @@ def test_a_misspelled_rule_gets_the_nearest_name(lora_models: Path) -> None:
         ws.plan(lora_recipe(lora_models, "svc", rule="tiess"))
     with pytest.raises(RecipeError, match=r"rule is 'nonsense': expected one of [a-z_, ]*$"):
         ws.plan(lora_recipe(lora_models, "svc", rule="nonsense"))
+
+
+@pytest.mark.parametrize(("method", "warned"), [("iso_c", True), ("iso_cts", True), ("tsv_m", False)])
+def test_a_flat_spectrum_of_adapters_is_a_warning(method: str, warned: bool, lora_models: Path) -> None:
+    warnings = " ".join(ws.plan(lora_recipe(lora_models, method)).warnings)
+    assert (f"core_space with `rule: {method}` stays within" in warnings) is warned

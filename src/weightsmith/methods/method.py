@@ -76,6 +76,7 @@ class Method:
     advice: ClassVar[str] = ""  # one line: when to take it
     of_matrices: ClassVar[bool] = False  # holds whole matrices, one of each input and two more
     random: ClassVar[bool] = False  # draws random numbers, from `Scan.streams`
+    flattens: ClassVar[bool] = False  # makes singular values alike, those of directions that are not used too
     reads_text: ClassVar[Literal["", "gram", "gram of merged inputs", "fisher"]] = ""  # what it has collected
 
     def objection(self, settings: Settings) -> str | None:

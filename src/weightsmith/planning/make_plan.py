@@ -94,6 +94,7 @@ def make_plan(
     warnings += (
         *settings,
         *_of_quantized(models),
+        *_of_few_directions(recipe, models),
         *_about_apart(home, apart),
         *planner.warnings,
         *_of_filters(recipe, ordered),
@@ -283,6 +284,16 @@ def _of_quantized(models: Mapping[str, Model]) -> Iterator[str]:
         yield (
             f"{', '.join(quantized)}: decoding does not bring back what quantizing took from the weights; merge the "
             "unquantized models where you have them"
+        )
+
+
+def _of_few_directions(recipe: Recipe, models: Mapping[str, Model]) -> Iterator[str]:
+    if recipe.method.flattens and (adapted := [reference for reference, model in models.items() if model.lora_ranks]):
+        ranks = max(sum(models[reference].lora_ranks) for reference in adapted)
+        yield (
+            f"{recipe.file.path}: {recipe.method.name} makes all directions of a merged task vector alike, and the task "
+            f"vectors of {', '.join(adapted)} have few (rank {ranks} at most): the others are raised from rounding. "
+            f"core_space with `rule: {recipe.method.name}` stays within those that adapters have"
         )
 
 

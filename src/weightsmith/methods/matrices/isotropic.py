@@ -13,6 +13,7 @@ class IsoC(MatrixMethod):
     some. One model does not give itself: its spectrum becomes flat."""
 
     name = "iso_c"
+    flattens = True
     title = "Iso-C"
     paper = "https://arxiv.org/abs/2502.04959"
     parameters = matrix_parameters()
@@ -34,6 +35,7 @@ class IsoCts(MatrixMethod):
     and get the mean singular value. The authors' code is followed."""
 
     name = "iso_cts"
+    flattens = True
     title = "Iso-CTS"
     paper = "https://arxiv.org/abs/2502.04959"
     parameters = matrix_parameters(
