@@ -353,5 +353,5 @@ def test_experts_get_the_mean(tmp_path: Path) -> None:
         elif "_proj" in name:
             solved += not torch.allclose(tensor, mean, atol=1e-4)
     assert solved == 4 * 3
-    with pytest.raises(MergeError, match="which its files hold in another form .*; take regmean"):
+    with pytest.raises(MergeError, match=r"which its files hold in another form .*; take regmean"):
         ws.merge(recipe(tmp_path, "regmean_plusplus"))
