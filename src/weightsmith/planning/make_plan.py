@@ -292,8 +292,8 @@ def _of_few_directions(recipe: Recipe, models: Mapping[str, Model]) -> Iterator[
         ranks = max(sum(models[reference].lora_ranks) for reference in adapted)
         yield (
             f"{recipe.file.path}: {recipe.method.name} makes all directions of a merged task vector alike, and the "
-            f"task vectors of {', '.join(adapted)} have few (rank {ranks} at most): the others are raised from rounding. "
-            f"core_space with `rule: {recipe.method.name}` stays within those that adapters have"
+            f"task vectors of {', '.join(adapted)} have few (rank {ranks} at most): the others are raised from "
+            f"rounding. core_space with `rule: {recipe.method.name}` stays within those that adapters have"
         )
 
 
