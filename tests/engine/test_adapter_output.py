@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import peft
@@ -168,3 +169,32 @@ def test_experts(architecture: str, tmp_path: Path) -> None:
     }
     ws.merge(recipe, tmp_path / "adapter", lora_rank=32)
     torch.testing.assert_close(by_peft(tmp_path / "base", tmp_path / "adapter"), logits(model), rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_lost_is_known_after_a_resume(
+    lora_models: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from weightsmith.engine.adapter import make_adapter
+
+    recipe = lora_recipe(lora_models, "task_arithmetic", weight=0.5)
+    quiet = ws.merge(recipe, tmp_path / "quiet", lora_rank=3)
+    factors, made = make_adapter._factors, list[int]()
+
+    def failing(change, rank):
+        made.append(rank)
+        if len(made) == 12:
+            time.sleep(0.5)  # the journal writes what was finished before
+            raise KeyboardInterrupt
+        return factors(change, rank)
+
+    monkeypatch.setattr(make_adapter, "_factors", failing)
+    with pytest.raises(KeyboardInterrupt):
+        ws.merge(recipe, tmp_path / "out", lora_rank=3, threads=1)
+    monkeypatch.setattr(make_adapter, "_factors", factors)
+    resumed = ws.merge(recipe, tmp_path / "out", lora_rank=3)
+    assert 0 < resumed.resumed < resumed.tensors
+    assert resumed.lora_loss is not None and quiet.lora_loss is not None
+    assert resumed.lora_loss.worst == quiet.lora_loss.worst
+    assert resumed.lora_loss.share == pytest.approx(quiet.lora_loss.share)

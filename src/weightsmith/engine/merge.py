@@ -221,26 +221,50 @@ class _Job:
     on_plan: Callable[[Plan], None] | None
 
 
-def _merge_to_folder(
-    recipe: Recipe, out: Path, job: _Job, written: Mapping[str, Path], *, force: bool, ray: str | None
-) -> MergeSummary:
-    """One stage, or the only one. `written`: the folders of stages that it may use."""
-    started = time.monotonic()
-    settings, seed = job.settings, job.settings.seed
+@dataclass(frozen=True)
+class _Begun:
+    """A merge that is planned. `run`: what it is, for a resume; `made_by`: the same of its output; `done`: the output
+    is there already."""
+
+    started: float
+    plan: Plan
+    stamps: InputStamps
+    run: dict[str, str]
+    made_by: str
+    inputs: list[Path]
+    done: bool
+
+
+def _begin(
+    recipe: Recipe, out: Path, job: _Job, written: Mapping[str, Path], *, force: bool, shard_bytes: int, **more: str
+) -> _Begun:
+    """`written`: the folders of stages that it may use; `more`: what else makes it another run."""
+    started, settings = time.monotonic(), job.settings
     again = (out / CHECKSUMS).is_file() and not force  # perhaps this very merge, finished
     if not again:
         check_output(out, force=force, inputs=None)
     plan = job.plan(recipe, written=written)
     if job.on_plan:
         job.on_plan(plan)
-    weights = [path for model in plan.models.values() for path in model.files]
-    own_file = [recipe.file.path] if recipe.file.path.is_file() else []  # it may be keywords
-    inputs = [*weights, *own_file, *job.mappings.values()]
-    stamps = InputStamps(plan.models.values())
-    run = run_digest(plan, job.shard_bytes, seed, settings.device, job.mappings)
+    stamps, models = InputStamps(plan.models.values()), plan.models.values()
+    run = run_digest(plan, shard_bytes, settings.seed, settings.device, job.mappings) | more
     made_by = output_digest(run | {"on_nan": "warn" if settings.tolerant else "error"})
-    if again and is_written(out, made_by, input_files(plan.models.values())):
-        return _summary(out, plan, seed, started, done_already=True)
+    own_file = [recipe.file.path] if recipe.file.path.is_file() else []  # it may be keywords
+    inputs = [*(path for model in models for path in model.files), *own_file, *job.mappings.values()]
+    return _Begun(
+        started, plan, stamps, run, made_by, inputs, done=again and is_written(out, made_by, input_files(models))
+    )
+
+
+def _merge_to_folder(
+    recipe: Recipe, out: Path, job: _Job, written: Mapping[str, Path], *, force: bool, ray: str | None
+) -> MergeSummary:
+    """One stage, or the only one, as full weights."""
+    settings, seed = job.settings, job.settings.seed
+    begun = _begin(recipe, out, job, written, force=force, shard_bytes=job.shard_bytes)
+    plan, run = begun.plan, begun.run
+    if begun.done:
+        return _summary(out, begun, plan, seed, done_already=True)
     with resumable_folder(
         out,
         run,
@@ -248,7 +272,7 @@ def _merge_to_folder(
         restart=job.restart,
         weights_bytes=plan.output_bytes,
         beside=bytes_beside_weights(plan.home.home, len(plan.tensors)),
-        inputs=inputs,
+        inputs=begun.inputs,
     ) as scratch:
         folder = scratch.folder
         plan = know_whole_model(plan, job.threads, settings, job.on_progress)
@@ -288,44 +312,29 @@ def _merge_to_folder(
             )
             return run_on_ray(ray_job, unfinished, writer.file_of, ray, on_shard_progress, on_tensor)
 
-        tally = run_journaled(
-            scratch, run, plan.tensors, job.shard_bytes, counted(job.on_progress, "merging", "bytes"), runner, stamps
-        )
+        progress = counted(job.on_progress, "merging", "bytes")
+        tally = run_journaled(scratch, run, plan.tensors, job.shard_bytes, progress, runner, begun.stamps)
         write_merged_tokenizer(plan.home, plan.vocabulary, plan.chat_template, folder)
         if not plan.home.is_state_dict:
             (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         (folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
-        write_checksums(folder, tally.digests, made_by)
-    return _summary(out, plan, seed, started, tally, len(scratch.finished))
+        write_checksums(folder, tally.digests, begun.made_by)
+    return _summary(out, begun, plan, seed, tally, len(scratch.finished))
 
 
 def _merge_to_adapter(
     recipe: Recipe, out: Path, job: _Job, written: Mapping[str, Path], *, force: bool, rank: int
 ) -> MergeSummary:
     """The result as a LoRA adapter on the base model."""
-    started, seed = time.monotonic(), job.settings.seed
-    again = (out / CHECKSUMS).is_file() and not force
-    if not again:
-        check_output(out, force=force, inputs=None)
-    plan = job.plan(recipe, written=written)
+    seed = job.settings.seed
+    begun = _begin(recipe, out, job, written, force=force, shard_bytes=0, lora_rank=str(rank))
+    plan, run = begun.plan, begun.run
     adapter = plan_adapter(plan, rank)
-    if job.on_plan:
-        job.on_plan(plan)
-    stamps = InputStamps(plan.models.values())
-    run = run_digest(plan, 0, seed, "cpu", job.mappings) | {"lora_rank": str(rank)}
-    files = input_files(plan.models.values())
-    if again and is_written(out, output_digest(run), files):
-        return _summary(out, plan, seed, started, done_already=True)
-    own_file = [recipe.file.path] if recipe.file.path.is_file() else []
-    nbytes, loss = sum(tensor.info.nbytes for tensor in adapter.pairs), AdapterLoss()
+    if begun.done:
+        return _summary(out, begun, plan, seed, done_already=True)
+    nbytes = sum(tensor.info.nbytes for tensor in adapter.pairs)
     with resumable_folder(
-        out,
-        run,
-        force=force,
-        restart=job.restart,
-        weights_bytes=nbytes,
-        beside=0,
-        inputs=[*files, *own_file, *job.mappings.values()],
+        out, run, force=force, restart=job.restart, weights_bytes=nbytes, beside=0, inputs=begun.inputs
     ) as scratch:
 
         def runner(
@@ -334,27 +343,25 @@ def _merge_to_adapter(
             on_progress: OnBytes,
             on_tensor: Callable[[str, Tally], None],
         ) -> Tally:
-            return make_adapter(adapter, unfinished, writer, job.threads, loss, on_progress, on_tensor, seed=seed)
+            return make_adapter(adapter, unfinished, writer, job.threads, on_progress, on_tensor, seed=seed)
 
         if (scratch.folder / ADAPTER_WEIGHTS).is_file():  # killed when it was nearly done
             (scratch.folder / ADAPTER_WEIGHTS).rename(scratch.folder / SINGLE)
         progress = counted(job.on_progress, "merging", "bytes")
-        tally = run_journaled(scratch, run, adapter.pairs, max(1, nbytes), progress, runner, stamps)
+        tally = run_journaled(scratch, run, adapter.pairs, max(1, nbytes), progress, runner, begun.stamps)
         (scratch.folder / SINGLE).rename(scratch.folder / ADAPTER_WEIGHTS)
         (scratch.folder / ADAPTER_CONFIG).write_text(json.dumps(adapter.config, indent=2) + "\n", encoding="utf-8")
         (scratch.folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
-        write_checksums(scratch.folder, tally.digests, output_digest(run))
-    summary = _summary(out, plan, seed, started, tally, len(scratch.finished))
-    return replace(
-        summary, tensors=len(adapter.pairs), written_bytes=nbytes, lora_loss=None if scratch.finished else loss
-    )
+        write_checksums(scratch.folder, tally.digests, begun.made_by)
+    summary = _summary(out, begun, plan, seed, tally, len(scratch.finished))
+    return replace(summary, tensors=len(adapter.pairs), written_bytes=nbytes, lora_loss=AdapterLoss(tally.lost))
 
 
 def _summary(
     out: Path,
+    begun: _Begun,
     plan: Plan,
     seed: int,
-    started: float,
     tally: Tally | None = None,
     resumed: int = 0,
     *,
@@ -368,7 +375,7 @@ def _summary(
         len(plan.tensors),
         plan.read_bytes,
         plan.output_bytes,
-        time.monotonic() - started,
+        time.monotonic() - begun.started,
         tally.ties,
         tuple(tally.not_finite),
         resumed,

@@ -43,11 +43,13 @@ class NotFinite:
 @dataclass
 class Tally:
     """What a run counted. `ties`: elements kept or dropped by a tie at a bound; `digests`: XXH3 of each tensor's bytes;
-    seconds are those of all threads together."""
+    `lost`: of weights that an adapter holds, squared lengths of the change and of what its rank leaves out; seconds are
+    those of all threads together."""
 
     ties: int = 0
     digests: dict[str, str] = field(default_factory=dict)
     not_finite: list[NotFinite] = field(default_factory=list)
+    lost: dict[str, tuple[float, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("read", "statistics", "combine", "write"), 0.0)
     )
@@ -56,6 +58,7 @@ class Tally:
         self.ties += other.ties
         self.digests |= other.digests
         self.not_finite += other.not_finite
+        self.lost |= other.lost
         for name, value in other.seconds.items():
             self.seconds[name] += value
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import xxhash
@@ -22,23 +22,22 @@ from weightsmith.planning.plan import TensorPlan, TensorSource
 _UNCHANGED = 1e-5  # of the base's length: a smaller difference is rounding
 
 
-@dataclass
+@dataclass(frozen=True)
 class AdapterLoss:
-    """What the rank leaves out: squared lengths, of the change and of what is not held, by weight."""
+    """What the rank leaves out. `lost`: for each weight the squared lengths of the change and of what is not held."""
 
-    change: dict[str, float] = field(default_factory=dict)
-    lost: dict[str, float] = field(default_factory=dict)
+    lost: Mapping[str, tuple[float, float]]
 
     @property
     def share(self) -> float:
         """Length of what is lost, relative to the whole change; 0 where nothing changes."""
-        change = math.fsum(self.change.values())
-        return math.sqrt(math.fsum(self.lost.values()) / change) if change else 0.0
+        change = math.fsum(change for change, _ in self.lost.values())
+        return math.sqrt(math.fsum(part for _, part in self.lost.values()) / change) if change else 0.0
 
     @property
     def worst(self) -> tuple[str, float]:
         """The weight that loses most, and how much."""
-        shares = {n: math.sqrt(self.lost[n] / change) if change else 0.0 for n, change in self.change.items()}
+        shares = {name: math.sqrt(part / change) if change else 0.0 for name, (change, part) in self.lost.items()}
         return max(shares.items(), key=lambda item: (item[1], item[0]))
 
 
@@ -47,13 +46,12 @@ def make_adapter(
     unfinished: Sequence[TensorPlan],
     writer: Writer,
     threads: int,
-    loss: AdapterLoss,
     on_progress: OnBytes,
     on_tensor: Callable[[str, Tally], None],
     *,
     seed: int,
 ) -> Tally:
-    """Compute and write the pairs of which a part is among `unfinished`; `loss` is filled. Raises MergeError where the
+    """Compute and write the pairs of which a part is among `unfinished`. Raises MergeError where the
     merge changes what an adapter cannot hold, and as a merge does."""
     left = {tensor.name for tensor in unfinished}
     weights = [weight for weight in plan.weights if {weight.a, weight.b} & left]
@@ -84,24 +82,24 @@ def make_adapter(
     for _ in on_threads(check, plan.others, threads, tick=tick):
         pass
 
-    def work(weight: AdaptedWeight, stop: threading.Event) -> tuple[AdaptedWeight, Tally, Tally, float, float]:
+    def work(weight: AdaptedWeight, stop: threading.Event) -> tuple[AdaptedWeight, list[Tally]]:
         began = time.perf_counter()
         change = _change(merged, weight, stop)
         a, b, whole, held = _factors(change, plan.rank)
+        lost = {weight.tensor.name: (whole, max(0.0, whole - held))}
         tallies = []
         for name, values in ((weight.a, a), (weight.b, b)):
             stored = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8)
             writer.write(name, 0, stored)
-            own = Tally(digests={name: xxhash.xxh3_128(stored.data).hexdigest()})
+            own = Tally(digests={name: xxhash.xxh3_128(stored.data).hexdigest()}, lost=lost)
             tallies.append(own)
             on_tensor(name, own)
         tallies[0].seconds["combine"] = time.perf_counter() - began
-        return weight, tallies[0], tallies[1], whole, max(0.0, whole - held)
+        return weight, tallies
 
-    for weight, *tallies, whole, lost in on_threads(work, weights, threads, tick=tick):
+    for weight, tallies in on_threads(work, weights, threads, tick=tick):
         for own in tallies:
             tally.add(own)
-        loss.change[weight.tensor.name], loss.lost[weight.tensor.name] = whole, lost
         done.append(sizes[weight.a] + sizes[weight.b])
     tick()
     return tally

@@ -65,9 +65,11 @@ def run_journaled(
 def _record(name: str, tensor_tally: Tally) -> Record:
     """A finished tensor as a line of the journal."""
     counts = [[n.model, n.nan, n.infinite] for n in tensor_tally.not_finite]
-    return {"tensor": name, "digest": tensor_tally.digests[name], "ties": tensor_tally.ties, "not_finite": counts}
+    record = {"tensor": name, "digest": tensor_tally.digests[name], "ties": tensor_tally.ties, "not_finite": counts}
+    return record | ({"lost": tensor_tally.lost} if tensor_tally.lost else {})
 
 
 def _tally(record: Record) -> Tally:
     counts = [NotFinite(record["tensor"], *entry) for entry in record["not_finite"]]
-    return Tally(record["ties"], {record["tensor"]: record["digest"]}, counts)
+    lost = {name: (change, part) for name, (change, part) in record.get("lost", {}).items()}
+    return Tally(record["ties"], {record["tensor"]: record["digest"]}, counts, lost)
