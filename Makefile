@@ -14,7 +14,7 @@ demo: $(VENV)/demo
 
 # Two workers, each on cores of its own.
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 # Ten minutes of fuzzing by coverage, every reader of files; what is new is kept in tests/hostile/fuzz/corpus.
 fuzz: $(VENV)/dev

@@ -4,6 +4,7 @@ search with equally many trials, on the demo's three skills (`demo`) and on fine
 
     .venv/bin/python benchmarks/compare_methods.py search SET [METHOD ...]   # on the adapters of seed 0, questions `tune`
     .venv/bin/python benchmarks/compare_methods.py score SET SEED [METHOD ...]   # defaults and winners, questions `test`
+    .venv/bin/python benchmarks/compare_methods.py pairs SET                 # is what `inspect --stats` suggests right?
     .venv/bin/python benchmarks/compare_methods.py table                     # docs/method-evidence.md
 
 Winners are found on one seed and asked on all. What was found is in method_evidence.json beside this file, one merge
@@ -17,7 +18,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from weightsmith.demo.run_demo import PACKAGE, base_model
 from weightsmith.evaluation.results.paired_tests import Comparison, compare_averages, corrected
 from weightsmith.evaluation.results.task_result import TaskResult
 from weightsmith.evaluation.tasks.suite import SuiteEntry
+from weightsmith.files.digests import file_digest
+from weightsmith.inspection.suggest_method import suggest
 from weightsmith.machine import describe_machine
 from weightsmith.methods.registry import METHODS
 
@@ -36,6 +40,7 @@ FOUND = Path(__file__).with_name("method_evidence.json")
 PROGRAM = Path(sysconfig.get_path("scripts")) / "weightsmith"
 SKILLS = {"demo": ["dates", "records", "commands"], "hard": list(hard_set.SKILLS)}
 SEEDS = {"demo": [0], "hard": list(hard_set.SEEDS)}
+OF_PAIRS = ("task_arithmetic", "linear", "ties", "tsv_m", "core_space", "svc")
 TRIALS, TUNE, TEST = 5, 16, 16  # questions per skill
 GENERAL = PACKAGE / "data" / "general.txt"
 PLAIN = "task_arithmetic"
@@ -87,6 +92,16 @@ def adapter(set_name: str, seed: int, skill: str) -> Path:
     return (FOLDER / "hard-set" / f"seed-{seed}" / skill).absolute()
 
 
+def check_adapters(set_name: str, seed: int) -> None:
+    """What was found before was found with these."""
+    files = [adapter(set_name, seed, skill) / "adapter_model.safetensors" for skill in SKILLS[set_name]]
+    digests = [file_digest(file)[:16] for file in files]
+    before = load_found()[set_name].get("adapters", {}).get(str(seed))
+    if before not in (None, digests):
+        raise SystemExit(f"the adapters of {set_name}, seed {seed}, are not those of {FOUND}: remove its results there")
+    keep(set_name, digests, "adapters", str(seed))
+
+
 def text_of(set_name: str, skill: str) -> Path:
     """What the fine-tune of that skill was trained with, as the model sees it."""
     path = (FOLDER / set_name / "text" / f"{skill}.txt").absolute()
@@ -104,11 +119,13 @@ def text_of(set_name: str, skill: str) -> Path:
     return path
 
 
-def recipe(set_name: str, method: str, seed: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    base = str(base_model())
-    models: list[dict[str, Any]] = [{"model": f"{base}+{adapter(set_name, seed, skill)}"} for skill in SKILLS[set_name]]
+def recipe(
+    set_name: str, method: str, seed: int, parameters: Mapping[str, Any], skills: Sequence[str] = ()
+) -> dict[str, Any]:
+    base, skills = str(base_model()), skills or SKILLS[set_name]
+    models: list[dict[str, Any]] = [{"model": f"{base}+{adapter(set_name, seed, skill)}"} for skill in skills]
     if METHODS[method].reads_text:
-        for entry, skill in zip(models, SKILLS[set_name], strict=True):
+        for entry, skill in zip(models, skills, strict=True):
             entry["parameters"] = {"text": str(text_of(set_name, skill))}
     content = {
         "merge_method": method,
@@ -126,7 +143,7 @@ def questions(set_name: str, split: str) -> list[Path]:
         path = (FOLDER / set_name / split / f"{skill}.jsonl").absolute()
         if set_name == "demo":
             rows = (PACKAGE / "data" / f"{skill}.jsonl").read_text().splitlines(keepends=True)
-            rows = rows[:TUNE] if split == "tune" else rows[TUNE:]
+            rows = rows[:TUNE] if split == "tune" else rows[TUNE : TUNE + 24]
         else:
             rows = [json.dumps(row) + "\n" for row in hard_set.examples(skill, split, max(TUNE, TEST))]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +153,7 @@ def questions(set_name: str, split: str) -> list[Path]:
 
 
 def load_found() -> dict[str, Any]:
-    empty = {"machine": describe_machine(), "winners": {}, "scores": {}}
+    empty = {"machine": describe_machine(), "winners": {}, "scores": {}, "pairs": {}}
     return json.loads(FOUND.read_text()) if FOUND.exists() else {name: json.loads(json.dumps(empty)) for name in SKILLS}
 
 
@@ -158,42 +175,68 @@ def search(set_name: str, methods: list[str]) -> None:
         shutil.rmtree(out, ignore_errors=True)
         subprocess.run([str(PROGRAM), "search", str(path), str(out)], check=True, stdout=subprocess.DEVNULL)
         best = dict(weightsmith.Recipe.from_file(out / "best.yml").schema.parameters)
-        found = load_found()
-        found[set_name]["winners"][method] = {name: best[name] for name in SPACES[method]}
-        save_found(found)
-        print(f"{set_name}: {method}: {found[set_name]['winners'][method]}", flush=True)
+        keep(set_name, {name: best[name] for name in SPACES[method]}, "winners", method)
+        print(f"{set_name}: {method}: {load_found()[set_name]['winners'][method]}", flush=True)
 
 
 def score(set_name: str, seed: int, methods: list[str]) -> None:
     """Every method's answers to the questions that no search saw."""
-    paths, out = questions(set_name, "test"), FOLDER / set_name / f"scores-{seed}"
-    models = {"base": str(base_model())} if not methods else {}
-    models |= {
-        f"{skill} alone": f"{base_model()}+{adapter(set_name, seed, skill)}"
-        for skill in SKILLS[set_name]
-        if not methods
-    }
+    skills, models = SKILLS[set_name], dict[str, Any]()
+    if not methods:
+        models["base"] = str(base_model())
+        models |= {f"{skill} alone": f"{base_model()}+{adapter(set_name, seed, skill)}" for skill in skills}
     for method in methods or SPACES:
         models[method] = recipe(set_name, method, seed, {})
         if best := load_found()[set_name]["winners"].get(method):
             models[f"{method}, searched"] = recipe(set_name, method, seed, best)
+    paths = questions(set_name, "test")
     for label, model in models.items():
-        if label in load_found()[set_name]["scores"].get(str(seed), {}):
-            continue
-        shutil.rmtree(out, ignore_errors=True)
-        source = weightsmith.Recipe.from_dict(model) if isinstance(model, dict) else model
-        result = weightsmith.evaluate({label: source}, out, questions=paths, texts=[GENERAL])
-        values = result.suites[0].models[0].values.values()
-        scores: dict[str, Any] = {
-            task.entry.name: "".join(f"{answer[0]:.0f}" for answer in task.answers.values())
-            for task in values
-            if task.entry.name in SKILLS[set_name]
-        }
-        scores |= {task.entry.name: round(task.value, 3) for task in values if task.entry.name not in scores}
-        found = load_found()
-        found[set_name]["scores"].setdefault(str(seed), {})[label] = scores
-        save_found(found)
-        print(f"{set_name}, seed {seed}: {label}: {scores}", flush=True)
+        if label not in load_found()[set_name]["scores"].get(str(seed), {}):
+            scores = answers(set_name, label, model, paths)
+            keep(set_name, scores, "scores", str(seed), label)
+            print(f"{set_name}, seed {seed}: {label}: {scores}", flush=True)
+
+
+def answers(set_name: str, label: str, model: Any, paths: Sequence[Path]) -> dict[str, Any]:
+    """For each skill, `1` and `0` for right and wrong answers; the perplexity of general text."""
+    out = FOLDER / set_name / "scores"
+    shutil.rmtree(out, ignore_errors=True)
+    source = weightsmith.Recipe.from_dict(model) if isinstance(model, dict) else model
+    result = weightsmith.evaluate({label: source}, out, questions=list(paths), texts=[GENERAL])
+    scores: dict[str, Any] = {}
+    for task in result.suites[0].models[0].values.values():
+        text = task.entry.name == GENERAL.stem
+        right = "".join(f"{answer[0]:.0f}" for answer in task.answers.values())
+        scores[task.entry.name] = round(task.value, 3) if text else right
+    return scores
+
+
+def pairs(set_name: str) -> None:
+    """Two fine-tunes at a time: what `inspect --stats` suggests, and what a few methods give."""
+    tested = dict(zip(SKILLS[set_name], questions(set_name, "test"), strict=True))
+    for skills in combinations(SKILLS[set_name], 2):
+        name = "+".join(skills)
+        if "suggested" not in load_found()[set_name]["pairs"].get(name, {}):
+            adapters = [f"{base_model()}+{adapter(set_name, 0, skill)}" for skill in skills]
+            movement = weightsmith.inspect([str(base_model()), *adapters], stats=True).movement
+            suggestion = suggest(movement) if movement else None
+            assert suggestion is not None
+            keep(set_name, [list(suggestion.methods), suggestion.why], "pairs", name, "suggested")
+        for method in OF_PAIRS:
+            if method not in load_found()[set_name]["pairs"][name]:
+                model = recipe(set_name, method, 0, {}, skills)
+                scores = answers(set_name, method, model, [tested[skill] for skill in skills])
+                keep(set_name, scores, "pairs", name, method)
+                print(f"{set_name}, {name}: {method}: {scores}", flush=True)
+
+
+def keep(set_name: str, value: Any, *keys: str) -> None:
+    found = load_found()
+    place = found[set_name]
+    for key in keys[:-1]:
+        place = place.setdefault(key, {})
+    place[keys[-1]] = value
+    save_found(found)
 
 
 def task_result(skill: str, answers: str) -> TaskResult:
@@ -244,9 +287,56 @@ def table() -> None:
             parts.append(f"| {label} | {mean:.1f} | {values} | {perplexity:.2f} | {cells} |")
         winners = [f"`{method}` {_shown(best)}" for method, best in of_set["winners"].items()]
         parts.append(f"\nFound by the searches: {'; '.join(winners)}.\n")
+    parts += suggestions(found)
     page = PAGE.read_text()
     begin, end = page.index(BEGIN) + len(BEGIN), page.index(END)
     PAGE.write_text(page[:begin] + "\n\n" + "\n".join(parts) + "\n" + page[end:])
+
+
+def suggestions(found: dict[str, Any]) -> list[str]:
+    """How often nothing was better, by more than chance, than the first method that `inspect --stats` suggests."""
+    lines, held, plain_held, highest = [], 0, 0, 0
+    for set_name, of_set in found.items():
+        for name, of_pair in of_set["pairs"].items():
+            tasks = {
+                method: [task_result(skill, of_pair[method][skill]) for skill in name.split("+")]
+                for method in OF_PAIRS
+                if method in of_pair
+            }
+            means = {method: sum(task.value for task in own) / len(own) for method, own in tasks.items()}
+            first, best = of_pair["suggested"][0][0], max(means, key=lambda method: means[method])
+            if first not in means or len(means) < len(OF_PAIRS):
+                continue
+            held += (right := not beaten(first, tasks))
+            plain_held += not beaten(PLAIN, tasks)
+            highest += means[first] == means[best]
+            lines.append(
+                f"| {set_name} | {name} | `{first}` | {means[first]:.0f} | `{best}` {means[best]:.0f} | "
+                f"{'right' if right else 'wrong'} |"
+            )
+    if not lines:
+        return []
+    head = ["### What `inspect --stats` suggests, on pairs of fine-tunes\n"]
+    head += [
+        "| set | pair | suggested first | mean | best of the methods tried | |",
+        "| --- | --- | --- | ---: | --- | --- |",
+    ]
+    return [
+        *head,
+        *lines,
+        f"\nRight {held} times of {len(lines)}: no method tried ({', '.join(OF_PAIRS)}, all at their defaults) was "
+        f"better by more than chance; {highest} times none had a higher mean. Always taking `{PLAIN}` would have been "
+        f"right {plain_held} times.\n",
+    ]
+
+
+def beaten(method: str, tasks: dict[str, list[TaskResult]]) -> bool:
+    compared = [
+        compare_averages(own, tasks[method], [1 / len(own)] * len(own), other, method, "both skills")
+        for other, own in tasks.items()
+        if other != method
+    ]
+    return any(comparison.verdict == "better" for comparison in corrected(compared))
 
 
 def _shown(best: dict[str, Any]) -> str:
@@ -265,4 +355,8 @@ if __name__ == "__main__":
         seeds = [int(names[1])] if command == "score" else [0]
         if names[0] == "hard":
             hard_set.main(FOLDER / "hard-set", seeds)
-        search(names[0], names[1:]) if command == "search" else score(names[0], seeds[0], names[2:])
+        check_adapters(names[0], seeds[0])
+        if command == "pairs":
+            pairs(names[0])
+        else:
+            search(names[0], names[1:]) if command == "search" else score(names[0], seeds[0], names[2:])

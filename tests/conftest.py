@@ -30,6 +30,21 @@ CONFIG = {
     "tie_word_embeddings": False,
     "hidden_act": "silu",
 }
+# Files, or groups, that take a minute or more, the longest first: begun last, one of them would keep one worker waiting.
+LONGEST = (
+    "tests/docs/test_code_blocks.py",
+    "demo",
+    "tests/hostile/test_hostile.py",
+    "tests/evaluation/test_evaluate.py",
+    "tests/gguf/test_export.py",
+    "tests/recipe_search/test_search.py",
+    "tests/pipeline/test_run.py",
+    "tests/recipe_search/test_ablate.py",
+    "tests/gguf/test_killed.py",
+    "tests/engine/test_on_ray.py",
+    "tests/gguf/test_merge_to_gguf.py",
+    "tests/engine/test_text_methods.py",
+)
 SKILLS = ("dates", "records", "commands")
 
 
@@ -56,9 +71,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    groups = {}
     for item in items:  # one worker makes the demo, and what a file's tests share
         group = "demo" if "demo" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
+        groups[item] = group
+    order = {group: number for number, group in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(groups[item], len(order)))
     if not config.getoption("--all"):
         for item in items:
             if item.get_closest_marker("more"):

@@ -24,6 +24,7 @@ class Fisher(Method):
     paper = "https://arxiv.org/abs/2111.09832"
     needs_base = True
     reads_text = "fisher"
+    advice = "For full fine-tunes that share a base; adapters have nearly the same Fisher information, so it is a mean."
     parameters = (
         Parameter("weight", float, "non_base", "this model's share, relative to the others", default=1.0),
         *text_parameters(samples=32, context=128),

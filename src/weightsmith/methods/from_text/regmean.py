@@ -50,6 +50,10 @@ class RegMean(MatrixMethod):
     paper = "https://arxiv.org/abs/2212.09849"
     parameters = _parameters(reduction=0.5)
     reads_text = "gram"
+    advice = (
+        "When there is a text for each model, of the kind that it is asked in use. With fewer tokens than the widest "
+        "layer has inputs, lower `reduction`."
+    )
     cost = (
         "each model reads its text once, in float32 (all of it in memory); one matrix as wide as the inputs is kept on "
         "the disk for each linear layer and model; then one Cholesky factorization for each"
