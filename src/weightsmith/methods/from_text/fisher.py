@@ -16,15 +16,14 @@ class Fisher(Method):
     tokens that the model itself draws.
 
     The paper is followed, which merges the body of a model: embeddings, heads and what else lies outside the layers get
-    the weighted mean, and so do elements on which no model's predictions hang. Where models were trained with LoRA, the
-    Fisher information is nearly that of their base for all of them, and the result nearly the mean."""
+    the weighted mean, and so do elements on which no model's predictions hang."""
 
     name = "fisher"
     title = "Fisher"
     paper = "https://arxiv.org/abs/2111.09832"
     needs_base = True
     reads_text = "fisher"
-    advice = "For full fine-tunes that share a base; adapters have nearly the same Fisher information, so it is a mean."
+    advice = "A mean, in the end: fine-tunes that were added to each other without loss shrink as in any other mean."
     parameters = (
         Parameter("weight", float, "non_base", "this model's share, relative to the others", default=1.0),
         *text_parameters(samples=32, context=128),
