@@ -295,10 +295,15 @@ def _about_text(plan: Plan) -> str:
 
     shared = next(tensor.settings.shared for tensor in plan.tensors if not tensor.copy)
     largest = max(sum(info.numel * 4 for info in model.tensors.values()) for model in plan.models.values())
+    tensors = [tensor for tensor in plan.tensors if not tensor.copy]
+    if plan.method.reads_text == "fisher":
+        kept = sum(tensor.info.numel * 4 for tensor in tensors)
+    else:
+        kept = sum(tensor.info.shape[-1] ** 2 * 4 for tensor in tensors if tensor.settings.role == "matrix")
     return (
         f"first each model reads up to {shared['samples']} x {shared['context']} tokens of its text, with "
-        f"{show_size(largest)} of memory for its weights in float32; that time is not estimated, and what is collected "
-        "is kept beside the model"
+        f"{show_size(largest)} of memory for its weights in float32; that time is not estimated. What is collected, at "
+        f"most {show_size(kept)} of each model, is kept beside it"
     )
 
 

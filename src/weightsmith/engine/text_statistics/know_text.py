@@ -68,7 +68,7 @@ class TextReading:
         return layered.prefix, means[::-1]
 
     def progress(self, model: str, text: str) -> Any:
-        stage = f"reading {Path(text).name} with {model}"
+        stage = f"reading {'random tokens' if text == RANDOM else Path(text).name} with {model}"
         return lambda done, total: self.on_progress(Progress(stage, done, total, "layers"))
 
     def path(self, text: str) -> Path:
