@@ -355,3 +355,23 @@ def test_experts_get_the_mean(tmp_path: Path) -> None:
     assert solved == 4 * 3
     with pytest.raises(MergeError, match=r"which its files hold in another form .*; take regmean"):
         ws.merge(recipe(tmp_path, "regmean_plusplus"))
+
+
+@pytest.mark.parametrize("damage", ["about", "shape"])
+def test_damaged_statistics_are_refused(damage: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from weightsmith.engine.text_statistics.stored_statistics import opened
+    from weightsmith.errors import WeightsmithError
+
+    save_family(tmp_path, "LlamaForCausalLM")
+    ws.merge(recipe(tmp_path, "regmean"))
+    (folder,) = (tmp_path / "a.statistics").iterdir()
+    if damage == "about":
+        (folder / "statistics.json").write_text('{"same": [], "means": {}}')
+    else:
+        grams = load_file(folder / "00000.safetensors")
+        save_file({name: gram[:3, :3].contiguous() for name, gram in grams.items()}, folder / "00000.safetensors")
+    opened.cache_clear()
+    with pytest.raises(WeightsmithError, match="is damaged; remove" if damage == "about" else "3 inputs"):
+        ws.merge(recipe(tmp_path, "regmean", reduction=0.3))

@@ -74,10 +74,13 @@ class StoredStatistics:
 
     def __init__(self, folder: Path) -> None:
         about = read_json(folder / ABOUT)
-        same, means = about.get(_SAME), about.get(_MEANS)
-        if not isinstance(same, dict) or not isinstance(means, dict):
+        same: Any = about.get(_SAME)
+        means: Any = about.get(_MEANS)
+        if not _holds(same, str) or not _holds(means, int | float):
             raise CheckpointError(f"{folder / ABOUT}: is damaged; remove {folder}", path=folder)
-        self._same, self.means = same, means
+        self._same: dict[str, str] = same
+        self.means: dict[str, float] = means
+        self._folder = folder
         self._files: dict[str, SafetensorsFile] = {}
         for path in sorted(folder.glob("*.safetensors")):
             file = SafetensorsFile(path)
@@ -93,9 +96,23 @@ class StoredStatistics:
             return None
         info = file.tensors[name]
         begin, end = start or 0, info.numel if stop is None else stop
+        if end > info.numel or info.dtype != "F32":
+            raise self.damaged(name)
         out = np.empty(end - begin, np.float32)
         file.read(name, begin, end, out)
         return torch.from_numpy(out) if stop is not None else torch.from_numpy(out).reshape(info.shape)
+
+    def damaged(self, name: str) -> CheckpointError:
+        """What is there for a weight does not fit it."""
+        return CheckpointError(
+            f"{self._folder}: its statistics of {name} do not fit the weight; remove the folder, and they are collected "
+            "again",
+            path=self._folder,
+        )
+
+
+def _holds(value: Any, kind: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(entry, kind) for entry in value.values())
 
 
 @lru_cache(maxsize=64)
@@ -114,7 +131,10 @@ class StatisticsOfTensor:
 
     def gram(self, number: int) -> torch.Tensor | None:
         folder, name = self.places[number]
-        return opened(folder).read(name) if folder and self.whole else None
+        found = opened(folder).read(name) if folder and self.whole else None
+        if folder and found is not None and (found.ndim != 2 or found.shape[0] != found.shape[1]):
+            raise opened(folder).damaged(name)
+        return found
 
     def fisher(self, number: int, start: int, stop: int) -> torch.Tensor | None:
         folder, name = self.places[number]

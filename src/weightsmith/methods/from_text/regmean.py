@@ -69,6 +69,10 @@ class RegMean(MatrixMethod):
         if len(known) < len(grams):
             return deltas.mean(0)
         reduction, width = settings.shared["reduction"], deltas.shape[2]
+        if any(len(gram) != width for gram in known):
+            raise MergeError(
+                f"the statistics of a text are those of {len(known[0])} inputs, and the matrix has {width}"
+            )
         system = torch.zeros((width, width), dtype=torch.float64, device=deltas.device)
         target = torch.zeros(deltas.shape[1:], dtype=torch.float64, device=deltas.device)
         for delta, gram in zip(deltas, known, strict=True):
