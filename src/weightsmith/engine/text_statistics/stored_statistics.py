@@ -105,7 +105,7 @@ class StoredStatistics:
     def damaged(self, name: str) -> CheckpointError:
         """What is there for a weight does not fit it."""
         return CheckpointError(
-            f"{self._folder}: its statistics of {name} do not fit the weight; remove the folder, and they are collected "
+            f"{self._folder}: its statistics of {name} do not fit the weight; remove the folder, to have them collected "
             "again",
             path=self._folder,
         )
