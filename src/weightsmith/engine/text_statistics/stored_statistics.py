@@ -105,8 +105,8 @@ class StoredStatistics:
     def damaged(self, name: str) -> CheckpointError:
         """What is there for a weight does not fit it."""
         return CheckpointError(
-            f"{self._folder}: its statistics of {name} do not fit the weight; remove the folder, to have them collected "
-            "again",
+            f"{self._folder}: its statistics of {name} do not fit the weight; remove the folder, and they are "
+            "collected again",
             path=self._folder,
         )
 
