@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 import weightsmith as ws
 from tests.conftest import weightsmith_process
 from tests.tiny_tokenizer import TEXT, save_tokenizer
-from weightsmith.errors import MergeError, RecipeError
+from weightsmith.errors import MergeError, OutputError, RecipeError
 
 VOCABULARY = 384
 SHAPE = {"vocab_size": VOCABULARY, "max_position_embeddings": 64}
@@ -375,3 +375,13 @@ def test_damaged_statistics_are_refused(damage: str, tmp_path: Path) -> None:
     opened.cache_clear()
     with pytest.raises(WeightsmithError, match="is damaged; remove" if damage == "about" else "3 inputs"):
         ws.merge(recipe(tmp_path, "regmean", reduction=0.3))
+
+
+def test_another_text_is_another_merge(tmp_path: Path) -> None:
+    save_family(tmp_path, "LlamaForCausalLM")
+    first = ws.merge(recipe(tmp_path, "regmean"), tmp_path / "out")
+    assert not first.done_already and ws.merge(recipe(tmp_path, "regmean"), tmp_path / "out").done_already
+    (tmp_path / "law.txt").write_text(TEXT[4000:8000], encoding="utf-8")
+    with pytest.raises(OutputError):
+        ws.merge(recipe(tmp_path, "regmean"), tmp_path / "out")
+    assert not ws.merge(recipe(tmp_path, "regmean"), tmp_path / "out", force=True).done_already

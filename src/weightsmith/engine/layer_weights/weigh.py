@@ -63,8 +63,8 @@ def weigh(
     layers = [[t for t in plan.tensors if t.name.startswith(f"{prefix}{n}.")] for n in range(len(sensitivity))]
     lengths = _squared_lengths(plan, layers, threads)
     tree = copy.deepcopy(recipe.file.tree)
-    for entry in tree["models"]:
-        reference = _reference(recipe, tree, entry)
+    for entry, model in zip(tree["models"], recipe.schema.models or [], strict=True):
+        reference = model.model
         if reference == recipe.schema.base_model:
             continue
         before = [_weight(recipe, tensors, reference) for tensors in layers]
@@ -104,12 +104,6 @@ def _check(recipe: Recipe) -> None:
             "weights for each layer are written for recipes with `models`; a recipe with slices has weights of its own "
             "for each slice",
         )
-
-
-def _reference(recipe: Recipe, tree: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
-    number = next(i for i, other in enumerate(tree["models"]) if other is entry)
-    assert recipe.schema.models
-    return recipe.schema.models[number].model
 
 
 def _weight(recipe: Recipe, tensors: Sequence[TensorPlan], reference: str) -> float:

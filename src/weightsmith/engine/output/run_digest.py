@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.checkpoint.weights_folder import find_weights
-from weightsmith.files.digests import digest
+from weightsmith.errors import MergeError
+from weightsmith.files.digests import digest, file_digest
+from weightsmith.files.find_path import path_beside
 from weightsmith.files.inputs.read_input import read_text
+from weightsmith.methods.from_text.text_parameters import RANDOM
 from weightsmith.models.model import Model
 from weightsmith.planning.plan import Plan, TensorPlan
+from weightsmith.recipe.recipe import Recipe
 from weightsmith.tokenizer.tokenizer_files import companion_digests
 from weightsmith.version import __version__
 
@@ -23,7 +27,7 @@ def run_digest(
     plan: Plan, shard_bytes: int, seed: int, device: str, mappings: Mapping[str, Path] | None = None
 ) -> dict[str, str]:
     """`recipe`, `inputs` (names, sizes, times and sampled content of all files), `layout` of the output, `seed`,
-    `device`, `version`, the `method` where it is not one of ours, and the files `mappings` where there are any."""
+    `device`, `version`, the content of the `texts` that the method reads, the `method` where it is not one of ours, and the files `mappings` where there are any."""
     return {
         "recipe": digest(plan.recipe.text_with_stages),
         "inputs": inputs_digest(plan.models.values()),
@@ -31,9 +35,24 @@ def run_digest(
         "seed": str(seed),
         "device": device,
         "version": __version__,
+        **({"texts": _texts(plan)} if plan.method.reads_text else {}),
         **({"method": plan.method.identity} if plan.method.identity else {}),
         **({"mappings": digest({model: read_text(path) for model, path in mappings.items()})} if mappings else {}),
     }
+
+
+def text_digest(recipe: Recipe, text: str) -> str:
+    """Names the content of a text that a recipe names. Raises MergeError."""
+    path = path_beside(text, recipe.file.path.parent)
+    try:
+        return RANDOM if text == RANDOM else file_digest(path)
+    except OSError as error:
+        raise MergeError(f"{path}: cannot be read: {error.strerror}", path=path) from error
+
+
+def _texts(plan: Plan) -> str:
+    named = {values["text"] for t in plan.tensors for values in t.settings.per_input if "text" in values}
+    return digest({text: text_digest(plan.recipe, text) for text in sorted(named)})
 
 
 def copy_digest(

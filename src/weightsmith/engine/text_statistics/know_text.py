@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weightsmith.engine.output.run_digest import inputs_digest
+from weightsmith.engine.output.run_digest import inputs_digest, text_digest
 from weightsmith.engine.run_tensors import RunSettings
 from weightsmith.engine.text_statistics.stored_statistics import (
     ABOUT,
@@ -22,7 +22,7 @@ from weightsmith.engine.text_statistics.stored_statistics import (
     written_folder,
 )
 from weightsmith.errors import EvaluationError, MergeError
-from weightsmith.files.digests import digest, file_digest
+from weightsmith.files.digests import digest
 from weightsmith.files.find_path import path_beside
 from weightsmith.machine import available_memory
 from weightsmith.methods.from_text.text_parameters import RANDOM
@@ -78,13 +78,9 @@ class TextReading:
         return digest([_FORM, self.plan.method.reads_text, self.samples, self.context, *more])
 
     def text_key(self, text: str) -> str:
-        """Names the content of a text. Raises MergeError."""
-        if text == RANDOM:
-            return f"random {self.seed}"
-        try:
-            return file_digest(self.path(text))
-        except OSError as error:
-            raise MergeError(f"{self.path(text)}: cannot be read: {error.strerror}", path=self.path(text)) from error
+        """Names the content of a text, with the seed of one that is drawn. Raises MergeError."""
+        content = text_digest(self.plan.recipe, text)
+        return f"{content} {self.seed}" if text == RANDOM else content
 
 
 def know_text(plan: Plan, threads: int, settings: RunSettings, on_progress: OnProgress) -> dict[Key, Path]:
