@@ -302,6 +302,7 @@ def test_a_text_is_required_and_not_empty(llamas: Path, tmp_path: Path) -> None:
     with pytest.raises(MergeError, match=r"empty\.txt: it holds 0 tokens"):
         ws.merge(content)
     assert not list(llamas.glob("b.statistics/.*"))
+    assert all(any(folder.iterdir()) for folder in llamas.glob("*.statistics"))
 
 
 def test_files_of_weights_alone_cannot_read(llamas: Path) -> None:

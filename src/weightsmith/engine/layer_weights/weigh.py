@@ -25,6 +25,7 @@ from weightsmith.progress import OnProgress, no_progress
 from weightsmith.recipe.recipe import Recipe, load_recipe
 
 _DIGITS = 4
+_LARGEST = 700.0  # whose exponential is a number
 
 
 def weigh(
@@ -87,7 +88,8 @@ def layer_factors(scores: Sequence[float], strength: float) -> list[float]:
     mean, spread = float(np.mean(known or [0.0])), float(np.std(known or [0.0]))
     if spread < 1e-9:
         return [1.0] * len(scores)
-    return [2 / (1 + math.exp(strength * (math.log(score) - mean) / spread)) if score > 0 else 1.0 for score in scores]
+    logs = [math.log(score) if score > 0 else mean for score in scores]
+    return [2 / (1 + math.exp(min(strength * (log - mean) / spread, _LARGEST))) for log in logs]
 
 
 def _check(recipe: Recipe) -> None:

@@ -27,7 +27,8 @@ def run_digest(
     plan: Plan, shard_bytes: int, seed: int, device: str, mappings: Mapping[str, Path] | None = None
 ) -> dict[str, str]:
     """`recipe`, `inputs` (names, sizes, times and sampled content of all files), `layout` of the output, `seed`,
-    `device`, `version`, the content of the `texts` that the method reads, the `method` where it is not one of ours, and the files `mappings` where there are any."""
+    `device`, `version`, the content of the `texts` that the method reads, the `method`
+    where it is not one of ours, and the files `mappings` where there are any."""
     return {
         "recipe": digest(plan.recipe.text_with_stages),
         "inputs": inputs_digest(plan.models.values()),

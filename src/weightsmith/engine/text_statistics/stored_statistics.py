@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,6 +51,8 @@ def written_folder(folder: Path) -> Iterator[Path]:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}", path=folder) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # where other statistics are in it
+            folder.parent.rmdir()
 
 
 def write_layer(folder: Path, number: int, tensors: Mapping[str, torch.Tensor]) -> None:
