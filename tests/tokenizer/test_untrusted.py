@@ -159,3 +159,13 @@ def test_one_that_cannot_be_loaded(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, model={"type": "No", "vocab": {}})
     with pytest.raises(CheckpointError, match=r"tokenizer.json: the tokenizer cannot be used: "):
         try_tokenizer(folder)
+
+
+def test_a_relative_path_is_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat_text("begins the process that answers", [{"role": "user", "content": "here"}])
+    (tmp_path / "other").mkdir()
+    folder_with(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    try_tokenizer(Path())
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: the tokenizer cannot be used: "):
+        try_tokenizer(folder_with(Path("other"), model={"type": "No", "vocab": {}}))

@@ -32,7 +32,7 @@ def try_tokenizer(folder: Path, texts: Sequence[str] = _TEXTS) -> None:
     size = path.stat().st_size
     try:
         reply = ask_limited(
-            {"run": "tokenize", "path": str(path), "texts": list(texts)},
+            {"run": "tokenize", "path": str(path.absolute()), "texts": list(texts)},
             seconds=SECONDS + size * _SECONDS_PER_BYTE,
             memory=MEMORY + size * _MEMORY_PER_BYTE,
         )
