@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,8 +162,6 @@ def _of_merged_layers(reading: TextReading, needed: Mapping[Key, Model]) -> dict
     from weightsmith.engine.text_statistics.collect import gram
 
     _check_in_place(plan)
-    for folder in folders.values():
-        shutil.rmtree(folder, ignore_errors=True)
     tell = reading.progress("the merge", "text")
     base = plan.models[plan.tensors[0].sources[plan.tensors[0].settings.base_index].model.reference]
     layered = _live(reading, base)
@@ -178,12 +175,10 @@ def _of_merged_layers(reading: TextReading, needed: Mapping[Key, Model]) -> dict
     _fill(places, compute_tensors(outside, plan.method, threads=reading.threads))
     windows = {of: _windows(reading, model, of[1]) for of, model in needed.items()}
     hidden = {of: layered.enter(windows[of]) for of in needed}
-    partials = {of: folder.with_name(f".{folder.name}-merging") for of, folder in folders.items()}
     same: dict[Key, dict[str, str]] = {of: {} for of in needed}
-    try:
-        for partial in partials.values():
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+    with ExitStack() as stack:
+        stack.callback(_forget_opened)
+        partials = {of: stack.enter_context(written_folder(folder)) for of, folder in folders.items()}
         for number, tensors in by_layer.items():
             for of, model in needed.items():
                 names = [name for name in places if name.startswith(f"{layered.prefix}{number}.")]
@@ -201,12 +196,6 @@ def _of_merged_layers(reading: TextReading, needed: Mapping[Key, Model]) -> dict
             _fill(places, merged)
             hidden = {of: layered.run(number, states) for of, states in hidden.items()}
             tell(number + 1, len(by_layer))
-        for of, folder in folders.items():
-            partials[of].rename(folder)
-    finally:
-        for partial in partials.values():
-            shutil.rmtree(partial, ignore_errors=True)
-        _forget_opened()
     return folders
 
 

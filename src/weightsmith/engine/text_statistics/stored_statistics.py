@@ -45,7 +45,8 @@ def written_folder(folder: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True, exist_ok=True)
         yield partial
-        if not folder.exists():  # else another command was faster, with the same
+        if not (folder / ABOUT).is_file():  # else another command was faster, with the same
+            shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}", path=folder) from error
