@@ -12,6 +12,7 @@ import numpy as np
 
 from weightsmith.blocks.compile import kernel
 from weightsmith.blocks.half_precision import narrow, widen
+from weightsmith.blocks.same_bytes import same_bytes
 
 # Codes by which kernels know the dtype of a row of bytes.
 F32, F16, BF16, F64 = 0, 1, 2, 3
@@ -31,7 +32,7 @@ def from_float16(stored: np.ndarray, out: np.ndarray) -> None:
 @kernel()
 def from_bfloat16(stored: np.ndarray, out: np.ndarray) -> None:
     """uint16 [n], the bits of bfloat16, to float32 [n]."""
-    bits = out.view(np.uint32)
+    bits = same_bytes(out, np.uint32)
     for i in range(out.size):
         bits[i] = np.uint32(stored[i]) << _SIXTEEN
 
@@ -46,7 +47,7 @@ def to_float16(values: np.ndarray, out: np.ndarray) -> None:
 @kernel()
 def to_bfloat16(values: np.ndarray, out: np.ndarray) -> None:
     """float32 [n] to uint16 [n], the bits of bfloat16."""
-    bits = values.view(np.uint32)
+    bits = same_bytes(values, np.uint32)
     for i in range(values.size):
         stored = bits[i]
         rounded = np.uint32(stored + _BFLOAT16_ROUND + ((stored >> _SIXTEEN) & _ONE)) >> _SIXTEEN
@@ -55,14 +56,21 @@ def to_bfloat16(values: np.ndarray, out: np.ndarray) -> None:
 
 
 @kernel()
+def copy(values: np.ndarray, out: np.ndarray) -> None:
+    """[n] to [n]. An assignment to a slice would compile for seconds: numba builds the text of its error with it."""
+    for i in range(values.size):
+        out[i] = values[i]
+
+
+@kernel()
 def load(dtype_code: Any, stored: np.ndarray, first: int, out: np.ndarray) -> None:
     """Elements `first` on of a row of bytes (uint8), as float32 [n]. F64 is not for kernels."""
     if dtype_code == F16:
-        from_float16(stored[2 * first : 2 * (first + out.size)].view(np.uint16), out)
+        from_float16(same_bytes(stored[2 * first : 2 * (first + out.size)], np.uint16), out)
     elif dtype_code == BF16:
-        from_bfloat16(stored[2 * first : 2 * (first + out.size)].view(np.uint16), out)
+        from_bfloat16(same_bytes(stored[2 * first : 2 * (first + out.size)], np.uint16), out)
     else:
-        out[:] = stored[4 * first : 4 * (first + out.size)].view(np.float32)
+        copy(same_bytes(stored[4 * first : 4 * (first + out.size)], np.float32), out)
 
 
 @kernel()
@@ -73,7 +81,7 @@ def store(values: np.ndarray, round_to: int, dtype_code: int, out: np.ndarray) -
     not_finite, largest = 0, np.int32(0)
     for first in range(0, values.size, tile.size):
         part = values[first : first + min(tile.size, values.size - first)]
-        bits, worst = part.view(np.int32), np.int32(0)
+        bits, worst = same_bytes(part, np.int32), np.int32(0)
         for i in range(part.size):  # magnitudes order like their bits
             worst = max(worst, np.int32(bits[i] & np.int32(0x7FFFFFFF)))
         if worst >= np.int32(0x7F800000):
@@ -93,11 +101,11 @@ def store(values: np.ndarray, round_to: int, dtype_code: int, out: np.ndarray) -
                 from_bfloat16(half, part)
         last = first + part.size
         if dtype_code == F16:
-            to_float16(part, out[2 * first : 2 * last].view(np.uint16))
+            to_float16(part, same_bytes(out[2 * first : 2 * last], np.uint16))
         elif dtype_code == BF16:
-            to_bfloat16(part, out[2 * first : 2 * last].view(np.uint16))
+            to_bfloat16(part, same_bytes(out[2 * first : 2 * last], np.uint16))
         elif dtype_code == F64:
-            out[8 * first : 8 * last].view(np.float64)[:] = part
+            copy(part, same_bytes(out[8 * first : 8 * last], np.float64))
         else:
-            out[4 * first : 4 * last].view(np.float32)[:] = part
+            copy(part, same_bytes(out[4 * first : 4 * last], np.float32))
     return int(not_finite), int(largest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from weightsmith.blocks.compile import kernel
+from weightsmith.blocks.convert import copy
 
 
 @kernel()
@@ -44,7 +45,7 @@ def decode_rows(
             for j in range(width):
                 codes[j] = (row[j // 4] >> (2 * (j % 4))) & 3
         else:
-            codes[:] = row[:width]
+            copy(row[:width], codes)
         scale_row = (first_row + i) // rows_per_scale - first_row // rows_per_scale
         line = out[i]
         if group_of.size:

@@ -15,6 +15,7 @@ import numpy as np
 from weightsmith.blocks.block import Scan
 from weightsmith.blocks.compile import kernel
 from weightsmith.blocks.convert import load
+from weightsmith.blocks.same_bytes import same_bytes
 from weightsmith.blocks.threshold import Threshold
 from weightsmith.blocks.weighted_sum import TILE
 
@@ -111,7 +112,7 @@ def _count_block(
     start_tile, tile, within = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.uint8)
     for first in range(0, size, TILE):
         part = tile[: min(TILE, size - first)]
-        start, bits, offset = start_tile[: part.size], part.view(np.int32), 0
+        start, bits, offset = start_tile[: part.size], same_bytes(part, np.int32), 0
         load(dtype_codes[base], rows[base], first, start)
         for j in range(models.size):
             if j == 0 or models[j] != models[j - 1]:
@@ -132,7 +133,7 @@ def _count_tile(bits: np.ndarray, bottom: np.int32, shift: int, counts: np.ndarr
         higher += np.int32(bits[i] > top)
     for i in range(bits.size):
         within[i] = np.uint8(np.uint32(bits[i] - bottom) < span)  # what lies below has wrapped around
-    words = within.view(np.uint64)
+    words = same_bytes(within, np.uint64)
     for word in range((bits.size + 7) // 8):
         if words[word]:
             for i in range(8 * word, min(8 * word + 8, bits.size)):

@@ -15,6 +15,7 @@ import hashlib
 import numpy as np
 
 from weightsmith.blocks.compile import kernel
+from weightsmith.blocks.same_bytes import same_bytes
 
 _ROUNDS = 10
 _M0, _M1 = (
@@ -23,6 +24,7 @@ _M0, _M1 = (
 )  # multipliers and Weyl constants of the reference implementation
 _W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 _SHIFT, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+UPPER, LOWER = np.int64(0), np.int64(1)  # halves; as plain numbers, each would be compiled for itself
 MORE = 64  # words of memory beyond those asked for: the first and the last page may be cut
 
 
@@ -53,12 +55,12 @@ def fill_pages(key: np.uint64, page: int, third: int, out: np.ndarray) -> None:
 
 @kernel()
 def fill_halves(key: np.uint64, start: int, lower: int, memory: np.ndarray, count: int) -> np.ndarray:
-    """uint16 [count]: the upper (`lower` 0) or lower (1) halves of elements `start` on. `memory`: uint32, at least
+    """uint16 [count]: the UPPER (`lower` 0) or LOWER (1) halves of elements `start` on. `memory`: uint32, at least
     `count` / 2 + MORE; the result is a part of it."""
     page = start // 64
     words = memory[: 32 * ((start + count + 63) // 64 - page)]
     fill_pages(key, page, lower, words)
-    return words.view(np.uint16)[start - 64 * page : start - 64 * page + count]
+    return same_bytes(words, np.uint16)[start - 64 * page : start - 64 * page + count]
 
 
 def random_numbers(key: int, start: int, count: int) -> np.ndarray:

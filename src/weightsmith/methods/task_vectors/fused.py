@@ -12,7 +12,8 @@ import numpy as np
 from weightsmith.blocks.block import Block
 from weightsmith.blocks.compile import kernel
 from weightsmith.blocks.convert import load
-from weightsmith.blocks.random_stream import MORE, below, fill_halves
+from weightsmith.blocks.random_stream import LOWER, MORE, UPPER, below, fill_halves
+from weightsmith.blocks.same_bytes import same_bytes
 from weightsmith.blocks.weighted_sum import TILE, subtract
 from weightsmith.methods.task_vectors.sparsify import BY_CHANCE, Selection
 from weightsmith.methods.tensor_settings import Settings
@@ -192,14 +193,14 @@ def _choose_random(
         tile_chosen = chosen[first : min(first + TILE, chosen.size)]
         size = tile_chosen.size
         _load_difference(rows, dtype_codes, base, other, first, start[:size], delta[:size])
-        drawn = fill_halves(key, position + first, 0, memory, size)
+        drawn = fill_halves(key, position + first, UPPER, memory, size)
         undecided_count = np.int32(0)
         for i in range(size):
             tile_chosen[i] = np.uint8(drawn[i] < upper)
         for i in range(size):
             undecided_count += np.int32(drawn[i] == upper)
         if undecided_count and lower:
-            rest = fill_halves(key, position + first, 1, more, size)
+            rest = fill_halves(key, position + first, LOWER, more, size)
             for i in range(size):
                 if drawn[i] == upper and rest[i] < lower:
                     tile_chosen[i] = np.uint8(1)
@@ -216,13 +217,13 @@ def _choose_ranked(
     others the rank is only compared with the one that the number asks for."""
     memory, more = np.empty(_DRAWS, np.uint32), np.empty(_DRAWS, np.uint32)
     numbers, positions = np.empty(TILE, np.uint32), np.empty(TILE, np.int32)
-    bits, width, before, after = delta.view(np.int32), ordered.shape[1], 0.0, 0.0
+    bits, width, before, after = same_bytes(delta, np.int32), ordered.shape[1], 0.0, 0.0
     for row in range(ordered.shape[0]):
         for first in range(row * width, (row + 1) * width, TILE):
             last = min(first + TILE, (row + 1) * width)
             tile_chosen, drawn = chosen[first:last], numbers[: last - first]
-            upper = fill_halves(key, position + first, 0, memory, drawn.size)
-            lower = fill_halves(key, position + first, 1, more, drawn.size)
+            upper = fill_halves(key, position + first, UPPER, memory, drawn.size)
+            lower = fill_halves(key, position + first, LOWER, more, drawn.size)
             for i in range(drawn.size):
                 drawn[i] = np.uint32(upper[i]) << np.uint32(16) | np.uint32(lower[i])
             for i in range(drawn.size):
