@@ -1,4 +1,5 @@
-"""The k-th largest magnitude of task vectors that are never held whole: exact, in one pass, without sorting.
+"""The k-th largest magnitude of task vectors, of which large ones are never held whole: exact, in one pass, without
+sorting.
 
 A non-negative float32 orders like the integer with the same bits. A sample brackets the one that is looked for; the
 pass counts what lies above the bracket, and how often each integer within it occurs. Where the sample misled, the whole
@@ -20,6 +21,7 @@ from weightsmith.blocks.threshold import Threshold
 from weightsmith.blocks.weighted_sum import TILE
 
 _SAMPLE = 1 << 16
+_HELD = 1 << 20  # elements of a tensor that is read whole and partitioned: counting takes longer
 
 
 _WIDEST = 1 << 22  # integers in a bracket; float32 has 2**23 in one power of two
@@ -37,7 +39,7 @@ def kth_largest(scan: Scan, base: int, queries: Sequence[tuple[int, int]]) -> li
     known = [bound for i, k in queries if (bound := scan.known_bound(base, i, k))]
     if len(known) == len(queries):
         return known
-    sample = scan.sample(_SAMPLE)
+    sample = scan.sample(scan.numel if scan.numel <= _HELD else _SAMPLE)
     if sample.shape[1] == scan.numel:
         return [_exact(sample[i] - sample[base], k) for i, k in queries]
     ranges = [_bracket(sample[i] - sample[base], k / scan.numel) for i, k in queries]

@@ -99,7 +99,8 @@ class TensorScan:
         self._range: tuple[int, int] | None = None
         self._whole = whole
         self.tensor, self._buffers, self._stop, self._device, self._bounds = tensor, buffers, stop, device, bounds
-        self._step = max(1, block // self.width) * self.width if row_wise and self.width else block
+        in_rows = row_wise or self.width <= block  # a row that is cut may have to be computed twice
+        self._step = max(1, block // self.width) * self.width if in_rows and self.width else block
         # As stored, where kernels know the dtype, so that nothing is converted twice.
         stored_dtypes = [info.dtype if info.dtype in ("F16", "BF16") and not info.computed else "F32" for info in infos]
         self._dtypes = [numpy_dtypes()[dtype] for dtype in stored_dtypes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,18 @@ from weightsmith.models.parts.stacks import check_layers
 
 
 def open_model(
-    reference: str, *, beside: Path | None = None, headers_only: bool = False, state_dicts: bool = False
+    reference: str,
+    *,
+    beside: Path | None = None,
+    headers_only: bool = False,
+    state_dicts: bool = False,
+    bases: MutableMapping[Path, Model] | None = None,
 ) -> Model:
     """Open `folder`, `file.gguf`, `owner/name@revision` of the hub, or any of these `+adapter[+adapter]`; relative
     paths are tried from the working directory, then from `beside` (a recipe's folder). Reads headers only; a hub model
     is downloaded first, unless `headers_only`, which fetches nothing else and leaves its weights unreadable.
-    `state_dicts`: a file of weights alone (.safetensors, .pt) is a model too, with an empty `config`. Raises
-    CheckpointError.
+    `state_dicts`: a file of weights alone (.safetensors, .pt) is a model too, with an empty `config`. `bases`: models
+    that adapters were opened on before, by their path, to which this one is added. Raises CheckpointError.
 
     >>> model = ws.open_model("coder")
     >>> model["model.norm.weight"].shape == model.tensors["model.norm.weight"].shape
@@ -55,7 +61,10 @@ def open_model(
                 path=base,
             )
         return Model(reference, open_weights(base), {}, base, (base,))
-    model = _open_gguf(base) if is_gguf(base) else _open_folder(base)
+    known = bases.get(base) if bases is not None else None
+    model = known or (_open_gguf(base) if is_gguf(base) else _open_folder(base))
+    if bases is not None:
+        bases[base] = model
     checkpoint, config, ranks, notes = model.checkpoint, model.config, [], list(model.notes)
     for adapter in adapters:
         adapted = with_adapter(checkpoint, config, base, adapter)

@@ -38,6 +38,7 @@ def open_plan(
     first."""
     folders = dict(written or {})
     opened: dict[str, Model] = {}  # a model of several stages is opened once
+    bases: dict[Path, Model] = {}  # and so is the base of several adapters
     about_stages: list[str] = []
     of_stages = {reference for name in recipe.used_stages for reference in model_references(recipe.stages[name])}
 
@@ -49,7 +50,7 @@ def open_plan(
     def open_new(reference: str, beside: Path) -> Model:
         stage = stage_in(reference, recipe.stages)
         if stage is None:
-            return open_model(reference, beside=beside, headers_only=headers_only, state_dicts=state_dicts)
+            return open_model(reference, beside=beside, headers_only=headers_only, state_dicts=state_dicts, bases=bases)
         if stage in folders:
             model = open_model(str(folders[stage]) + reference.removeprefix(stage), beside=beside)
             return replace(model, reference=reference)

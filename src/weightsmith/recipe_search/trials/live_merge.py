@@ -48,6 +48,7 @@ class LiveMerge:
     ) -> None:
         self._path, self._threads, self._precision, self._memory = path, threads, precision, memory
         self._opened: dict[str, Model] = {}
+        self._bases: dict[Path, Model] = {}
         self._cache, self._bounds = cache, BoundTable()
         self._scratch = contextlib.ExitStack()
         self._frame: Any = None  # what the live model's shape, tokenizer and names depend on
@@ -93,7 +94,7 @@ class LiveMerge:
 
     def _open(self, reference: str, beside: Path) -> Model:
         if reference not in self._opened:
-            self._opened[reference] = open_model(reference, beside=beside)
+            self._opened[reference] = open_model(reference, beside=beside, bases=self._bases)
         return self._opened[reference]
 
     def _start(self, plan: Plan, tensors: list[TensorPlan]) -> None:

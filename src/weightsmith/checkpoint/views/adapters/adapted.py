@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,27 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK = 1 << 20  # elements read at once where a change needs the whole weight
+_KEPT = 1 << 21  # elements that a thread keeps of a base, at most
+
+
+class _LastRows(threading.local):
+    """What a thread read last of a base: adapters on one base are read one after the other, block by block."""
+
+    of: tuple[weakref.ref[Checkpoint], str, int, int] | None = None
+    rows = np.empty((0, 0), np.float32)
+
+    def read(self, base: Checkpoint, name: str, first: int, last: int, rows: np.ndarray) -> None:
+        """Rows `first` to `last` of a tensor into `rows`, float32 [n, width]."""
+        if self.of and self.of[0]() is base and self.of[1:] == (name, first, last):
+            rows[...] = self.rows
+            return
+        width = rows.shape[1]
+        base.read(name, first * width, last * width, rows.reshape(-1))
+        if rows.size <= _KEPT:
+            self.of, self.rows = (weakref.ref(base), name, first, last), rows.copy()
+
+
+_last_rows = _LastRows()
 
 
 class AdaptedCheckpoint:
@@ -86,20 +109,22 @@ class AdaptedCheckpoint:
             return
         width = self._width(name)
         first, last = start // width, -(-stop // width)
-        rows = torch.empty((last - first, width), dtype=torch.float32)
+        whole_rows = out.dtype == np.float32 and (start, stop) == (first * width, last * width)
+        rows = torch.from_numpy(out.reshape(-1, width)) if whole_rows else torch.empty((last - first, width))
         if not isinstance(changes[0], Replace):
             self._read_base(name, first, last, rows.numpy())
         for change in changes:
             rows = change.apply(rows, first, lambda: self._whole(name))
-        convert(rows.reshape(-1)[start - first * width : stop - first * width].numpy(), out)
+        made = rows.reshape(-1)[start - first * width : stop - first * width].numpy()
+        if made.ctypes.data != out.ctypes.data:
+            convert(made, out)
 
     def _width(self, name: str) -> int:
         shape = self.tensors[name].shape
         return shape[-1] if len(shape) > 1 else 1
 
     def _read_base(self, name: str, first: int, last: int, rows: np.ndarray) -> None:
-        width = rows.shape[1]
-        self._base.read(self._origins.get(name, name), first * width, last * width, rows.reshape(-1))
+        _last_rows.read(self._base, self._origins.get(name, name), first, last, rows)
 
     def _whole(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         info, width = self.tensors[name], self._width(name)
