@@ -7,14 +7,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: demo test fuzz properties chaos lint docs bench bench-demo bench-matrices bench-methods bench-evaluate bench-export bench-importance bench-search bench-search-demo bench-unify clean
+.PHONY: demo test fuzz properties chaos lint docs bench bench-beside bench-demo bench-matrices bench-methods bench-evaluate bench-export bench-importance bench-search bench-search-demo bench-unify clean
 
 demo: $(VENV)/demo
 	$(BIN)/weightsmith demo demo
 
 # Two workers, each on cores of its own.
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=30
 
 # Ten minutes of fuzzing by coverage, every reader of files; what is new is kept in tests/hostile/fuzz/corpus.
 fuzz: $(VENV)/dev
@@ -48,6 +48,9 @@ bench-matrices: $(VENV)/dev
 # Hours: adapters are trained, every method is searched and scored.
 bench-methods: $(VENV)/dev
 	for step in search score table; do $(BIN)/python benchmarks/compare_methods.py $$step || exit 1; done
+
+bench-beside: $(VENV)/dev
+	$(BIN)/python benchmarks/beside_others.py
 
 bench-demo: $(VENV)/dev
 	$(BIN)/python benchmarks/merge_demo_models.py

@@ -45,10 +45,10 @@ class Measured:
     peak: float
 
 
-def measure(command: Sequence[str]) -> Measured:
-    """Raises SystemExit where the command fails."""
+def measure(command: Sequence[str], **variables: str) -> Measured:
+    """`variables` of its environment. Raises SystemExit where the command fails."""
     launched = [sys.executable, "-S", "-c", _LAUNCH, *command]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"} | variables
     fields = subprocess.run(launched, env=environment, capture_output=True, text=True, check=True).stdout.split()
     if fields[0] != "0":
         raise SystemExit(f"failed: {' '.join(command)}")

@@ -200,3 +200,20 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 130 and done.stderr == "weightsmith: interrupted\n"
+
+
+@pytest.mark.parametrize(("set_to", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_do_not_spin(set_to: str | None, expected: str) -> None:
+    code = """
+import os, sys
+from weightsmith.__main__ import main
+sys.argv = ["weightsmith", "--version"]
+try:
+    main()
+finally:
+    print(os.environ["OMP_WAIT_POLICY"])
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": set_to} if set_to else {}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.splitlines()[-1] == expected

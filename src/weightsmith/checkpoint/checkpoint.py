@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 from weightsmith.checkpoint.dtypes import FLOATS, ITEM_SIZES, as_array, numpy_dtypes, torch_dtypes
 
+_TOGETHER = 1 << 16  # elements, of whole rows
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -83,6 +85,16 @@ def read_transposed(
     for row in range(rows):
         read(row * columns + first, row * columns + last, part[row])
     out[:] = part.T.reshape(-1)[start - first * rows : stop - first * rows]
+
+
+def rows_together(width: int) -> int:
+    """How many rows of a matrix views compute together where that takes sums: always the same ones, so that values do
+    not depend on the pieces in which a tensor is read.
+
+    >>> rows_together(1024)
+    64
+    """
+    return max(1, _TOGETHER // max(1, width))
 
 
 def by_matrix(first: int, last: int, rows: int) -> Iterator[tuple[int, int, int, int]]:

@@ -14,6 +14,7 @@ from weightsmith.blocks.block import Block
 from weightsmith.blocks.convert import DTYPE_CODES
 from weightsmith.blocks.random_stream import stream_key
 from weightsmith.blocks.threshold import Threshold
+from weightsmith.checkpoint.checkpoint import rows_together
 from weightsmith.checkpoint.dtypes import numpy_dtypes
 from weightsmith.planning.plan import TensorPlan
 
@@ -99,8 +100,9 @@ class TensorScan:
         self._range: tuple[int, int] | None = None
         self._whole = whole
         self.tensor, self._buffers, self._stop, self._device, self._bounds = tensor, buffers, stop, device, bounds
-        in_rows = row_wise or self.width <= block  # a row that is cut may have to be computed twice
-        self._step = max(1, block // self.width) * self.width if in_rows and self.width else block
+        together = rows_together(self.width) * self.width or 1
+        unit = together if together <= block else self.width if row_wise else 1
+        self._step = max(1, block // unit) * unit
         # As stored, where kernels know the dtype, so that nothing is converted twice.
         stored_dtypes = [info.dtype if info.dtype in ("F16", "BF16") and not info.computed else "F32" for info in infos]
         self._dtypes = [numpy_dtypes()[dtype] for dtype in stored_dtypes]

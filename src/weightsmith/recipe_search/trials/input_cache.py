@@ -97,7 +97,7 @@ class _CachedModel:
                 info = self.tensors[name]
                 dtype = numpy_dtypes()["F32" if info.computed else info.dtype]
                 array = self._cache.room(info, dtype)
-                for start in range(0, info.numel, BLOCK):  # as merges read it, so that sums are rounded alike
+                for start in range(0, info.numel, BLOCK):
                     part = array[start : start + BLOCK]
                     self._inner.read(name, start, start + len(part), part)
                 self._arrays[name] = array

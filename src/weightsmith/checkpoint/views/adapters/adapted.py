@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo
+from weightsmith.checkpoint.checkpoint import Checkpoint, TensorInfo, rows_together
 from weightsmith.checkpoint.dtypes import convert
 from weightsmith.checkpoint.views.adapters.changes import AddLowRank, Change, Replace
 from weightsmith.errors import CheckpointError
@@ -108,16 +108,21 @@ class AdaptedCheckpoint:
         if start == stop:
             return
         width = self._width(name)
-        first, last = start // width, -(-stop // width)
-        whole_rows = out.dtype == np.float32 and (start, stop) == (first * width, last * width)
-        rows = torch.from_numpy(out.reshape(-1, width)) if whole_rows else torch.empty((last - first, width))
+        together = rows_together(width)
+        first = start // width // together * together
+        last = min(self.tensors[name].numel // width, -(-stop // (width * together)) * together)
+        in_place = out.dtype == np.float32 and (start, stop) == (first * width, last * width)
+        rows = torch.from_numpy(out.reshape(-1, width)) if in_place else torch.empty((last - first, width))
         if not isinstance(changes[0], Replace):
             self._read_base(name, first, last, rows.numpy())
-        for change in changes:
-            rows = change.apply(rows, first, lambda: self._whole(name))
-        made = rows.reshape(-1)[start - first * width : stop - first * width].numpy()
-        if made.ctypes.data != out.ctypes.data:
-            convert(made, out)
+        for part, begin in zip(rows.split(together), range(first, last, together), strict=True):
+            made = part
+            for change in changes:
+                made = change.apply(made, begin, lambda: self._whole(name))
+            if made.data_ptr() != part.data_ptr():
+                part.copy_(made)
+        if not in_place:
+            convert(rows.reshape(-1)[start - first * width : stop - first * width].numpy(), out)
 
     def _width(self, name: str) -> int:
         shape = self.tensors[name].shape
