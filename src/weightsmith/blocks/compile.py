@@ -7,13 +7,16 @@ from typing import Any
 
 import numba
 
+from weightsmith.blocks.kernel_cache import kept_in_user_cache
+
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """`@kernel()` on a function of arrays and numbers; `options` are numba's (`fastmath`, `error_model`)."""
 
     def compiled(function: Callable[..., Any]) -> Any:
         try:
-            return numba.njit(nogil=True, cache=True, **options)(function)
+            with kept_in_user_cache():
+                return numba.njit(nogil=True, cache=True, **options)(function)
         except (
             RuntimeError
         ):  # no folder can be written, neither beside the source nor the user's: compiled by each process

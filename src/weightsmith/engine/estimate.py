@@ -24,7 +24,7 @@ from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.tokenizer.tokenizer_files import bytes_beside_weights
 
 _GROUPS_TRIED = 16  # kinds of tensors, such as all mlp.fc1, that are tried: those with most elements
-_SHORT, _LONG = BLOCK, 4 * BLOCK  # elements of a tensor that are tried
+_SHORT, _LONG = 3 * BLOCK, 5 * BLOCK  # elements of a tensor that are tried: more than are held whole for a bound
 _GAIN = 0.7  # two threads do 1.6 times the work of one, as measured (docs/benchmarks.md)
 _PROBE_BYTES = 64 << 20  # written to learn how fast the disk is
 _LEAST_PROBE_BYTES = 1 << 20
