@@ -56,7 +56,7 @@ def test_what_a_block_is_worth(chat_models: Path, tmp_path: Path) -> None:
 
 def test_what_chance_does_is_told(chat_models: Path, tmp_path: Path) -> None:
     """A model whose weight is zero everywhere changes nothing; one that is most of the merge does."""
-    (tmp_path / "text.txt").write_text(TEXT * 2)
+    (tmp_path / "text.txt").write_text(TEXT * 8)
     path = recipe(chat_models, tmp_path, {"a": 2.0, "b": 0.0})
     result = weightsmith.ablate(path, tmp_path / "out", texts=[str(tmp_path / "text.txt")], blocks=1)
     assert {p for row in result.p["b"] for p in row} == {1.0}

@@ -31,7 +31,7 @@ from weightsmith.recipe_search.trials.run_trial import Setup, TrialJob, run_tria
 
 MORE = pytest.mark.more
 TEXT = " ".join(
-    f"Line {n}: the river rises in the hills north of town {n * 7 % 13} and runs to the sea." for n in range(90)
+    f"Line {n}: the river rises in the hills north of town {n * 7 % 13} and runs to the sea." for n in range(24)
 )
 
 
