@@ -45,6 +45,7 @@ LONGEST = (
     "tests/gguf/test_merge_to_gguf.py",
     "tests/engine/test_text_methods.py",
 )
+APART = ("tests/docs/test_code_blocks.py", "tests/hostile/test_hostile.py")  # their tests share nothing that takes long
 SKILLS = ("dates", "records", "commands")
 
 
@@ -71,13 +72,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    groups = {}
+    places = {}
+    order = {place: number for number, place in enumerate(LONGEST)}
     for item in items:  # one worker makes the demo, and what a file's tests share
-        group = "demo" if "demo" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-        groups[item] = group
-    order = {group: number for number, group in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(groups[item], len(order)))
+        place = "demo" if "demo" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if place in APART else place))
+        places[item] = order.get(place, len(order))
+    items.sort(key=lambda item: places[item])
     if not config.getoption("--all"):
         for item in items:
             if item.get_closest_marker("more"):
