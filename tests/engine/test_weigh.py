@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,10 @@ def recipe(root: Path, **more: object) -> dict:
     return {"merge_method": "ties", "base_model": str(root / "base"), "models": models, "dtype": "float32", **more}
 
 
+def of_layers(entry: Any) -> list[float]:
+    return entry.parameters["weight"][0]["value"]
+
+
 def test_layers_to_which_predictions_are_sensitive_get_less(llamas: Path) -> None:
     weighed = ws.weigh(recipe(llamas), samples=4, context=16, strength=0.7)
     base = load(llamas / "base")
@@ -50,23 +55,29 @@ def test_layers_to_which_predictions_are_sensitive_get_less(llamas: Path) -> Non
             keys = [key for key in squares if key.startswith(f"model.layers.{layer}.")]
             mean = sum(float(squares[k].sum()) for k in keys) / sum(squares[k].numel() for k in keys)
             own, theirs = states[name], dict(base.named_parameters())
-            scores.append(mean * sum(float((own[k] - theirs[k]).double().square().sum()) for k in keys))
+            lengths = [float((own[k] - theirs[k]).detach().double().square().sum()) for k in keys]
+            scores.append(mean * sum(lengths))
         z = (np.log(scores) - np.log(scores).mean()) / np.log(scores).std()
         expected = np.array(before[name]) * 2 / (1 + np.exp(0.7 * z))
-        assert np.allclose(entry.parameters["weight"], expected, rtol=2e-3)
+        assert np.allclose(of_layers(entry), expected, rtol=2e-3)
     assert weighed.schema.models[0].parameters["density"] == 0.5
     plan = ws.plan(weighed)
     for tensor in plan.tensors:
         for layer in range(3):
             if tensor.name.startswith(f"model.layers.{layer}."):
                 weights = [values["weight"] for values in tensor.settings.per_input if "weight" in values]
-                written = [entry.parameters["weight"][layer] for entry in weighed.schema.models]
+                written = [of_layers(entry)[layer] for entry in weighed.schema.models]
                 assert np.allclose(sorted(weights), sorted(written))
+        if not tensor.name.startswith("model.layers."):
+            unweighed = next(other for other in ws.plan(recipe(llamas)).tensors if other.name == tensor.name)
+            assert tensor.settings.per_input == unweighed.settings.per_input
 
 
 def test_no_strength_leaves_the_weights(llamas: Path) -> None:
     weighed = ws.weigh(recipe(llamas), samples=1, context=8, strength=0.0)
-    assert [entry.parameters["weight"] for entry in weighed.schema.models] == [[0.6] * 3, [0.2, 0.3, 0.4]]
+    assert [of_layers(entry) for entry in weighed.schema.models] == [[0.6] * 3, [0.2, 0.3, 0.4]]
+    again = ws.weigh(weighed, samples=1, context=8, strength=0.0)
+    assert [e.parameters for e in again.schema.models] == [e.parameters for e in weighed.schema.models]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +112,8 @@ def test_on_the_command_line(llamas: Path, tmp_path: Path) -> None:
     done = weightsmith_process(*command)
     assert done.returncode == 0, done.stderr
     assert f"{llamas / 'a'}: weight 0." in done.stdout and "over 3 layers" in done.stdout
-    assert len(yaml.safe_load((tmp_path / "weighed.yml").read_text())["models"][0]["parameters"]["weight"]) == 3
+    inside, elsewhere = yaml.safe_load((tmp_path / "weighed.yml").read_text())["models"][0]["parameters"]["weight"]
+    assert inside["filter"] == "model.layers." and len(inside["value"]) == 3 and elsewhere == {"value": 0.6}
     assert weightsmith_process("merge", tmp_path / "weighed.yml", tmp_path / "out").returncode == 0
     done = weightsmith_process(*command)
     assert done.returncode == 2 and "weighed.yml: exists; choose another name, or --force" in done.stderr

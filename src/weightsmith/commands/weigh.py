@@ -52,8 +52,9 @@ def weigh(
         raise OutputError(f"{out}: cannot be written: {error.strerror}", path=out) from error
     if not quiet:
         for entry in weighed.schema.models or []:
-            weights = entry.parameters.get("weight")
-            if isinstance(weights, list):
+            of_layers = entry.parameters.get("weight")
+            if isinstance(of_layers, list) and isinstance(of_layers[0], dict):
+                weights = of_layers[0]["value"]
                 low, high = min(weights), max(weights)
                 typer.echo(f"{entry.model}: weight {low:g} to {high:g} over {len(weights)} layers")
         typer.echo(f"{out}: `weightsmith merge {out} OUT` merges with these weights")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -46,13 +47,15 @@ def weigh(
     So it is proposed in FIM-Merging (arXiv:2603.21705), for merges of a model that reasons at length with its base;
     its authors' code is not published: score, sample and form (logarithm, sigmoid) are theirs, the scale is ours, by
     which the mean layer keeps the weight it had. Other tools read the result too: weights are gradients over the
-    layers. Weights are then no longer those of an average: `normalize` and sums of weights act layer by layer.
+    layers, for tensors with the layers' names; embeddings, the output matrix and what else is in no layer keep the
+    weight they had. Weights are then no longer those of an average: `normalize` and sums of weights act layer by layer.
 
     Raises RecipeError where the method has no weights or no base, or for slices; MergeError where the base cannot read
     the text.
 
-    >>> len(ws.weigh("ties.yml").schema.models[0].parameters["weight"])  # one for each layer
-    2
+    >>> of_layers, elsewhere = ws.weigh("ties.yml").schema.models[0].parameters["weight"]
+    >>> of_layers["filter"], len(of_layers["value"]), elsewhere["value"]
+    ('model.layers.', 2, 1.0)
     """
     recipe = load_recipe(recipe)
     _check(recipe)
@@ -62,7 +65,7 @@ def weigh(
     base = plan.models[str(recipe.schema.base_model)]
     prefix, sensitivity = reading.layer_fisher(base, str(text))
     layers = [[t for t in plan.tensors if t.name.startswith(f"{prefix}{n}.")] for n in range(len(sensitivity))]
-    lengths = _squared_lengths(plan, layers, threads)
+    lengths, inside = _squared_lengths(plan, layers, threads), _filter(plan, prefix)
     tree = copy.deepcopy(recipe.file.tree)
     for entry, model in zip(tree["models"], recipe.schema.models or [], strict=True):
         reference = model.model
@@ -73,7 +76,10 @@ def weigh(
             [f * length for f, length in zip(sensitivity, lengths[reference], strict=True)], strength
         )
         weights = [float(f"{w * factor:.{_DIGITS}g}") for w, factor in zip(before, factors, strict=True)]
-        entry["parameters"] = {**(entry.get("parameters") or {}), "weight": weights}
+        own = dict(entry.get("parameters") or {})
+        elsewhere = _by_filter(own.get("weight", (tree.get("parameters") or {}).get("weight")))
+        by_filter = [part for part in elsewhere if part.get("filter") != inside]  # of one that was weighed before
+        entry["parameters"] = own | {"weight": [{"filter": inside, "value": weights}, *by_filter]}
     return Recipe.from_dict(tree, path=recipe.file.path)
 
 
@@ -90,6 +96,21 @@ def layer_factors(scores: Sequence[float], strength: float) -> list[float]:
         return [1.0] * len(scores)
     logs = [math.log(score) if score > 0 else mean for score in scores]
     return [2 / (1 + math.exp(min(strength * (log - mean) / spread, _LARGEST))) for log in logs]
+
+
+def _filter(plan: Plan, prefix: str) -> str:
+    """What a recipe calls the tensors whose names begin with `prefix`."""
+    plain = all(tensor.name.startswith(prefix) for tensor in plan.tensors if prefix in tensor.name)
+    return prefix if plain else f"re:^{re.escape(prefix)}"
+
+
+def _by_filter(setting: Any) -> list[dict[str, Any]]:
+    """A parameter's setting as a list of values with filters."""
+    if isinstance(setting, list) and all(isinstance(part, dict) for part in setting):
+        return setting
+    if isinstance(setting, dict):
+        return [setting]
+    return [] if setting is None else [{"value": setting}]
 
 
 def _check(recipe: Recipe) -> None:
