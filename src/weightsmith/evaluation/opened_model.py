@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from weightsmith.engine.in_memory import compute_tensors
 from weightsmith.engine.know_whole_model import know_whole_model
 from weightsmith.engine.output.run_digest import run_digest
@@ -17,7 +15,6 @@ from weightsmith.engine.stages.plan_stages import open_plan
 from weightsmith.evaluation.answer_store import content_key
 from weightsmith.evaluation.backend import Backend
 from weightsmith.evaluation.backends.open_backend import check_usable, open_backend, runs_in_llama_cpp
-from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
 from weightsmith.evaluation.backends.transformers.unwritten_model import UnwrittenModel
 from weightsmith.evaluation.settings import EvaluationSettings
 from weightsmith.files.digests import FileDigests, digest
@@ -63,7 +60,6 @@ class OpenedModel:
         """`settings.precision` is not auto here; `digests`: None where answers are kept for this evaluation alone.
         Raises WeightsmithError."""
         threads = settings.threads or available_cores()
-        torch.set_num_threads(threads)
         precision = settings.precision
         if isinstance(self.content, Plan):
             with self._merged(self.content, precision, threads, settings.memory, log) as model:
@@ -76,6 +72,11 @@ class OpenedModel:
 
     @contextmanager
     def _merged(self, plan: Plan, precision: str, threads: int, memory: int | None, log: Log) -> Iterator[LoadedModel]:
+        import torch
+
+        from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
+
+        torch.set_num_threads(threads)
         for warning in plan.warnings:
             log(f"{self.label}: warning: {warning}")
         with UnwrittenModel(plan, self.reference) as described_model:

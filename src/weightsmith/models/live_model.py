@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from weightsmith.checkpoint.checkpoint import read_tensor
 from weightsmith.errors import EvaluationError, shown
 from weightsmith.files.inputs.read_input import read_json
 from weightsmith.models.configs.without_code import without_code
 from weightsmith.models.model import Model
+
+if TYPE_CHECKING:
+    import torch
 
 _OWN = ("model_type", "quantization_config")
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.backend import Backend
 from weightsmith.evaluation.backends.llama_cpp.llama_cpp_backend import LlamaCppBackend
-from weightsmith.evaluation.backends.transformers.transformers_backend import TransformersBackend
 from weightsmith.evaluation.backends.transformers.transformers_tokens import TransformersTokens
 from weightsmith.machine import available_cores
 from weightsmith.models.model import Model
@@ -54,5 +51,9 @@ def open_backend(
     threads = threads or available_cores()
     if runs_in_llama_cpp(model):
         return LlamaCppBackend(model.home, threads, memory, log)
+    import torch
+
+    from weightsmith.evaluation.backends.transformers.transformers_backend import TransformersBackend
+
     torch.set_num_threads(threads)
     return TransformersBackend(model, precision=precision, memory=memory, log=log)

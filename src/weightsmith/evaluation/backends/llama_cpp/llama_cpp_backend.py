@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.backend import GREEDY, GoesOn, OnAnswers, Sampling
@@ -15,11 +15,13 @@ from weightsmith.evaluation.backends.llama_cpp.llama_cpp_process import LlamaCpp
 from weightsmith.evaluation.backends.llama_cpp.llama_cpp_tokens import LlamaCppTokens
 from weightsmith.evaluation.backends.llama_cpp.llama_cpp_tree import LlamaCppTree
 from weightsmith.evaluation.generation.generation_batches import generation_batches
-from weightsmith.evaluation.generation.next_token import next_tokens
 from weightsmith.evaluation.request import OnScores, Request, Score
 from weightsmith.evaluation.scoring.prefix_tree import common_prefix
 from weightsmith.evaluation.scoring.tree_scorer import score_tree
 from weightsmith.evaluation.scoring.until_answered import until_answered
+
+if TYPE_CHECKING:
+    import torch
 
 PARALLEL = 64  # answers generated together
 SEQUENCES = 255  # scored together, besides the stems; llama.cpp allows 256
@@ -92,6 +94,8 @@ class LlamaCppBackend:
         sampling: Sampling = GREEDY,
         on_answers: OnAnswers | None = None,
     ) -> list[str]:
+        import torch
+
         generator = torch.Generator().manual_seed(sampling.seed)
 
         def ask(left: Sequence[int], on_answers: OnAnswers) -> None:
@@ -119,6 +123,10 @@ class LlamaCppBackend:
     ) -> Iterator[list[tuple[int, str]]]:
         """Answer sorted prompts, each a sequence of its own: yields their numbers with their answers, as soon as they
         are finished."""
+        import torch
+
+        from weightsmith.evaluation.generation.next_token import next_tokens
+
         texts = [""] * len(prompts)
         answers: list[list[int]] = [[] for _ in prompts]
         with self.context(sum(map(len, prompts)) + limit * len(prompts), len(prompts)) as context:
