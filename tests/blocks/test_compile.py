@@ -55,7 +55,7 @@ def test_compiled_again_where_what_a_kernel_calls_has_changed(tmp_path: Path) ->
         Path(weightsmith.__file__).parent, copied / "weightsmith", ignore=shutil.ignore_patterns("__pycache__")
     )
     _, _, folder = run(CALL, tmp_path / "home", copied)
-    with (copied / "weightsmith" / "blocks" / "half_precision.py").open("a") as file:
+    with (copied / "weightsmith" / "blocks" / "numba_support" / "half_precision.py").open("a") as file:
         file.write("# another one\n")
     hits, misses, other = run(CALL, tmp_path / "home", copied)
     assert (hits, misses) == ("0", "1") and other != folder

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from weightsmith.blocks import half_precision
 from weightsmith.blocks.convert import DTYPE_CODES, from_bfloat16, from_float16, load, store, to_bfloat16, to_float16
+from weightsmith.blocks.numba_support import half_precision
 from weightsmith.checkpoint.dtypes import as_array, numpy_dtypes, promoted, torch_dtypes
 
 EVERY_HALF = np.arange(1 << 16, dtype=np.uint16)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from weightsmith.blocks.compile import kernel
-from weightsmith.blocks.half_precision import narrow, widen
-from weightsmith.blocks.same_bytes import same_bytes
+from weightsmith.blocks.numba_support.compile import kernel
+from weightsmith.blocks.numba_support.half_precision import narrow, widen
+from weightsmith.blocks.numba_support.same_bytes import same_bytes
 
 # Codes by which kernels know the dtype of a row of bytes.
 F32, F16, BF16, F64 = 0, 1, 2, 3

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from weightsmith.blocks.compile import kernel
 from weightsmith.blocks.convert import copy
+from weightsmith.blocks.numba_support.compile import kernel
 
 
 @kernel()

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from weightsmith.blocks.block import Scan
-from weightsmith.blocks.compile import kernel
 from weightsmith.blocks.convert import load
-from weightsmith.blocks.same_bytes import same_bytes
+from weightsmith.blocks.numba_support.compile import kernel
+from weightsmith.blocks.numba_support.same_bytes import same_bytes
 from weightsmith.blocks.threshold import Threshold
 from weightsmith.blocks.weighted_sum import TILE
 

@@ -14,8 +14,8 @@ import hashlib
 
 import numpy as np
 
-from weightsmith.blocks.compile import kernel
-from weightsmith.blocks.same_bytes import same_bytes
+from weightsmith.blocks.numba_support.compile import kernel
+from weightsmith.blocks.numba_support.same_bytes import same_bytes
 
 _ROUNDS = 10
 _M0, _M1 = (

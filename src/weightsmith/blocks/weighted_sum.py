@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from weightsmith.blocks.block import Block, Scan
-from weightsmith.blocks.compile import kernel
 from weightsmith.blocks.convert import load
+from weightsmith.blocks.numba_support.compile import kernel
 
 TILE = 1 << 10  # elements per sweep: a few float32 arrays of them fit into the first-level cache
 

@@ -5,8 +5,8 @@ from itertools import combinations
 
 import numpy as np
 
-from weightsmith.blocks.compile import kernel
 from weightsmith.blocks.convert import load
+from weightsmith.blocks.numba_support.compile import kernel
 from weightsmith.blocks.weighted_sum import dot_products, weighted_sum
 from weightsmith.methods.method import Method, Parameter, Statistics
 

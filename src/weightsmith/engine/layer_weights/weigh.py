@@ -99,7 +99,8 @@ def layer_factors(scores: Sequence[float], strength: float) -> list[float]:
 
 
 def _filter(plan: Plan, prefix: str) -> str:
-    """What a recipe calls the tensors whose names begin with `prefix`."""
+    """What a recipe calls the tensors whose names begin with `prefix`; where it is a part of other names, a pattern,
+    which mergekit does not read."""
     plain = all(tensor.name.startswith(prefix) for tensor in plan.tensors if prefix in tensor.name)
     return prefix if plain else f"re:^{re.escape(prefix)}"
 

@@ -18,6 +18,7 @@ import numpy as np
 from weightsmith.checkpoint.formats.safetensors_file import SafetensorsFile
 from weightsmith.errors import CheckpointError, OutputError
 from weightsmith.files.inputs.read_input import read_json
+from weightsmith.files.user_cache import user_cache
 from weightsmith.models.model import Model
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ def statistics_folder(model: Model, key: str) -> Path:
     beside = of.parent / f"{of.name}.statistics"
     if "snapshots" not in of.parts and (os.access(beside if beside.exists() else of.parent, os.W_OK)):
         return beside / key[:32]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "weightsmith" / "statistics" / key[:32]
+    return user_cache() / "statistics" / key[:32]
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from weightsmith.blocks.block import Block
-from weightsmith.blocks.compile import kernel
 from weightsmith.blocks.convert import load
+from weightsmith.blocks.numba_support.compile import kernel
+from weightsmith.blocks.numba_support.same_bytes import same_bytes
 from weightsmith.blocks.random_stream import LOWER, MORE, UPPER, below, fill_halves
-from weightsmith.blocks.same_bytes import same_bytes
 from weightsmith.blocks.weighted_sum import TILE, subtract
 from weightsmith.methods.task_vectors.sparsify import BY_CHANCE, Selection
 from weightsmith.methods.tensor_settings import Settings

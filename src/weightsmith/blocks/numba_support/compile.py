@@ -7,7 +7,7 @@ from typing import Any
 
 import numba
 
-from weightsmith.blocks.kernel_cache import kept_in_user_cache
+from weightsmith.blocks.numba_support.kernel_cache import kept_in_user_cache
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:

@@ -7,7 +7,6 @@ update that changed `convert.py`, a kernel of another file would go on with the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,8 +17,9 @@ from numba.core import caching
 from numba.core import config as numba_config
 
 from weightsmith.files.digests import digest
+from weightsmith.files.user_cache import user_cache
 
-_PACKAGE = Path(__file__).parent.parent
+_PACKAGE = Path(__file__).parents[2]
 _NUMBAS = ("UserProvidedCacheLocator", "InTreeCacheLocator", "UserWideCacheLocator")  # NUMBA_CACHE_DIR comes first
 
 
@@ -34,8 +34,7 @@ class KernelCacheLocator(caching._CacheLocator):
         if not Path(py_file).is_file():  # a notebook's cell
             return None
         try:
-            cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            locator = cls(cache_home / "weightsmith" / "kernels" / _kernels_digest()[:16], py_func, Path(py_file))
+            locator = cls(user_cache() / "kernels" / _kernels_digest()[:16], py_func, Path(py_file))
             locator.ensure_cache_path()
         except (OSError, RuntimeError):  # no home, or nothing can be written there
             return None
@@ -55,7 +54,7 @@ class KernelCacheLocator(caching._CacheLocator):
 @cache
 def _kernels_digest() -> str:
     """Of every file that kernels are in, and of those that they take constants from."""
-    files = sorted([*_PACKAGE.glob("blocks/*.py"), *_PACKAGE.glob("methods/**/*.py")])
+    files = sorted([*_PACKAGE.glob("blocks/**/*.py"), *_PACKAGE.glob("methods/**/*.py")])
     return digest([(file.relative_to(_PACKAGE).as_posix(), file.read_text(encoding="utf-8")) for file in files])
 
 

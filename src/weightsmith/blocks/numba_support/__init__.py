@@ -1,0 +1,1 @@
+"""What kernels are compiled with: `kernel`, where machine code is kept, and what numba lacks."""
