@@ -121,7 +121,7 @@ def test_a_users_script_passes_the_type_checker(tmp_path: Path) -> None:
 
 @pytest.mark.more
 def test_the_page_runs_on_the_demos_models(smollm: Path, specialists: Path, tmp_path: Path) -> None:
-    ws.unify(str(smollm), tmp_path / "base")
+    ws.unify(smollm, tmp_path / "base")
     for name, skill in (("coder", SKILLS[0]), ("writer", SKILLS[1])):
         (tmp_path / name).symlink_to(specialists / skill)
     from weightsmith.demo.run_demo import PACKAGE

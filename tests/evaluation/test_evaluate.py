@@ -221,8 +221,8 @@ def test_a_run_that_was_stopped_goes_on(
     weights = (chat_models / "a" / "model.safetensors").stat().st_size
     memory = str(weights + 30_000_000)  # so little that it takes some seconds
     (tmp_path / "sea.txt").write_text("The sea is calm tonight, the tide is full. " * 40)
-    models = [f"{name}={chat_models / name}" for name in ("a", "b", "c", "base")]
-    command = ["evaluate", *models, "--suite", "quick", "--questions", str(questions), "--text"]
+    models = [f"{name}={chat_models / name}" for name in "ab"]
+    command = ["evaluate", *models, "--suite", "quick", "--limit", "25", "--questions", str(questions), "--text"]
     command += [str(tmp_path / "sea.txt"), "--precision", "float32", "--memory", memory, "-o", str(tmp_path / "out")]
     process = subprocess.Popen([sys.executable, "-m", "weightsmith", *command], stderr=subprocess.PIPE)
     store = tmp_path / "out" / "answers.sqlite"
@@ -237,7 +237,7 @@ def test_a_run_that_was_stopped_goes_on(
     done = weightsmith_process(*command)
     assert done.returncode == 0, done.stderr
     known = re.findall(r"requests answered, (\d+) reused", done.stderr)
-    assert kept > 3 and len(known) == 8 and sum(map(int, known)) == kept
+    assert kept > 3 and len(known) == 4 and sum(map(int, known)) == kept
     whole = weightsmith_process(*command[:-1], str(tmp_path / "whole"))
     assert whole.stdout == done.stdout
 

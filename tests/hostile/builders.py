@@ -127,7 +127,7 @@ def write_adapter(folder: Path, config: Any = None, tensors: Mapping[str, Tensor
     return folder
 
 
-def recipe(*models: str, method: str = "linear") -> str:
+def recipe(*models: object, method: str = "linear") -> str:
     entries = "".join(f"- {{model: {model}, parameters: {{weight: 0.5}}}}\n" for model in models)
     return f"merge_method: {method}\nmodels:\n{entries}"
 

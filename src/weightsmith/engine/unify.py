@@ -46,7 +46,7 @@ class UnifySummary:
 
 
 def unify(
-    model: str,
+    model: Path | str,
     out: Path | str,
     *,
     threads: int | None = None,
@@ -54,7 +54,7 @@ def unify(
     force: bool = False,
     restart: bool = False,
     to: str | None = None,
-    like: str | None = None,
+    like: Path | str | None = None,
     mapping: Path | None = None,
     accept_mapping: bool = False,
     on_progress: OnProgress = no_progress,
@@ -93,7 +93,7 @@ def unify(
         for name, info in opened.checkpoint.tensors.items()
     ]
     total = sum(tensor.info.nbytes for tensor in tensors)
-    request = [to, like, read_text(mapping) if mapping else None, accept_mapping]
+    request = [to, str(like) if like else None, read_text(mapping) if mapping else None, accept_mapping]
     run = copy_digest(opened, tensors, out_shard_size, request)
     inputs, written = [*opened.files, *([mapping] if mapping else [])], output_digest(run)
     if again and is_written(out, written, input_files([opened])):

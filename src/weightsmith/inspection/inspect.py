@@ -36,7 +36,7 @@ class Inspection:
 
 
 def inspect(
-    models: Sequence[str],
+    models: Sequence[Path | str],
     *,
     beside: Path | None = None,
     tokenizer_source: str | None = None,
@@ -52,9 +52,8 @@ def inspect(
     >>> [finding.text for finding in ws.inspect(["base", "coder"]).findings]
     ['2 models can be merged']
     """
-    opened = {
-        reference: open_model(reference, beside=beside, headers_only=not stats) for reference in dict.fromkeys(models)
-    }
+    references = dict.fromkeys(map(str, models))
+    opened = {reference: open_model(reference, beside=beside, headers_only=not stats) for reference in references}
     facts = tuple(map(model_facts, opened.values()))
     comparable = fit_text_parts(opened)
     base, *rest = comparable.values()

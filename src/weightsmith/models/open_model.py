@@ -35,7 +35,7 @@ from weightsmith.models.parts.stacks import check_layers
 
 
 def open_model(
-    reference: str,
+    reference: Path | str,
     *,
     beside: Path | None = None,
     headers_only: bool = False,
@@ -52,6 +52,7 @@ def open_model(
     >>> model["model.norm.weight"].shape == model.tensors["model.norm.weight"].shape
     True
     """
+    reference = str(reference)
     base, adapters = find_model(reference, beside, headers_only=headers_only)
     if is_state_dict(base):
         if not state_dicts or adapters:

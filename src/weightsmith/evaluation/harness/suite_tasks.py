@@ -37,8 +37,8 @@ def load_tasks(
     configuration; `include`: folders with more task files. Raises EvaluationError for unknown tasks and for data that
     is missing or does not fit."""
     quiet_harness()
-    manager = _manager(tuple(map(str, include)))
     entries = [entry for entry in suite.entries if entry.task]
+    manager = _manager_of([entry.task for entry in entries], tuple(map(str, include)))
     for entry in entries:
         if entry.task not in manager.task_index:
             raise EvaluationError(
@@ -72,14 +72,24 @@ def load_tasks(
     return SuiteTasks(suite, tasks, groups, leaves)
 
 
-@lru_cache(maxsize=2)
-def _manager(include: tuple[str, ...]) -> Any:
+def _manager_of(names: Iterable[str], include: tuple[str, ...]) -> Any:
+    """A manager that knows `names`, if any does. lm-eval reads thousands of files to know its own tasks, for ten
+    seconds; single tasks of our folder and of `include` need none of them."""
+    own = _manager(include, with_lm_evals=False)
+    own_tasks = set(own.all_subtasks)
+    if own_tasks.issuperset(names):
+        return own
+    return _manager(include, with_lm_evals=True)
+
+
+@lru_cache(maxsize=4)
+def _manager(include: tuple[str, ...], *, with_lm_evals: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
     for folder in include:
         if not Path(folder).is_dir():
             raise EvaluationError(f"--include {folder}: no such folder")
-    return TaskManager(include_path=[str(SUITES / "quick"), *include])
+    return TaskManager(include_path=[str(SUITES / "quick"), *include], include_defaults=with_lm_evals)
 
 
 def _nearest_task(name: str, known: Iterable[str]) -> str:
