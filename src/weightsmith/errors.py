@@ -51,6 +51,10 @@ class MergeError(WeightsmithError):
     """Weights that cannot be merged: NaN, infinities, results that do not fit the output's dtype."""
 
 
+class ProcessKilledError(MergeError):
+    """The system killed a process of a merge; what it had finished is kept for the next run."""
+
+
 class ExportError(WeightsmithError):
     """GGUF conversion or quantization cannot be done for this model or type."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from weightsmith.engine.on_threads import on_threads
+from weightsmith.engine.on_processes import on_workers
+from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.engine.run_tensors import DEFAULT_RUN, RunSettings
 from weightsmith.engine.tensor_scan import Buffers, TensorScan
 from weightsmith.engine.text_statistics.know_text import know_text, with_text
@@ -104,7 +104,7 @@ def _totals(
     if plan.method.needs_torch or settings.device != "cpu":
         import torch  # noqa: F401  # before the threads start, each of which then has it compute with one
 
-    def work(tensor: TensorPlan, stop: threading.Event) -> tuple[Totals, int]:
+    def work(tensor: TensorPlan, stop: Stop) -> tuple[Totals, int]:
         own, ends = Totals(), tensor.matrix_ends
         for part in zip((0, *ends[:-1]), ends, strict=True):
             scan = TensorScan(
@@ -123,7 +123,8 @@ def _totals(
     def tick() -> None:
         on_progress(Progress(stage, sum(done), total, "bytes"))
 
-    for own, nbytes in on_threads(work, merged, threads, tick=tick):
+    may_fork = settings.device == "cpu" and settings.bounds is None and not plan.method.needs_torch
+    for own, nbytes in (on_workers if may_fork else on_threads)(work, merged, threads, tick=tick):
         totals.include(own)
         done.append(nbytes)
     tick()

@@ -292,6 +292,7 @@ def _merge_to_folder(
                     on_shard_progress,
                     settings=settings,
                     on_tensor=on_tensor,
+                    may_fork=True,
                 )
             ray_job = RayJob(
                 recipe.file.path.absolute(),

@@ -5,19 +5,26 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-_AHEAD = 8  # per thread
+_AHEAD = 8  # per worker
 
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
 
 
+class Stop(Protocol):
+    """An event of threads or of processes."""
+
+    def set(self) -> None: ...
+    def is_set(self) -> bool: ...
+
+
 def on_threads(
-    work: Callable[[Thing, threading.Event], Result],
+    work: Callable[[Thing, Stop], Result],
     things: Iterable[Thing],
     threads: int,
     *,
@@ -27,25 +34,35 @@ def on_threads(
     called some times a second. torch, if it is imported, computes with one thread per worker, and afterwards with as
     many as before."""
     stop = threading.Event()
-    with _torch_as_before(), ThreadPoolExecutor(threads, initializer=_compute_alone) as pool:
-        remaining = iter(things)
-        pending: set[Future[Result]] = set()
-        try:
-            while True:
-                # A few ahead: waiting takes time for each one that is pending.
-                pending |= {
-                    pool.submit(work, thing, stop) for thing in islice(remaining, _AHEAD * threads - len(pending))
-                }
-                if not pending:
-                    return
-                finished, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-                tick()
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+    with _torch_as_before(), ThreadPoolExecutor(threads, initializer=compute_alone) as pool:
+        yield from results_of(pool, lambda thing: pool.submit(work, thing, stop), things, threads, stop, tick)
+
+
+def results_of(
+    pool: Executor,
+    submit: Callable[[Thing], Future[Result]],
+    things: Iterable[Thing],
+    workers: int,
+    stop: Stop,
+    tick: Callable[[], object],
+) -> Iterator[Result]:
+    """What `submit` gives for each of `things`; where one fails, or the reader of these results does, `stop` is set."""
+    remaining = iter(things)
+    pending: set[Future[Result]] = set()
+    try:
+        while True:
+            # A few ahead: waiting takes time for each one that is pending.
+            pending |= {submit(thing) for thing in islice(remaining, _AHEAD * workers - len(pending))}
+            if not pending:
+                return
+            finished, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+            tick()
+    except BaseException:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        raise
 
 
 @contextmanager
@@ -60,6 +77,7 @@ def _torch_as_before() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def _compute_alone() -> None:
+def compute_alone() -> None:
+    """In a worker: torch computes with one thread."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)

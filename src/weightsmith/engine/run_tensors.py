@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ import xxhash
 from weightsmith.blocks.block import Block
 from weightsmith.blocks.convert import DTYPE_CODES, store
 from weightsmith.checkpoint.dtypes import ITEM_SIZES
-from weightsmith.engine.on_threads import on_threads
+from weightsmith.engine.on_processes import Count, forks, on_workers
+from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.engine.tensor_scan import BLOCK, Bounds, Buffers, Stopped, TensorScan
 from weightsmith.errors import MergeError
 from weightsmith.methods.method import Method, Statistics
@@ -97,40 +97,37 @@ def run_tensors(
     *,
     settings: RunSettings = DEFAULT_RUN,
     on_tensor: Callable[[str, Tally], None] | None = None,
+    may_fork: bool = False,
 ) -> Tally:
     """Compute and write every tensor. The bytes depend neither on `threads` nor on the size of blocks. `on_tensor` is
-    called for each that is written, on the thread that wrote it. Raises MergeError for NaN and infinities in the
-    inputs, unless `settings.tolerant`, and for results that the output dtype cannot hold."""
-    total, tally, lock = sum(tensor.info.nbytes for tensor in tensors), Tally(), threading.Lock()
-    done = 0
-
-    def written(count: int) -> None:
-        nonlocal done
-        with lock:
-            done += count
-
-    run = _Run(method, writer, Buffers(), written, settings)
+    called for each that is written. `may_fork`: what `writer` is given from a forked process arrives, so that many
+    threads can be processes. Raises MergeError for NaN and infinities in the inputs, unless `settings.tolerant`, and
+    for results that the output dtype cannot hold."""
+    total, tally = sum(tensor.info.nbytes for tensor in tensors), Tally()
+    may_fork = may_fork and settings.device == "cpu" and settings.bounds is None and not method.needs_torch
+    on_cores = on_workers if may_fork else on_threads
+    done = Count(across=may_fork and forks(threads))
+    run = _Run(method, writer, Buffers(), done.add, settings)
     if method.needs_torch or settings.device != "cpu":
         import torch  # noqa: F401  # before the threads start, each of which then has it compute with one
 
-    def work(tensor: TensorPlan, stop: threading.Event) -> Tally:
-        tensor_tally = _copy_tensor(tensor, run, stop) if tensor.copy else _merge_tensor(tensor, run, stop)
-        if on_tensor:
-            on_tensor(tensor.name, tensor_tally)
-        return tensor_tally
+    def work(tensor: TensorPlan, stop: Stop) -> tuple[str, Tally]:
+        return tensor.name, (_copy_tensor if tensor.copy else _merge_tensor)(tensor, run, stop)
 
     def tick() -> None:
         if on_progress:
-            on_progress(done, total)
+            on_progress(done.now, total)
 
-    largest_first = sorted(tensors, key=lambda tensor: -tensor.info.numel)
-    for tensor_tally in on_threads(work, largest_first, threads, tick=tick):
+    ordered = sorted(tensors, key=lambda tensor: (not tensor.copy, -tensor.info.numel))
+    for name, tensor_tally in on_cores(work, ordered, threads, tick=tick):
+        if on_tensor:
+            on_tensor(name, tensor_tally)
         tally.add(tensor_tally)
     tick()
     return tally
 
 
-def _copy_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
+def _copy_tensor(tensor: TensorPlan, run: _Run, stop: Stop) -> Tally:
     source, tally, output = tensor.sources[0], Tally(), _Output(tensor, run)
     memory = np.empty(min(BLOCK, tensor.info.numel), tensor.info.numpy_dtype)
     for start in range(0, tensor.info.numel, BLOCK):
@@ -147,7 +144,7 @@ def _copy_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
     return tally
 
 
-def _merge_tensor(tensor: TensorPlan, run: _Run, stop: threading.Event) -> Tally:
+def _merge_tensor(tensor: TensorPlan, run: _Run, stop: Stop) -> Tally:
     tally, output = Tally(), _Output(tensor, run)
     ends = tensor.matrix_ends
     for part in zip((0, *ends[:-1]), ends, strict=True):
@@ -188,7 +185,7 @@ def _merge_part(
     tensor: TensorPlan,
     part: tuple[int, int],
     run: _Run,
-    stop: threading.Event,
+    stop: Stop,
     tally: Tally,
     output: _Output,
 ) -> None:

@@ -16,6 +16,7 @@ from weightsmith.blocks.random_stream import stream_key
 from weightsmith.blocks.threshold import Threshold
 from weightsmith.checkpoint.checkpoint import rows_together
 from weightsmith.checkpoint.dtypes import numpy_dtypes
+from weightsmith.engine.on_threads import Stop
 from weightsmith.planning.plan import TensorPlan
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class TensorScan:
         self,
         tensor: TensorPlan,
         buffers: Buffers,
-        stop: threading.Event,
+        stop: Stop,
         *,
         row_wise: bool,
         seed: int,

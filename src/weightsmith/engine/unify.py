@@ -116,7 +116,13 @@ def unify(
             on_tensor: Callable[[str, Tally], None],
         ) -> Tally:
             return run_tensors(
-                unfinished, Passthrough(), writer, threads or available_cores(), on_shard_progress, on_tensor=on_tensor
+                unfinished,
+                Passthrough(),
+                writer,
+                threads or available_cores(),
+                on_shard_progress,
+                on_tensor=on_tensor,
+                may_fork=True,
             )
 
         tally = run_journaled(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import xxhash
 
 from weightsmith.checkpoint.weights_folder import ADAPTER_WEIGHTS, WeightsFolder, open_weights
-from weightsmith.engine.on_threads import on_threads
+from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.engine.output.checksums import CHECKSUMS, read_checksums
 from weightsmith.progress import OnProgress, Progress, no_progress
 
@@ -49,7 +48,7 @@ def verify(out: Path | str, *, threads: int = 2, on_progress: OnProgress = no_pr
     present = sorted(expected.keys() & weights.tensors.keys())
     total, done, damaged = sum(weights.tensors[name].nbytes for name in present), 0, []
 
-    def work(name: str, stop: threading.Event) -> tuple[str, str]:
+    def work(name: str, stop: Stop) -> tuple[str, str]:
         info, digest = weights.tensors[name], xxhash.xxh3_128()
         for start in range(0, info.numel, _BLOCK):
             if stop.is_set():

@@ -7,7 +7,6 @@ must choose (https://arxiv.org/abs/2306.01708); where their cosine is near zero 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from weightsmith.engine.on_threads import on_threads
+from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.models.model import Model
 from weightsmith.models.parts.embeddings import embedding_name, output_name
 from weightsmith.models.parts.stacks import LAYER
@@ -118,7 +117,7 @@ def measure_movement(
         (names if fits and info.is_float else skipped).append(name)
     total, done, sums = sum(infos[name].numel for name in names), 0, {}
 
-    def work(name: str, stop: threading.Event) -> tuple[str, _Sums]:
+    def work(name: str, stop: Stop) -> tuple[str, _Sums]:
         return name, _sum_tensor(base, others, name, stop)
 
     def tick() -> None:
@@ -131,7 +130,7 @@ def measure_movement(
     return _summary(others, {name: sums[name] for name in names}, tuple(skipped))
 
 
-def _sum_tensor(base: Model, others: Sequence[Model], name: str, stop: threading.Event) -> _Sums:
+def _sum_tensor(base: Model, others: Sequence[Model], name: str, stop: Stop) -> _Sums:
     tensor_sums, numel = _Sums.zero(len(others)), base.checkpoint.tensors[name].numel
     buffers = [torch.empty(min(_BLOCK, numel)) for _ in range(len(others) + 1)]
     for start in range(0, numel, _BLOCK):

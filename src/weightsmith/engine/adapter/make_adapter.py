@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 import xxhash
 
 from weightsmith.engine.adapter.plan_adapter import AdaptedWeight, AdapterPlan
-from weightsmith.engine.on_threads import on_threads
+from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.engine.run_tensors import OnBytes, Tally, Writer
 from weightsmith.engine.stages.stage_checkpoint import StageCheckpoint
 from weightsmith.engine.tensor_scan import BLOCK, Stopped
@@ -62,7 +61,7 @@ def make_adapter(
     def tick() -> None:
         on_progress(sum(done), total)
 
-    def check(other: tuple[TensorPlan, TensorSource], stop: threading.Event) -> None:
+    def check(other: tuple[TensorPlan, TensorSource], stop: Stop) -> None:
         tensor, base = other
         change, length = 0.0, 0.0
         for start in range(0, tensor.info.numel, BLOCK):
@@ -82,7 +81,7 @@ def make_adapter(
     for _ in on_threads(check, plan.others, threads, tick=tick):
         pass
 
-    def work(weight: AdaptedWeight, stop: threading.Event) -> tuple[AdaptedWeight, list[Tally]]:
+    def work(weight: AdaptedWeight, stop: Stop) -> tuple[AdaptedWeight, list[Tally]]:
         began = time.perf_counter()
         change = _change(merged, weight, stop)
         a, b, whole, held = _factors(change, plan.rank)
@@ -115,7 +114,7 @@ def _block(
     return after, before
 
 
-def _change(merged: StageCheckpoint, weight: AdaptedWeight, stop: threading.Event) -> np.ndarray:
+def _change(merged: StageCheckpoint, weight: AdaptedWeight, stop: Stop) -> np.ndarray:
     """float32 [outputs, inputs]."""
     tensor = weight.tensor
     change = np.empty(tensor.info.numel, np.float32)

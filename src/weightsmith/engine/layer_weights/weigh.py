@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import math
 import re
-import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from weightsmith.engine.on_threads import on_threads
+from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.engine.stages.plan_stages import open_plan
 from weightsmith.engine.tensor_scan import Buffers, TensorScan
 from weightsmith.engine.text_statistics.know_text import TextReading
@@ -151,7 +150,7 @@ def _squared_lengths(plan: Plan, layers: Sequence[Sequence[TensorPlan]], threads
     """Model -> the squared length of its task vector in each layer."""
     buffers = Buffers()
 
-    def work(place: tuple[int, TensorPlan], stop: threading.Event) -> list[tuple[str, int, float]]:
+    def work(place: tuple[int, TensorPlan], stop: Stop) -> list[tuple[str, int, float]]:
         layer, tensor = place
         scan = TensorScan(tensor, buffers, stop, row_wise=False, seed=0)
         settings, squares = tensor.settings, [0.0] * len(tensor.sources)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from weightsmith.engine.output.checksums import CHECKSUMS
 from weightsmith.engine.output.journal import JOURNAL, Record, read_journal
-from weightsmith.errors import OutputError
+from weightsmith.errors import OutputError, ProcessKilledError
 from weightsmith.files.folder_lock import FolderInUse, folder_lock
 from weightsmith.files.output_folder import check_output, check_space, put_in_place, reporting_full_disk
 from weightsmith.files.work_folder import entries_of, in_use
@@ -84,7 +84,7 @@ def resumable_folder(
             with reporting_full_disk(out):
                 try:
                     yield Scratch(folder, interrupted[1] if interrupted else {}, interrupted is not None)
-                except KeyboardInterrupt:
+                except (KeyboardInterrupt, ProcessKilledError):
                     keep = True
                     raise
                 if not was_there and entries_of(out):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 
-from weightsmith.engine.on_threads import on_threads
+from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.engine.text_statistics.layered_model import LayeredModel
 
 _COLUMNS = 512  # of a Gram matrix that are computed at once
@@ -37,7 +36,7 @@ def gram(values: torch.Tensor, threads: int) -> torch.Tensor:
     width = values.shape[1]
     found = torch.empty((width, width))
 
-    def work(start: int, stop: threading.Event) -> None:
+    def work(start: int, stop: Stop) -> None:
         columns = values[:, start : start + _COLUMNS]
         torch.mm(columns.T, values, out=found[start : start + _COLUMNS])
 
@@ -72,7 +71,7 @@ def _gradients_behind_layers(
     """The gradient of each window's log-likelihood by the hidden states behind the last layer."""
     with model.only_ends() as logits_of:
 
-        def work(number: int, stop: threading.Event) -> tuple[int, torch.Tensor]:
+        def work(number: int, stop: Stop) -> tuple[int, torch.Tensor]:
             with torch.enable_grad():
                 leaf = hidden[number].clone().requires_grad_(True)
                 log_p = logits_of(leaf, windows[number])[0].float().log_softmax(-1)
@@ -94,7 +93,7 @@ def _through_layer(
         parameter.requires_grad_(True)
     squares = {name: torch.zeros_like(parameter.detach()) for name, parameter in parameters.items()}
 
-    def work(number: int, stop: threading.Event) -> tuple[int, tuple[torch.Tensor | None, ...]]:
+    def work(number: int, stop: Stop) -> tuple[int, tuple[torch.Tensor | None, ...]]:
         with torch.enable_grad():
             leaf = hidden[number].clone().requires_grad_(True)
             out = model.forward(layer, leaf)

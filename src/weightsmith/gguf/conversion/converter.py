@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from weightsmith.checkpoint.dtypes import torch_dtypes
-from weightsmith.engine.on_threads import on_threads
+from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.engine.tensor_scan import Stopped
 from weightsmith.errors import ExportError, WeightsmithError
 from weightsmith.files.output_folder import reporting_full_disk
@@ -150,7 +150,7 @@ class Layout:
             file.flush()
             hashing = GrowingDigest(file.fileno(), [*list(self._offsets.values())[1:], self.nbytes])
 
-            def work(name: str, stop: threading.Event) -> None:
+            def work(name: str, stop: Stop) -> None:
                 if stop.is_set():
                     raise Stopped
                 info = self._tensors[name]
