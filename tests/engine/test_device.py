@@ -49,6 +49,23 @@ def test_the_same_numbers_as_the_kernels(method: str, models: Path, tmp_path: Pa
         assert torch.isfinite(kernel).all()
 
 
+@pytest.mark.parametrize("method", ["ties", "breadcrumbs", "dare_ties", "della", "slerp", "model_stock", "sce"])
+def test_tensors_larger_than_a_block(method: str, models: Path, tmp_path: Path, monkeypatch) -> None:
+    names = ["base", "a"] if method == "slerp" else ["a", "b"]
+    own = {"weight": 0.7, "density": 0.6} if "density" in {p.name for p in METHODS[method].parameters} else {}
+    recipe = {
+        "merge_method": method,
+        "base_model": str(models / "base"),
+        "models": [{"model": str(models / name), "parameters": own} for name in names],
+        "dtype": "bfloat16",
+    } | ({"parameters": {"t": 0.3}} if method == "slerp" else {})
+    whole = weightsmith.merge(recipe, device="cpu:0")
+    monkeypatch.setattr("weightsmith.engine.tensor_scan.DEVICE_BLOCK", 1000)
+    pieces = weightsmith.merge(recipe, device="cpu:0")
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, pieces[name]), name
+
+
 def test_a_device_that_is_not_there(models: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yml").write_text(
         yaml.safe_dump(

@@ -15,8 +15,8 @@ import pytest
 import weightsmith
 from tests.conftest import save_stranger, stderr_lines, weightsmith_process
 from tests.engine.test_resume import SLOW, recipe
-from weightsmith.engine.on_processes import MOST_THREADS, on_processes
 from weightsmith.engine.output.resumable_folder import scratch_of
+from weightsmith.engine.workers.on_processes import MOST_THREADS, on_processes
 from weightsmith.errors import MergeError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")

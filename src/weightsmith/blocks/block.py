@@ -51,16 +51,20 @@ class Block:
         converted."""
         import torch
 
+        return torch.stack([stored.to(torch.float32) for stored in self._stored])
+
+    @cached_property
+    def _stored(self) -> list[torch.Tensor]:
+        """[n] of each input on `device`, in the dtype that it is stored in. They stay there for the next pass."""
+        import torch
+
         dtypes = {F32: torch.float32, F16: torch.float16, BF16: torch.bfloat16}
         count, values = len(self.out), []
         for row, dtype_code in zip(self.rows, self.dtype_codes.tolist(), strict=True):
             dtype = dtypes[dtype_code]
-            stored = torch.from_numpy(row[: count * dtype.itemsize])
-            if self.device != "cpu":
-                stored = stored.pin_memory() if self.device.startswith("cuda") else stored
-                stored = stored.to(self.device, non_blocking=True)
-            values.append(stored.view(dtype).to(torch.float32))
-        return torch.stack(values)
+            stored = torch.from_numpy(row[: count * dtype.itemsize]).to(self.device, non_blocking=True)
+            values.append(stored.view(dtype))
+        return values
 
     @cached_property
     def _shared_inputs(self) -> torch.Tensor:

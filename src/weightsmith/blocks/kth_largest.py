@@ -17,6 +17,7 @@ from weightsmith.blocks.block import Scan
 from weightsmith.blocks.convert import load
 from weightsmith.blocks.numba_support.compile import kernel
 from weightsmith.blocks.numba_support.same_bytes import same_bytes
+from weightsmith.blocks.on_device.device_statistics import count_magnitudes
 from weightsmith.blocks.threshold import Threshold
 from weightsmith.blocks.weighted_sum import TILE
 
@@ -94,7 +95,14 @@ def _count(
     lows, shifts = (np.array([bracket[part] for bracket in ranges]) for part in (0, 1))
     models = np.array(inputs)
     for block in scan.blocks():
-        _count_block(block.rows, block.dtype_codes, base, models, lows, sizes, shifts, len(block.out), counts, above)
+        if block.device == "cpu":
+            _count_block(
+                block.rows, block.dtype_codes, base, models, lows, sizes, shifts, len(block.out), counts, above
+            )
+            continue
+        for j, (higher, within) in enumerate(count_magnitudes(block, base, models, lows, sizes, shifts)):
+            above[j] += higher
+            counts[ends[j] - sizes[j] : ends[j]] += within
     return [(int(above[j]), counts[ends[j] - sizes[j] : ends[j]]) for j in range(len(ranges))]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from weightsmith.blocks.block import Block, Scan
 from weightsmith.blocks.convert import load
 from weightsmith.blocks.numba_support.compile import kernel
+from weightsmith.blocks.on_device.device_statistics import dot_products_of
 
 TILE = 1 << 10  # elements per sweep: a few float32 arrays of them fit into the first-level cache
 
@@ -32,7 +33,10 @@ def dot_products(scan: Scan, minus: int | None = None) -> np.ndarray:
     for block in scan.blocks():
         if not len(total):
             total = np.zeros((len(block.rows), len(block.rows)))
-        _dot_products(block.rows, block.dtype_codes, -1 if minus is None else minus, len(block.out), total)
+        if block.device == "cpu":
+            _dot_products(block.rows, block.dtype_codes, -1 if minus is None else minus, len(block.out), total)
+        else:
+            total += dot_products_of(block, minus)
     return total
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from weightsmith.engine.on_processes import on_workers
-from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.engine.run_tensors import DEFAULT_RUN, RunSettings
 from weightsmith.engine.tensor_scan import Buffers, TensorScan
 from weightsmith.engine.text_statistics.know_text import know_text, with_text
 from weightsmith.engine.text_statistics.stored_statistics import StandIn
+from weightsmith.engine.workers.on_processes import on_workers
+from weightsmith.engine.workers.on_threads import Stop, on_threads
 from weightsmith.methods.depth_scaling import AUTO, MeanLength, scaled
 from weightsmith.methods.tensor_settings import Settings
 from weightsmith.methods.whole_model import Pass, Totals

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -13,10 +13,12 @@ import xxhash
 
 from weightsmith.blocks.block import Block
 from weightsmith.blocks.convert import DTYPE_CODES, store
+from weightsmith.blocks.on_device.device_store import device_store
 from weightsmith.checkpoint.dtypes import ITEM_SIZES
-from weightsmith.engine.on_processes import Count, forks, on_workers
-from weightsmith.engine.on_threads import Stop, on_threads
-from weightsmith.engine.tensor_scan import BLOCK, Bounds, Buffers, Stopped, TensorScan
+from weightsmith.engine.tensor_scan import BLOCK, DEVICE_BLOCK, Bounds, Buffers, Stopped, TensorScan
+from weightsmith.engine.workers.device_streams import device_threads, own_stream
+from weightsmith.engine.workers.on_processes import Count, forks, on_workers
+from weightsmith.engine.workers.on_threads import Stop, on_threads
 from weightsmith.errors import MergeError
 from weightsmith.methods.method import Method, Statistics
 from weightsmith.planning.plan import TensorPlan
@@ -107,12 +109,16 @@ def run_tensors(
     may_fork = may_fork and settings.device == "cpu" and settings.bounds is None and not method.needs_torch
     on_cores = on_workers if may_fork else on_threads
     done = Count(across=may_fork and forks(threads))
-    run = _Run(method, writer, Buffers(), done.add, settings)
+    run = _Run(method, writer, Buffers(settings.device), done.add, settings)
     if method.needs_torch or settings.device != "cpu":
         import torch  # noqa: F401  # before the threads start, each of which then has it compute with one
 
+        models = max((len(tensor.sources) for tensor in tensors), default=1)
+        threads = device_threads(settings.device, threads, DEVICE_BLOCK, models)
+
     def work(tensor: TensorPlan, stop: Stop) -> tuple[str, Tally]:
-        return tensor.name, (_copy_tensor if tensor.copy else _merge_tensor)(tensor, run, stop)
+        with own_stream(settings.device):
+            return tensor.name, (_copy_tensor if tensor.copy else _merge_tensor)(tensor, run, stop)
 
     def tick() -> None:
         if on_progress:
@@ -221,10 +227,13 @@ def make_block(
 ) -> tuple[np.ndarray, int, int]:
     """(uint8, the result for one block as it is stored, in `buffers`; and what `store` says of it). It is computed
     where the block says."""
-    form = method.fused if block.device == "cpu" else partial(Method.fused, method)  # the plain one, in torch
-    merged = form(block, tensor.settings, statistics)
-    stored = buffers.out(len(merged) * ITEM_SIZES[tensor.info.dtype])
-    return stored, *store(merged, DTYPE_CODES[tensor.round_to], DTYPE_CODES[tensor.info.dtype], stored)
+    stored = buffers.out(len(block.out) * ITEM_SIZES[tensor.info.dtype])
+    round_to, dtype_code = DTYPE_CODES[tensor.round_to], DTYPE_CODES[tensor.info.dtype]
+    if block.device == "cpu":
+        merged = method.fused(block, tensor.settings, statistics)
+        return stored, *store(merged, round_to, dtype_code, stored)
+    merged = method.combine(block, tensor.settings, statistics)  # the plain form, in torch
+    return stored, *device_store(merged, round_to, dtype_code, stored)
 
 
 def statistics_of(method: Method, scan: TensorScan) -> Statistics:

@@ -16,13 +16,14 @@ from weightsmith.blocks.random_stream import stream_key
 from weightsmith.blocks.threshold import Threshold
 from weightsmith.checkpoint.checkpoint import rows_together
 from weightsmith.checkpoint.dtypes import numpy_dtypes
-from weightsmith.engine.on_threads import Stop
+from weightsmith.engine.workers.on_threads import Stop
 from weightsmith.planning.plan import TensorPlan
 
 if TYPE_CHECKING:
     import torch
 
 BLOCK = 1 << 19  # elements: larger ones leave the cache, smaller ones have the threads wait for each other
+DEVICE_BLOCK = 1 << 24  # elements on a device: most tensors are one block, which stays there from pass to pass
 _CHUNK = 1 << 10  # elements of a sample that are read at once
 
 
@@ -48,9 +49,11 @@ class LowRank(Protocol):
 
 
 class Buffers(threading.local):
-    """Memory that a thread uses for one tensor after the other."""
+    """Memory that a thread uses for one tensor after the other; pinned, so that a device copies it by itself, where
+    `device` is a GPU of NVIDIA's or AMD's."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        self._pinned = device.startswith("cuda")
         self._rows, self._out = np.empty((0, 0), np.uint8), np.empty(0, np.float32)
         self._stored = np.empty(0, np.uint8)
 
@@ -58,7 +61,7 @@ class Buffers(threading.local):
         """(uint8 [rows, room for float32], float32 [elements]); what was taken before is overwritten."""
         if len(self._rows) < rows or len(self._out) < elements:
             room = max(elements, len(self._out))
-            self._rows, self._out = np.empty((rows, room * 4), np.uint8), np.empty(room, np.float32)
+            self._rows, self._out = self._bytes(rows * room * 4).reshape(rows, -1), np.empty(room, np.float32)
         return self._rows[:rows], self._out[:elements]
 
     @property
@@ -69,8 +72,15 @@ class Buffers(threading.local):
     def out(self, count: int) -> np.ndarray:
         """uint8 [count]: the bytes of a result as it is stored."""
         if len(self._stored) < count:
-            self._stored = np.empty(count, np.uint8)
+            self._stored = self._bytes(count)
         return self._stored[:count]
+
+    def _bytes(self, count: int) -> np.ndarray:
+        if not self._pinned:
+            return np.empty(count, np.uint8)
+        import torch
+
+        return torch.empty(count, dtype=torch.uint8, pin_memory=True).numpy()
 
 
 class TensorScan:
@@ -84,7 +94,7 @@ class TensorScan:
         *,
         row_wise: bool,
         seed: int,
-        block: int = BLOCK,
+        block: int | None = None,
         device: str = "cpu",
         bounds: Bounds | None = None,
         part: tuple[int, int] | None = None,
@@ -101,6 +111,8 @@ class TensorScan:
         self._range: tuple[int, int] | None = None
         self._whole = whole
         self.tensor, self._buffers, self._stop, self._device, self._bounds = tensor, buffers, stop, device, bounds
+        block = block or (BLOCK if device == "cpu" else DEVICE_BLOCK)
+        self._kept: Block | None = None
         together = rows_together(self.width) * self.width or 1
         unit = together if together <= block else self.width if row_wise else 1
         self._step = max(1, block // unit) * unit
@@ -118,7 +130,7 @@ class TensorScan:
     def apart(self) -> TensorScan:
         """The same scan with memory of its own, for reading while a block of this one is in use."""
         other = copy(self)
-        other._buffers, other._range = Buffers(), None
+        other._buffers, other._range, other._kept = Buffers(), None, None
         return other
 
     def restrict(self, first: int, stop: int) -> None:
@@ -127,6 +139,9 @@ class TensorScan:
 
     def blocks(self) -> Iterator[Block]:
         begin, end = self._range or (0, self.numel)
+        if self._kept and (begin, end) == (0, self.numel):
+            yield self._kept
+            return
         for start in range(begin, end, self._step):
             if self._stop.is_set():
                 raise Stopped
@@ -138,7 +153,10 @@ class TensorScan:
                 first = self.begin + self._first + start
                 source.model.checkpoint.read(source.tensor, first, first + count, into)
             self.read_seconds += time.perf_counter() - began
-            yield Block(self.begin + start, rows, self._dtype_codes, out, self._device, self.tensor.settings.base)
+            block = Block(self.begin + start, rows, self._dtype_codes, out, self._device, self.tensor.settings.base)
+            if self._device != "cpu" and count == self.numel:
+                self._kept = block
+            yield block
 
     def known_bound(self, base: int, number: int, k: int) -> Threshold | None:
         whole = not self.tensor.experts

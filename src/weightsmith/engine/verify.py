@@ -9,8 +9,8 @@ import numpy as np
 import xxhash
 
 from weightsmith.checkpoint.weights_folder import ADAPTER_WEIGHTS, WeightsFolder, open_weights
-from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.engine.output.checksums import CHECKSUMS, read_checksums
+from weightsmith.engine.workers.on_threads import Stop, on_threads
 from weightsmith.progress import OnProgress, Progress, no_progress
 
 _BLOCK = 1 << 20  # elements per read

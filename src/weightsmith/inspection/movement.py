@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from weightsmith.engine.on_threads import Stop, on_threads
+from weightsmith.engine.workers.on_threads import Stop, on_threads
 from weightsmith.models.model import Model
 from weightsmith.models.parts.embeddings import embedding_name, output_name
 from weightsmith.models.parts.stacks import LAYER

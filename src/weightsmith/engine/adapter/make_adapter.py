@@ -11,10 +11,10 @@ import numpy as np
 import xxhash
 
 from weightsmith.engine.adapter.plan_adapter import AdaptedWeight, AdapterPlan
-from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.engine.run_tensors import OnBytes, Tally, Writer
 from weightsmith.engine.stages.stage_checkpoint import StageCheckpoint
 from weightsmith.engine.tensor_scan import BLOCK, Stopped
+from weightsmith.engine.workers.on_threads import Stop, on_threads
 from weightsmith.errors import MergeError
 from weightsmith.planning.plan import TensorPlan, TensorSource
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.engine.stages.plan_stages import open_plan
 from weightsmith.engine.tensor_scan import Buffers, TensorScan
 from weightsmith.engine.text_statistics.know_text import TextReading
+from weightsmith.engine.workers.on_threads import Stop, on_threads
 from weightsmith.errors import RecipeError
 from weightsmith.machine import available_cores
 from weightsmith.methods.from_text.text_parameters import RANDOM

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.engine.text_statistics.layered_model import LayeredModel
+from weightsmith.engine.workers.on_threads import Stop, on_threads
 
 _COLUMNS = 512  # of a Gram matrix that are computed at once
 OnLayer = Callable[[int, int], None]  # layers done, layers in all

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from weightsmith.engine.on_threads import on_threads
+from weightsmith.engine.workers.on_threads import on_threads
 from weightsmith.errors import MergeError
 
 Thing = TypeVar("Thing")

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from weightsmith.checkpoint.dtypes import torch_dtypes
-from weightsmith.engine.on_threads import Stop, on_threads
 from weightsmith.engine.tensor_scan import Stopped
+from weightsmith.engine.workers.on_threads import Stop, on_threads
 from weightsmith.errors import ExportError, WeightsmithError
 from weightsmith.files.output_folder import reporting_full_disk
 from weightsmith.gguf.conversion.aligned_write import aligned_write, begin_writeback

@@ -13,6 +13,7 @@ from weightsmith.blocks.block import Block
 from weightsmith.blocks.convert import load
 from weightsmith.blocks.numba_support.compile import kernel
 from weightsmith.blocks.numba_support.same_bytes import same_bytes
+from weightsmith.blocks.on_device.device_statistics import l1_of
 from weightsmith.blocks.random_stream import LOWER, MORE, UPPER, below, fill_halves
 from weightsmith.blocks.weighted_sum import TILE, subtract
 from weightsmith.methods.task_vectors.sparsify import BY_CHANCE, Selection
@@ -74,6 +75,10 @@ def l1_norms(
 ) -> tuple[float, float, np.ndarray | None]:
     """(l1 norm of a task vector's stretch, of what is kept of it, and where chance decided, 1 for each kept element:
     uint8)."""
+    if block.device != "cpu":
+        inputs = block.inputs
+        delta = inputs[other] - inputs[base]
+        return *l1_of(delta, selection.mask(delta, block.start, width)), None
     if selection.rule in BY_CHANCE:
         chosen = np.empty(len(block.out), np.uint8)
         before, after = _choose(block, base, other, selection, width, chosen)

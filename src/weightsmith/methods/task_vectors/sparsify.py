@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from weightsmith.blocks.block import Scan
-from weightsmith.blocks.random_stream import below, random_numbers
+from weightsmith.blocks.on_device.device_random import device_random_numbers
+from weightsmith.blocks.on_device.device_ranks import doubled_ranks
+from weightsmith.blocks.random_stream import below
 
 NOTHING, EVERYTHING = np.float32(0), np.float32(np.inf)
 BY_CHANCE = ("random", "ranked")
@@ -44,27 +46,17 @@ class Selection:
         if self.rule == "random":
             return self._random(delta, start) < below(self.density)
         if self.rule == "ranked":
-            ranks = np.concatenate([_doubled_ranks(row) for row in size.cpu().numpy().reshape(-1, width)])
-            return self._random(delta, start) < torch.from_numpy(self.bounds(width)[ranks].astype(np.int64)).to(
-                delta.device
-            )
+            bounds = torch.from_numpy(self.bounds(width).astype(np.int64)).to(delta.device)
+            return self._random(delta, start) < bounds[doubled_ranks(size.view(-1, width)).view(-1)]
         return torch.ones_like(delta, dtype=torch.bool)
 
     def _random(self, delta: torch.Tensor, start: int) -> torch.Tensor:
-        import torch
-
-        return torch.from_numpy(random_numbers(self.key, start, delta.numel()).astype(np.int64)).to(delta.device)
+        return device_random_numbers(self.key, start, delta.numel(), delta.device)
 
     def bounds(self, width: int) -> np.ndarray:
         """uint32 [2 width - 1]: for each rank, doubled, the number that a random one must be below."""
         shares = (self.density - self.epsilon) + np.arange(2 * width - 1) / max(1, width - 1) * self.epsilon
         return np.minimum(np.rint(shares * 2**32), 2**32 - 1).astype(np.uint32)
-
-
-def _doubled_ranks(row: np.ndarray) -> np.ndarray:
-    """Rank of each element from 0, twice it, so that equal ones can share the mean of theirs."""
-    ordered = np.sort(row)
-    return np.searchsorted(ordered, row, "left") + np.searchsorted(ordered, row, "right") - 1
 
 
 class Sparsifier(Protocol):

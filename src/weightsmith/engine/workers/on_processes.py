@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any
 
-from weightsmith.engine.on_threads import Result, Stop, Thing, compute_alone, on_threads, results_of
+from weightsmith.engine.workers.on_threads import Result, Stop, Thing, compute_alone, on_threads, results_of
 from weightsmith.errors import ProcessKilledError
 
 MOST_THREADS = 4  # that one interpreter keeps busy

@@ -1,0 +1,1 @@
+"""Who does the work: threads, forked processes, streams of a device."""
