@@ -1,7 +1,7 @@
 """Every code block of the documentation that can run is run, page by page, as a reader pastes it.
 
-`sh` and `python` blocks run in one folder per page, with the models and files that the pages speak of; a YAML block that begins with
-`# name.yml` is that file. Blocks marked `console` show a session and are not run.
+`sh` and `python` blocks run in one folder per page, with the models and files that the pages speak of; a YAML block that
+begins with `# name.yml` is that file. But for the README's, `weightsmith` is forked from a warm process. Blocks marked `console` show a session and are not run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.code_blocks import ROOT, blocks, save_recipes
+from tests.warm_process import warm_process
 from weightsmith.files.inputs.yaml_file import read_yaml
 from weightsmith.recipe.recipe_schema import RecipeSchema, Tokenizer
 from weightsmith.recipe_search.search_file import SearchFile
@@ -28,7 +29,10 @@ RUNNING_PAGES = [page for page in PAGES if any(f"```{name}\n" in page.read_text(
 @pytest.mark.parametrize("page", RUNNING_PAGES, ids=lambda page: page.stem)
 def test_a_page_runs_as_it_is_pasted(page: Path, docs_folder: Path) -> None:
     save_recipes(page, docs_folder)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    folders = [Path(sys.executable).parent, os.environ["PATH"]]
+    if page.stem != "README":
+        folders.insert(0, warm_process().programs)
+    path = os.pathsep.join(map(str, folders))
     for language, text in blocks(page):
         if language in RUN:
             process = subprocess.run(

@@ -3,16 +3,12 @@ nothing left and no input changed."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from pkgutil import walk_packages
 
 import pytest
 
-from tests.hostile.builders import recipe, write_model
 from tests.hostile.corpus.checkpoints import (
     bad_adapters,
     bad_configs,
@@ -23,6 +19,7 @@ from tests.hostile.corpus.checkpoints import (
 )
 from tests.hostile.corpus.files import bad_outputs, bad_pipelines, bad_recipes, bad_searches, bad_stores
 from tests.hostile.fork import Case, run_case
+from tests.warm_process import warm_up
 
 CLASSES: dict[str, Callable[[], Iterator[Case]]] = {
     "safetensors": bad_safetensors.cases,
@@ -45,26 +42,11 @@ _DAILY = 3  # of so many cases one is run every time
 
 @pytest.fixture(scope="module", autouse=True)
 def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What every fork needs: modules imported, kernels loaded, names of tensors compiled."""
+    """What every fork needs."""
     import torch
-    import transformers  # noqa: F401
 
-    import weightsmith
-
-    for module in walk_packages(weightsmith.__path__, "weightsmith."):
-        if module.name != "weightsmith.__main__":
-            import_module(module.name)
     torch.set_num_threads(1)  # a fork has none of its parent's threads
-    folder = tmp_path_factory.mktemp("warm")
-    good, other = folder / "good", folder / "other"
-    write_model(good, seed=0)
-    write_model(other, seed=1)
-    weightsmith.inspect([good, other])
-    for method in ("task_arithmetic", "ties"):
-        (folder / f"{method}.yml").write_text(f"base_model: {good}\n{recipe(other, method=method)}")
-        weightsmith.merge(folder / f"{method}.yml", folder / method)
-    gc.collect()
-    gc.freeze()  # a collection in a fork would copy every page
+    warm_up(tmp_path_factory.mktemp("warm"))
 
 
 def test_there_are_enough_cases() -> None:

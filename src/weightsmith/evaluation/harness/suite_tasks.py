@@ -83,7 +83,7 @@ def _manager_of(names: Iterable[str], include: tuple[str, ...]) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _manager(include: tuple[str, ...], *, with_lm_evals: bool) -> Any:
+def _manager(include: tuple[str, ...], *, with_lm_evals: bool = True) -> Any:
     from lm_eval.tasks import TaskManager
 
     for folder in include:
