@@ -1,7 +1,8 @@
 """Every code block of the documentation that can run is run, page by page, as a reader pastes it.
 
 `sh` and `python` blocks run in one folder per page, with the models and files that the pages speak of; a YAML block that
-begins with `# name.yml` is that file. But for the README's, `weightsmith` is forked from a warm process. Blocks marked `console` show a session and are not run.
+begins with `# name.yml` is that file. But for the README's, `weightsmith` is forked from a warm process. Blocks marked
+`console` show a session and are not run.
 """
 
 from __future__ import annotations
