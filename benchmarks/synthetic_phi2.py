@@ -71,6 +71,10 @@ def _make(folder: Path, layers: int, seed: int) -> None:
                 block += torch.randn(some, generator=own) * 0.002
             writer.write(name, start, as_array(block.half()))
     writer.close(sync=False)
+    save_config(folder, layers)
+
+
+def save_config(folder: Path, layers: int) -> None:
     config = {
         "model_type": "phi",
         "architectures": ["PhiForCausalLM"],
