@@ -38,8 +38,13 @@ def peak_memory() -> int:
         return getattr(usage, "peak_wset", usage.rss)  # Windows has a peak, macOS what is held now
 
 
-def fast_precision() -> Literal["float32", "bfloat16"]:
-    """bfloat16 where the processor multiplies it, float32 elsewhere (where it would be converted for each product)."""
+def fast_precision(device: str = "cpu") -> Literal["float32", "bfloat16", "float16"]:
+    """bfloat16 where the processor multiplies it, float32 elsewhere (where it would be converted for each product). On
+    a device bfloat16, or float16 where that is too old."""
+    if not device.startswith("cpu"):
+        import torch
+
+        return "bfloat16" if not device.startswith("cuda") or torch.cuda.is_bf16_supported() else "float16"
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             flags = next(line for line in lines if line.startswith(("flags", "Features"))).split()
@@ -59,7 +64,7 @@ def check_device(device: str) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise MergeError(
-            f"--device {device}: torch cannot use it here ({reason}); leave --device out to merge on the CPU"
+            f"--device {device}: torch cannot use it here ({reason}); leave --device out to use the processor"
         ) from error
 
 

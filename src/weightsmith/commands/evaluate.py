@@ -71,6 +71,9 @@ def evaluate(
     memory: Annotated[
         str | None, typer.Option(help="Limit for weights, keys, values and activations together, such as 8GB.")
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where models compute: cpu, an accelerator that torch knows, such as cuda, or auto.")
+    ] = "cpu",
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -90,6 +93,10 @@ def evaluate(
     from weightsmith.report.evaluation_files import write_evaluation
 
     labelled = _labelled(models)
+    if device == "auto":
+        from weightsmith.machine import best_device
+
+        device = best_device()
     with resumable(), show_progress(quiet=quiet) as (log, on_progress):
         evaluation = evaluate_models(
             labelled,
@@ -109,6 +116,7 @@ def evaluate(
             system=system,
             precision=precision.value,
             memory=memory,
+            device=device,
             threads=threads,
             log=log,
             on_progress=on_progress,

@@ -15,6 +15,7 @@ from weightsmith.engine.stages.plan_stages import open_plan
 from weightsmith.evaluation.answer_store import content_key
 from weightsmith.evaluation.backend import Backend
 from weightsmith.evaluation.backends.open_backend import check_usable, open_backend, runs_in_llama_cpp
+from weightsmith.evaluation.backends.precision_on import precision_on
 from weightsmith.evaluation.backends.transformers.unwritten_model import UnwrittenModel
 from weightsmith.evaluation.settings import EvaluationSettings
 from weightsmith.files.digests import FileDigests, digest
@@ -62,21 +63,29 @@ class OpenedModel:
         threads = settings.threads or available_cores()
         precision = settings.precision
         if isinstance(self.content, Plan):
-            with self._merged(self.content, precision, threads, settings.memory, log) as model:
+            with self._merged(self.content, settings, threads, log) as model:
                 yield model
             return
-        backend_precision = "llama.cpp" if runs_in_llama_cpp(self.content) else precision
-        key = content_key(self.content, backend_precision, digests) if digests else self.label
-        backend = open_backend(self.content, precision=precision, memory=settings.memory, threads=threads, log=log)
+        computed_in = "llama.cpp" if runs_in_llama_cpp(self.content) else precision_on(precision, settings.device)
+        key = content_key(self.content, computed_in, digests) if digests else self.label
+        backend = open_backend(
+            self.content,
+            precision=precision,
+            memory=settings.memory,
+            threads=threads,
+            device=settings.device,
+            log=log,
+        )
         yield LoadedModel(self.label, self.reference, backend, key)
 
     @contextmanager
-    def _merged(self, plan: Plan, precision: str, threads: int, memory: int | None, log: Log) -> Iterator[LoadedModel]:
+    def _merged(self, plan: Plan, settings: EvaluationSettings, threads: int, log: Log) -> Iterator[LoadedModel]:
         import torch
 
         from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
 
         torch.set_num_threads(threads)
+        precision = settings.precision
         for warning in plan.warnings:
             log(f"{self.label}: warning: {warning}")
         with UnwrittenModel(plan, self.reference) as described_model:
@@ -87,8 +96,16 @@ class OpenedModel:
                 weights = compute_tensors(known.tensors, plan.method, threads=threads)
                 return fill_model(self.reference, plan.config, weights, PRECISIONS[precision])
 
-            backend = TransformersBackend(described_model, precision=precision, memory=memory, log=log, load=load)
-            yield LoadedModel(self.label, self.reference, backend, digest([run_digest(plan, 0, 0, "cpu"), precision]))
+            backend = TransformersBackend(
+                described_model,
+                precision=precision,
+                memory=settings.memory,
+                device=settings.device,
+                log=log,
+                load=load,
+            )
+            key = digest([run_digest(plan, 0, 0, "cpu"), backend.precision])
+            yield LoadedModel(self.label, self.reference, backend, key)
 
 
 def open_models(models: Mapping[str, Source], settings: EvaluationSettings) -> list[OpenedModel]:

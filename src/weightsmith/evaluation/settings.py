@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
     """How every model is asked. `limit`: the first so many questions of each task; `budget`: seconds for all models
-    together, from which the number of questions follows; `memory`: bytes; `chat`: questions of lm-evaluation-harness
-    go through the chat template, with the `system` text and, with `multiturn`, examples as turns of their own."""
+    together, from which the number of questions follows; `memory`: bytes; `device`: one that torch knows; `chat`:
+    questions of lm-evaluation-harness go through the chat template, with the `system` text and, with `multiturn`,
+    examples as turns of their own."""
 
     limit: int | None = None
     budget: float | None = None
@@ -25,6 +26,7 @@ class EvaluationSettings:
     multiturn: bool = True
     precision: Precision = "auto"
     memory: int | None = None
+    device: str = "cpu"
     max_length: int | None = None
     threads: int | None = None
     seed: int = 1234

@@ -44,16 +44,18 @@ def open_backend(
     precision: str = "float32",
     memory: int | None = None,
     threads: int | None = None,
+    device: str = "cpu",
     log: Callable[[str], None] = lambda text: None,
 ) -> Backend:
     """`precision`: what transformers computes in, llama.cpp has its own; `memory`: bytes in all; `threads`: by default
-    one per core that this process may use. Raises EvaluationError."""
+    one per core that this process may use; `device`: where transformers computes, and llama.cpp if it can. Raises
+    EvaluationError."""
     threads = threads or available_cores()
     if runs_in_llama_cpp(model):
-        return LlamaCppBackend(model.home, threads, memory, log)
+        return LlamaCppBackend(model.home, threads, memory, log, offload=not device.startswith("cpu"))
     import torch
 
     from weightsmith.evaluation.backends.transformers.transformers_backend import TransformersBackend
 
     torch.set_num_threads(threads)
-    return TransformersBackend(model, precision=precision, memory=memory, log=log)
+    return TransformersBackend(model, precision=precision, memory=memory, device=device, log=log)

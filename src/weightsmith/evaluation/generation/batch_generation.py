@@ -58,8 +58,9 @@ class BatchGeneration:
         widest = max(len(prompts[i]) for i in batch)
         first_logits: list[torch.Tensor] = []
         cache: Any = padded_together(self._read([prompts[i] for i in batch], first_logits), len(batch), widest, limit)
-        mask = torch.tensor([[0] * (widest - len(prompts[i])) + [1] * len(prompts[i]) for i in batch])
-        positions = torch.tensor([[len(prompts[i])] for i in batch])
+        device = self._model.device
+        mask = torch.tensor([[0] * (widest - len(prompts[i])) + [1] * len(prompts[i]) for i in batch], device=device)
+        positions = torch.tensor([[len(prompts[i])] for i in batch], device=device)
         answers: dict[int, list[int]] = {i: [] for i in batch}
         texts = dict.fromkeys(batch, "")
         logits = torch.cat(first_logits)
@@ -84,8 +85,9 @@ class BatchGeneration:
             if len(finished) == len(batch):
                 return
             if len(finished) >= _LEAVING * len(batch):
-                index = torch.tensor([row for row in range(len(batch)) if row not in finished])
-                batch, finished = [batch[row] for row in index], set()
+                rows = [row for row in range(len(batch)) if row not in finished]
+                batch, finished = [batch[row] for row in rows], set()
+                index = torch.tensor(rows, device=device)
                 tokens, mask, positions = tokens[index], mask[index], positions[index]
                 cache.batch_select_indices(index)
             mask = torch.cat([mask, mask.new_ones(len(batch), 1)], 1)
@@ -106,7 +108,7 @@ class BatchGeneration:
         for prompt in prompts:
             kept = min(common_prefix(before, prompt), len(prompt) - 1)
             cache.crop(kept - cache.get_seq_length())
-            ids = torch.from_numpy(prompt[kept:].astype(np.int64))[None]
+            ids = torch.from_numpy(prompt[kept:].astype(np.int64))[None].to(self._model.device)
             first_logits.append(
                 self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
             )

@@ -21,4 +21,5 @@ def next_tokens(logits: torch.Tensor, sampling: Sampling, generator: torch.Gener
         shares = ordered.softmax(-1)
         dropped = shares.cumsum(-1) - shares >= sampling.top_p  # the first is always kept
         logits = logits.masked_fill(torch.zeros_like(dropped).scatter(1, token_ids, dropped), -torch.inf)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    drawn = torch.multinomial(logits.softmax(-1).to(generator.device), 1, generator=generator)[:, 0]
+    return drawn.to(logits.device)

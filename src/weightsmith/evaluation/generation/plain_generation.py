@@ -36,13 +36,13 @@ class PlainGeneration:
         config = GenerationConfig(max_new_tokens=limit, eos_token_id=sorted(self._ends), pad_token_id=0, **options)
         texts = []
         for question, prompt in enumerate(prompts):
-            ids = torch.from_numpy(prompt.astype(np.int64))[None]
+            ids = torch.from_numpy(prompt.astype(np.int64))[None].to(self._model.device)
 
             def is_finished(
                 output_ids: torch.Tensor, scores: Any, question: int = question, begin: int = len(prompt), **_: Any
             ):
                 text = self._tokens.decode(output_ids[0, begin:].tolist(), special=True)
-                return torch.tensor([not goes_on(question, text)])
+                return torch.tensor([not goes_on(question, text)], device=output_ids.device)
 
             out = self._model.generate(ids, generation_config=config, stopping_criteria=[is_finished])[0, len(prompt) :]
             texts.append(self._tokens.decode([token for token in out.tolist() if token not in self._ends]))

@@ -27,15 +27,17 @@ def score_plainly(
             inputs = torch.from_numpy(requests[number].inputs.astype("int64"))
             ids[row, : len(inputs)], mask[row, : len(inputs)] = inputs, 1
         first = min(len(requests[number].inputs) - requests[number].scored for number in batch)
-        options = {"logits_to_keep": torch.arange(first, width)} if keeps else {}
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
+        options = {"logits_to_keep": torch.arange(first, width, device=model.device)} if keeps else {}
+        logits = model(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False, **options
+        ).logits
         skipped = width - logits.shape[1]
         finished = []
         for row, number in enumerate(batch):
             request = requests[number]
             end = len(request.inputs) - skipped
             row_logits = logits[row, end - request.scored : end].float()
-            targets = torch.from_numpy(request.tokens[-request.scored :].astype("int64"))
+            targets = torch.from_numpy(request.tokens[-request.scored :].astype("int64")).to(model.device)
             log_likelihoods = row_logits.gather(1, targets[:, None])[:, 0] - row_logits.logsumexp(-1)
             most_likely = row_logits.argmax(-1)
             misses = (most_likely != targets).nonzero()[:1].flatten().tolist()

@@ -36,12 +36,20 @@ class LlamaCppBackend:
     name = "llama.cpp"
 
     def __init__(
-        self, path: Path, threads: int, memory: int | None = None, log: Callable[[str], None] = lambda text: None
+        self,
+        path: Path,
+        threads: int,
+        memory: int | None = None,
+        log: Callable[[str], None] = lambda text: None,
+        *,
+        offload: bool = False,
     ) -> None:
-        """`memory`: bytes for weights, keys and values. Raises EvaluationError for a file that llama.cpp cannot
-        load."""
+        """`memory`: bytes for weights, keys and values; `offload`: all layers go to a GPU, where the installed
+        llama.cpp can use one. Raises EvaluationError for a file that llama.cpp cannot load."""
         self._path, self._threads, self._log = path, threads, log
-        self._process = LlamaCppProcess(path)
+        self._process = LlamaCppProcess(path, offload=offload)
+        if offload and not self._process.offloaded:
+            log(f"{path}: the installed llama.cpp cannot use a GPU; this file is asked on the processor")
         self.tokens = LlamaCppTokens(self._process)
         self.window, self.precision = self._process.window, "as stored"
         self._pack, self._parallel, self._cells = PACK, PARALLEL, _CELLS

@@ -13,20 +13,22 @@ import numpy as np
 from weightsmith.errors import EvaluationError
 from weightsmith.llama_cpp import collect_errors, load_llama_cpp
 
+_ALL_LAYERS = 1 << 20
 _CACHE_BYTES = 2  # of a key or a value, in float16
 
 
 class LlamaCppModel:
     """A model that llama.cpp holds for as long as this object lives, and its tokenizer."""
 
-    def __init__(self, path: Path, *, vocabulary_only: bool = False) -> None:
-        """`vocabulary_only`: the tokenizer without the weights. Raises EvaluationError where llama.cpp cannot load
-        it."""
+    def __init__(self, path: Path, *, vocabulary_only: bool = False, offload: bool = False) -> None:
+        """`vocabulary_only`: the tokenizer without the weights; `offload`: all layers go to a GPU, if this llama.cpp
+        can use one. Raises EvaluationError where llama.cpp cannot load it."""
         self.library: Any = load_llama_cpp()
         self.path = path
         parameters = self.library.llama_model_default_params()
         parameters.vocab_only = vocabulary_only
-        parameters.n_gpu_layers = 0
+        self.offloaded = offload and bool(self.library.llama_supports_gpu_offload())
+        parameters.n_gpu_layers = _ALL_LAYERS if self.offloaded else 0
         errors: list[str] = []
         with collect_errors(errors):
             self.pointer = self.library.llama_model_load_from_file(str(path).encode(), parameters)

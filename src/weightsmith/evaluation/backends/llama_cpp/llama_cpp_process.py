@@ -24,12 +24,12 @@ class LlamaCppProcess:
     """A loaded model, for as long as this object lives.
 
     `metadata` is the file's; `vocabulary_size`; `window`: positions it was trained on, None where the file does not
-    say; `bytes_per_position`: of keys and values; `bos`, `eos`: ids or None; `adds_bos`: llama.cpp puts the begin token
-    first by itself."""
+    say; `bytes_per_position`: of keys and values; `offloaded`: its layers are on a GPU; `bos`, `eos`: ids or None;
+    `adds_bos`: llama.cpp puts the begin token first by itself."""
 
-    def __init__(self, path: Path, *, vocabulary_only: bool = False) -> None:
-        """`vocabulary_only`: the tokenizer without the weights. Raises EvaluationError where llama.cpp cannot load
-        it."""
+    def __init__(self, path: Path, *, vocabulary_only: bool = False, offload: bool = False) -> None:
+        """`vocabulary_only`: the tokenizer without the weights; `offload`: layers go to a GPU, if there is one. Raises
+        EvaluationError where llama.cpp cannot load it."""
         self.path = path
         self.metadata = GGUFFile(path).metadata  # also refuses a file that is cut short, before native code reads it
         tokens = self.metadata.get("tokenizer.ggml.tokens") or []
@@ -39,7 +39,8 @@ class LlamaCppProcess:
         load_llama_cpp()  # says what to install
         self._child = ChildProcess(_SERVER)
         weakref.finalize(self, self._child.close)
-        facts, _ = self.ask({"run": "load", "path": str(path), "vocabulary_only": vocabulary_only})
+        facts, _ = self.ask({"run": "load", "path": str(path), "vocabulary_only": vocabulary_only, "offload": offload})
+        self.offloaded: bool = facts["offloaded"]
         self.vocabulary_size: int = facts["vocabulary_size"]
         self.window: int | None = facts["window"]
         self.bytes_per_position: int = facts["bytes_per_position"]

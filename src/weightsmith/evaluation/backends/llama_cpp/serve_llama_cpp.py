@@ -32,9 +32,10 @@ class _Server:
             return None
         return answer if isinstance(answer, tuple) else (answer, b"")
 
-    def _load(self, path: str, vocabulary_only: bool) -> Request:
-        self.model = model = LlamaCppModel(Path(path), vocabulary_only=vocabulary_only)
+    def _load(self, path: str, vocabulary_only: bool, offload: bool) -> Request:
+        self.model = model = LlamaCppModel(Path(path), vocabulary_only=vocabulary_only, offload=offload)
         return {
+            "offloaded": model.offloaded,
             "vocabulary_size": model.vocabulary_size,
             "window": model.window,
             "bytes_per_position": 0 if vocabulary_only else model.bytes_per_position,

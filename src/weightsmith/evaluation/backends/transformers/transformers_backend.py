@@ -11,6 +11,7 @@ import torch
 
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.backend import GREEDY, GoesOn, OnAnswers, Sampling
+from weightsmith.evaluation.backends.precision_on import precision_on
 from weightsmith.evaluation.backends.transformers.bfloat16_attention import use_bfloat16_attention
 from weightsmith.evaluation.backends.transformers.memory_plan import MemoryPlan, plan_memory
 from weightsmith.evaluation.backends.transformers.transformers_tokens import TransformersTokens
@@ -24,7 +25,7 @@ from weightsmith.evaluation.scoring.until_answered import until_answered
 from weightsmith.models.live_model import causal_class, end_tokens, load_live_model
 from weightsmith.models.model import Model
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _OWN_LIMITS = ("n_positions", "max_position_embeddings", "n_ctx")  # in the order that lm-eval asks for them
 
 
@@ -37,17 +38,20 @@ class TransformersBackend:
         *,
         precision: str = "float32",
         memory: int | None = None,
+        device: str = "cpu",
         log: Callable[[str], None] = lambda text: None,
         load: Callable[[], Any] | None = None,
     ) -> None:
         """Weights are loaded when something is asked for the first time: by `load`, which gives the live model where
         `model` only says what it is, or from `model`'s files.
 
-        `precision`: a key of PRECISIONS; `memory`: bytes that weights, keys, values and activations may take together.
-        Raises EvaluationError, and so does the first request where the memory is too little."""
+        `precision`: a key of PRECISIONS; `memory`: bytes that weights, keys, values and activations may take together;
+        `device`: where the model computes. Raises EvaluationError, and so does the first request where the memory is
+        too little."""
         self._reference, self._memory, self._log = model.reference, memory, log
-        self.tokens, self.precision = TransformersTokens(model.home), precision
-        self._load = load or (lambda: load_live_model(model, PRECISIONS[precision]))
+        self._dtype, self._device = PRECISIONS[precision], torch.device(device)
+        self.tokens, self.precision = TransformersTokens(model.home), precision_on(precision, device)
+        self._load = load or (lambda: load_live_model(model, self._dtype))
         config, _ = causal_class(model.reference, model.config)
         text_config = config.get_text_config()
         self.window = next((int(v) for name in _OWN_LIMITS if (v := getattr(text_config, name, None))), None)
@@ -56,8 +60,8 @@ class TransformersBackend:
 
     @cached_property
     def _model(self) -> Any:
-        model = self._load()
-        if self.precision == "bfloat16":
+        model = self._load().to(self._device)
+        if self._dtype == torch.bfloat16 and self._device.type == "cpu":
             use_bfloat16_attention(model)
         return model
 
@@ -69,7 +73,7 @@ class TransformersBackend:
                 f"{self._reference}: its weights take {weights / 1e9:.2f} GB in {self.precision}, more than --memory "
                 "allows"
             )
-        return plan_memory(self._model.config, weights, PRECISIONS[self.precision].itemsize, self._memory)
+        return plan_memory(self._model.config, weights, self._dtype.itemsize, self._memory, self._device)
 
     @cached_property
     def branches(self) -> bool:
@@ -107,7 +111,8 @@ class TransformersBackend:
     @torch.inference_mode()
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """float32 [tokens, vocabulary]: what follows each of `tokens` (int32 ids of one text)."""
-        return self._model(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0].float().numpy()
+        ids = torch.from_numpy(tokens.astype(np.int64))[None].to(self._device)
+        return self._model(ids).logits[0].float().cpu().numpy()
 
     def generate(
         self,
@@ -154,5 +159,5 @@ class TransformersBackend:
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError):
             return False
         plain = score_plainly(self._model, requests, budget=1)
-        close = 1e-2 if self.precision == "float32" else 1.0
+        close = 1e-2 if self._dtype == torch.float32 else 1.0
         return all(abs(a.log_likelihood - b.log_likelihood) < close for a, b in zip(ours, plain, strict=True))

@@ -31,36 +31,44 @@ class TransformersTree:
     def __call__(self, step: Step, targets: Targets) -> Iterator[Prediction]:
         self._cache.crop(step.depth - self._cache.get_seq_length())
         nodes = sorted(targets)
+        device = self._model.device
         logits = self._model(
-            input_ids=torch.from_numpy(step.tokens)[None],
-            position_ids=torch.from_numpy(step.positions)[None],
+            input_ids=torch.from_numpy(step.tokens)[None].to(device),
+            position_ids=torch.from_numpy(step.positions)[None].to(device),
             attention_mask=self._masks(step),
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=torch.tensor(nodes) if nodes else 1,
+            logits_to_keep=torch.tensor(nodes, device=device) if nodes else 1,
         ).logits[0]
         for first in range(0, len(nodes), _ROWS):
             rows = logits[first : first + _ROWS].float()
             log_sums, most_likely = rows.logsumexp(-1).tolist(), rows.argmax(-1).tolist()
-            for row, node in enumerate(nodes[first : first + _ROWS]):
-                for sequence, token in targets[node]:
-                    yield Prediction(sequence, float(rows[row, token]) - log_sums[row], most_likely[row])
+            wanted = [
+                (row, sequence, token)
+                for row, node in enumerate(nodes[first : first + _ROWS])
+                for sequence, token in targets[node]
+            ]
+            if not wanted:
+                continue
+            at = torch.tensor([[row, token] for row, _, token in wanted], device=device).T
+            for (row, sequence, _), logit in zip(wanted, rows[at[0], at[1]].tolist(), strict=True):
+                yield Prediction(sequence, logit - log_sums[row], most_likely[row])
 
     def _masks(self, step: Step) -> torch.Tensor | dict[str, torch.Tensor] | None:
         """[1, 1, nodes, stems + nodes], 0 where a node attends; by kind of layer where some see a window only. None for
         a plain sequence from the first position: attention then skips the half that is masked."""
         if not step.depth and np.array_equal(step.parents, np.arange(len(step.parents)) - 1):
             return None
-        visible, config = torch.from_numpy(step.mask()), self._model.config
+        visible, config = torch.from_numpy(step.mask()).to(self._model.device), self._model.config
         window, layer_types = getattr(config, "sliding_window", None), set(getattr(config, "layer_types", None) or ())
         if not window or (layer_types and "sliding_attention" not in layer_types):
             return self._additive(visible)
-        positions = torch.from_numpy(step.positions)
-        keys = torch.cat([torch.arange(step.depth), positions])
+        positions = torch.from_numpy(step.positions).to(visible.device)
+        keys = torch.cat([torch.arange(step.depth, device=visible.device), positions])
         near = self._additive(visible & (positions[:, None] - keys < window))
         return {"full_attention": self._additive(visible), "sliding_attention": near} if layer_types else near
 
     def _additive(self, visible: torch.Tensor) -> torch.Tensor:
-        mask = torch.zeros(1, 1, *visible.shape, dtype=self._model.dtype)
+        mask = torch.zeros(1, 1, *visible.shape, dtype=self._model.dtype, device=visible.device)
         mask[0, 0].masked_fill_(~visible, torch.finfo(mask.dtype).min)
         return mask
