@@ -10,7 +10,6 @@ from weightsmith.engine.run_tensors import DEFAULT_RUN, RunSettings
 from weightsmith.engine.tensor_scan import Buffers, TensorScan
 from weightsmith.engine.text_statistics.know_text import know_text, with_text
 from weightsmith.engine.text_statistics.stored_statistics import StandIn
-from weightsmith.engine.workers.on_processes import on_workers
 from weightsmith.engine.workers.on_threads import Stop, on_threads
 from weightsmith.methods.depth_scaling import AUTO, MeanLength, scaled
 from weightsmith.methods.tensor_settings import Settings
@@ -123,8 +122,7 @@ def _totals(
     def tick() -> None:
         on_progress(Progress(stage, sum(done), total, "bytes"))
 
-    may_fork = settings.device == "cpu" and settings.bounds is None and not plan.method.needs_torch
-    for own, nbytes in (on_workers if may_fork else on_threads)(work, merged, threads, tick=tick):
+    for own, nbytes in on_threads(work, merged, threads, tick=tick):  # never forks: a stage may be read in a fork
         totals.include(own)
         done.append(nbytes)
     tick()
