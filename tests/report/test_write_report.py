@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.browser import needs_chromium, shown
-from weightsmith.evaluation.results.markdown_table import markdown_text
 from weightsmith.evaluation.results.score_tables import EvaluationTables, SuiteTables
+from weightsmith.files.markdown_table import markdown_text
 from weightsmith.report.report_facts import ReportFacts
 from weightsmith.report.write_report import write_report
 

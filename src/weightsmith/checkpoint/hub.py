@@ -19,6 +19,7 @@ _FIRST, _TAIL = 1 << 16, 1 << 18  # bytes of the first request for a header, and
 _LOCAL_HEADER = 4096  # more than what stands before an entry's content in a zip archive
 _SMALL = 64 << 20  # no configuration or tokenizer file is larger than this
 _DATA = (".json", ".jinja", ".txt", ".model")
+_CARD = ("README.md",)  # says under which license it is
 _PYTORCH = (".bin", ".pth")
 
 
@@ -30,7 +31,9 @@ def download_model(repo: str, revision: str | None) -> Path:
     names, commit = _listing(repo, revision)
     with _HubErrors(repo, revision):
         return Path(
-            snapshot_download(repo, revision=commit, allow_patterns=[*_small_files(names), *_weight_files(repo, names)])
+            snapshot_download(
+                repo, revision=commit, allow_patterns=[*_CARD, *_small_files(names), *_weight_files(repo, names)]
+            )
         )
 
 

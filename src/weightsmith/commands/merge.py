@@ -374,6 +374,8 @@ def _show_summary(summary: MergeSummary, quiet: bool) -> None:
         typer.echo(
             f"{count.model}: tensor {count.tensor!r}: {count.nan} NaN, {count.infinite} infinite elements", err=True
         )
+    if summary.license_warning:
+        typer.echo(f"warning: {summary.license_warning}", err=True)
     if quiet:
         return
     if summary.done_already:

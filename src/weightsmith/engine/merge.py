@@ -21,6 +21,7 @@ from weightsmith.engine.know_whole_model import know_whole_model, known_of
 from weightsmith.engine.output.checksums import CHECKSUMS, is_written, write_checksums
 from weightsmith.engine.output.input_stamps import InputStamps
 from weightsmith.engine.output.journaled_run import run_journaled
+from weightsmith.engine.output.merge_card import write_merge_card
 from weightsmith.engine.output.resumable_folder import resumable_folder
 from weightsmith.engine.output.run_digest import input_files, output_digest, run_digest
 from weightsmith.engine.run_tensors import NotFinite, OnBytes, RunSettings, Tally, run_tensors
@@ -64,6 +65,7 @@ class MergeSummary:
     done_already: bool = False
     lines_alpha: float | None = None  # that LiNeS found
     lora_loss: AdapterLoss | None = None  # of a result that is an adapter: what its rank leaves out
+    license_warning: str | None = None  # where the inputs' cards do not agree on one
 
 
 @overload
@@ -126,9 +128,9 @@ def merge(
     on_progress: OnProgress = no_progress,
     on_plan: Callable[[Plan], None] | None = None,
 ) -> MergeSummary | dict[str, torch.Tensor]:
-    """Merge as `recipe` says: into the new folder `out` (weights, config, tokenizer, chat template, the recipe and
-    checksums), or, without a folder, in memory: name -> tensor, in the output's dtype and shape, bit for bit what would
-    be written.
+    """Merge as `recipe` says: into the new folder `out` (weights, config, tokenizer, chat template, the recipe,
+    checksums, a model card and what it was made from), or, without a folder, in memory: name -> tensor, in the output's
+    dtype and shape, bit for bit what would be written.
 
     `recipe`: a `Recipe`, a file, or a mapping with mergekit's keys. `out_shard_size`: bytes, or a size such as "5GB" or
     mergekit's "5B". The bytes do not depend on `threads`; `seed` is that of the methods that draw random numbers. A run
@@ -319,8 +321,11 @@ def _merge_to_folder(
         if not plan.home.is_state_dict:
             (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         (folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
+        about_license = write_merge_card(folder, out.absolute().name, plan, seed=seed, threads=job.threads)
+        begun.stamps.check()
         write_checksums(folder, tally.digests, begun.made_by)
-    return _summary(out, begun, plan, seed, tally, len(scratch.finished))
+    summary = _summary(out, begun, plan, seed, tally, len(scratch.finished))
+    return replace(summary, license_warning=about_license)
 
 
 def _merge_to_adapter(
@@ -353,9 +358,19 @@ def _merge_to_adapter(
         (scratch.folder / SINGLE).rename(scratch.folder / ADAPTER_WEIGHTS)
         (scratch.folder / ADAPTER_CONFIG).write_text(json.dumps(adapter.config, indent=2) + "\n", encoding="utf-8")
         (scratch.folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
+        about_license = write_merge_card(
+            scratch.folder, out.absolute().name, plan, seed=seed, threads=job.threads, adapter=True
+        )
+        begun.stamps.check()
         write_checksums(scratch.folder, tally.digests, begun.made_by)
     summary = _summary(out, begun, plan, seed, tally, len(scratch.finished))
-    return replace(summary, tensors=len(adapter.pairs), written_bytes=nbytes, lora_loss=AdapterLoss(tally.lost))
+    return replace(
+        summary,
+        tensors=len(adapter.pairs),
+        written_bytes=nbytes,
+        lora_loss=AdapterLoss(tally.lost),
+        license_warning=about_license,
+    )
 
 
 def _summary(

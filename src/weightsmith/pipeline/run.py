@@ -83,7 +83,7 @@ def run(
         check_output(out, force=force, inputs=inputs)
     with work_folder(out, is_worth_keeping=lambda: any((out / RECORDS).glob("*-*.json"))):
         stages = Stages(out, log)
-        merged = _merge(checked, out, stages, threads, on_progress)
+        merged = _merge(checked, out, stages, threads, log, on_progress)
         exports = _export(checked, out, stages, merged, threads, log, on_progress)
         tables = None
         if checked.evaluation:
@@ -127,11 +127,15 @@ def _identity(stages: Stages, model: Model) -> list[str]:
     return [stages.files.of(path) for path in model.files]
 
 
-def _merge(checked: _Checked, out: Path, stages: Stages, threads: int | None, on_progress: OnProgress) -> Stage:
+def _merge(
+    checked: _Checked, out: Path, stages: Stages, threads: int | None, log: Log, on_progress: OnProgress
+) -> Stage:
     folder = out / "merged"
 
     def work() -> dict:
         summary = merge(checked.recipe, folder, threads=threads, force=True, on_progress=on_progress)
+        if summary.license_warning:
+            log(f"warning: {summary.license_warning}")
         return {k: v for k, v in asdict(summary).items() if k != "out"}
 
     models = {name: _identity(stages, model) for name, model in checked.plan.models.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from weightsmith.checkpoint.checkpoint import TensorInfo
@@ -86,6 +87,7 @@ class Plan:
     vocabulary: Alignment | None = None  # where the recipe asks for one; its tokenizer is written
     warnings: tuple[str, ...] = ()
     chat_template: str | None = None  # where the recipe asks for one; else the tokenizer's own stays
+    origins: Mapping[str, Model] = field(default_factory=dict)  # by reference, with those of its stages
 
     def __str__(self) -> str:
         head = f"{self.method.name}: {len(self.models)} models, {len(self.tensors)} tensors"

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from weightsmith.errors import ReportError
-from weightsmith.evaluation.results.markdown_table import markdown_text
+from weightsmith.files.markdown_table import markdown_text
 from weightsmith.files.write_whole import write_whole
 from weightsmith.machine import describe_machine
 from weightsmith.report.report_facts import ReportFacts

@@ -9,14 +9,16 @@ from pathlib import Path
 from weightsmith.engine.output.journal import JOURNAL
 from weightsmith.errors import CheckpointError
 from weightsmith.files.inputs.read_input import read_json
+from weightsmith.model_card.describe_inputs import CARD
 
 CHECKSUMS = "checksums.json"
 
 
 def write_checksums(folder: Path, digests: Mapping[str, str], run: str) -> None:
     """`digests`: tensor -> XXH3, 128 bits, of its bytes in the file (https://xxhash.com). `run`: what the weights were
-    made from, as `output_digest` names it. To be called last: it notes the files that are there, with their sizes."""
-    written = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != JOURNAL)
+    made from, as `output_digest` names it. To be called last: it notes the files that are there, with their sizes, but
+    for the model card, which is for people to edit."""
+    written = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (JOURNAL, CARD))
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in written}
     content = {"algorithm": "xxh3_128", "run": run, "files": files, "tensors": dict(sorted(digests.items()))}
     (folder / CHECKSUMS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -78,7 +78,12 @@ def open_plan(
         )
 
     output = plan_of(recipe)
-    return replace(output, warnings=(*about_stages, *output.warnings))
+    origins = {
+        reference: output.models.get(reference, model)
+        for reference, model in opened.items()
+        if stage_in(reference, recipe.stages) in (None, *folders)
+    }
+    return replace(output, warnings=(*about_stages, *output.warnings), origins=origins)
 
 
 def stages_to_write(recipe: Recipe, *, all_of_them: bool) -> list[str]:

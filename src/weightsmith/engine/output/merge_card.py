@@ -1,0 +1,68 @@
+"""The model card of a merge, and `provenance.json` beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from weightsmith.model_card.card import Card, write_card
+from weightsmith.model_card.describe_inputs import describe_inputs
+from weightsmith.model_card.license import license_of
+from weightsmith.model_card.provenance import InputModel, Provenance, read_provenance
+from weightsmith.model_card.public_recipe import public_recipe
+from weightsmith.model_card.usage import usage_of_adapter, usage_of_folder
+from weightsmith.models.model import Model
+from weightsmith.planning.plan import Plan
+from weightsmith.recipe.documents import stage_in
+
+
+def write_merge_card(
+    folder: Path, title: str, plan: Plan, *, seed: int, threads: int, adapter: bool = False
+) -> str | None:
+    """Write both into the finished `folder`. `title`: the name that it gets; `adapter`: it is a LoRA adapter on the
+    plan's home. The files of inputs that are not from the hub are hashed, on `threads`. Returns what is to
+    be said about the license. Raises OSError."""
+    provenance = Provenance(
+        plan.method.name,
+        public_recipe(plan.recipe, plan.origins),
+        describe_origins(plan, threads),
+        seed if plan.method.random else None,
+        tuple(map(str, plan.config.get("architectures") or ())),
+    )
+    provenance.write(folder)
+    home = _title_of(provenance, plan) if adapter else ""
+    card = Card(
+        title,
+        "adapter" if adapter else "merge",
+        provenance,
+        plan.method.title,
+        plan.method.paper if plan.method.paper.startswith("https://") else None,
+        usage_of_adapter(home, title) if adapter else usage_of_folder(folder, title),
+    )
+    write_card(folder, card)
+    return license_of(provenance.inputs).warning
+
+
+def describe_origins(plan: Plan, threads: int) -> tuple[InputModel, ...]:
+    """The models that a merge and its stages read, each once."""
+    stages = plan.recipe.stages
+    own = {reference: model for reference, model in plan.origins.items() if stage_in(reference, stages) is None}
+    inputs = list(describe_inputs(own.values(), threads=threads))
+    for reference, model in plan.origins.items():
+        if reference not in own:
+            inputs += _of_written_stage(model, threads)
+    return tuple(dict.fromkeys(inputs))
+
+
+def _of_written_stage(stage: Model, threads: int) -> list[InputModel]:
+    """What a stage that was written is made from, and the adapters that are added to it."""
+    before = read_provenance(stage.files[0])
+    adapters = [replace(stage, files=(path,)) for path in stage.files[1:]]
+    return [*(before.inputs if before else ()), *describe_inputs(adapters, threads=threads)]
+
+
+def _title_of(provenance: Provenance, plan: Plan) -> str:
+    """What the card calls the model that gives the config."""
+    numbers = {reference: number for number, reference in enumerate(plan.origins)}
+    number = numbers.get(plan.home.reference, 0)
+    return provenance.inputs[number].title if number < len(provenance.inputs) else plan.home.home.name

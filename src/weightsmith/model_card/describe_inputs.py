@@ -1,0 +1,130 @@
+"""The models of a merge as `InputModel`: where they come from, what their files hold, what their own cards say."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from weightsmith.checkpoint.weights_folder import ADAPTER_WEIGHTS, find_weights
+from weightsmith.errors import WeightsmithError
+from weightsmith.files.inputs.read_input import read_text
+from weightsmith.files.inputs.yaml_file import parse_yaml
+from weightsmith.model_card.provenance import InputModel, InputPart, WeightsFile
+from weightsmith.models.model import Model
+
+CARD = "README.md"
+_MAX_CARD_BYTES = 4 << 20
+_CHUNK = 4 << 20  # bytes that are read and hashed at once
+_HEAD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
+_CACHED = re.compile(r"models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # a license or a language as the hub spells it
+
+
+def describe_inputs(models: Iterable[Model], *, threads: int = 1) -> tuple[InputModel, ...]:
+    """In the order given, each part hashed once, on `threads`. Two parts of one name get numbers. Raises OSError."""
+    models = list(models)
+    paths = list(dict.fromkeys(path for model in models for path in model.files))
+    files = {path: _files_of(path) for path in paths}
+    hub = {path: _hub_place(path) for path in paths}
+    local = [file for path in paths if hub[path] is None for file in files[path]]
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        hashes = dict(zip(local, pool.map(_hash, local), strict=True))
+    names = part_names(paths)
+    parts = {}
+    for path in paths:
+        hub_id, revision = hub[path] or (None, None)
+        described = tuple(WeightsFile(file.name, file.stat().st_size, hashes.get(file)) for file in files[path])
+        parts[path] = InputPart(names[path], described, hub_id, revision, **_said_by_card(path, hub_id, revision))
+    titles = {str(path): part.title for path, part in parts.items()}
+    return tuple(
+        InputModel(
+            tuple(parts[path] for path in model.files),
+            without_paths(model.conversion, titles) if model.conversion else None,
+        )
+        for model in models
+    )
+
+
+def part_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Path -> what a stranger is told of it: the id of a hub model, else its last name, with a number where several
+    have one name."""
+    names = {path: _name(path) for path in paths}
+    many, seen = Counter(names.values()), Counter[str]()
+    for path, name in names.items():
+        if many[name] > 1:
+            seen[name] += 1
+            names[path] = f"{name} ({seen[name]})"
+    return names
+
+
+def card_head(folder: Path) -> Mapping[str, Any]:
+    """The front matter of a folder's model card; empty where there is none, or none that can be read
+    (https://huggingface.co/docs/hub/model-cards)."""
+    path = folder / CARD
+    if not path.is_file():
+        return {}
+    try:
+        head = _HEAD.match(read_text(path, limit=_MAX_CARD_BYTES))
+        return parse_yaml(path, head[1]).tree if head else {}
+    except WeightsmithError:
+        return {}
+
+
+def without_paths(text: str, names: Mapping[str, str]) -> str:
+    """`text` with the paths `names` replaced by their names, the longest first."""
+    for path in sorted(names, key=len, reverse=True):
+        text = text.replace(path, names[path])
+    return text
+
+
+def _files_of(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not (path / "config.json").exists() and (adapter := sorted(path.glob("adapter_model.*"))):
+        return [path / ADAPTER_WEIGHTS] if (path / ADAPTER_WEIGHTS).exists() else adapter
+    return list(find_weights(path)[0])
+
+
+def _hub_place(path: Path) -> tuple[str, str] | None:
+    """(id, commit) of a path in the hub's cache (https://huggingface.co/docs/huggingface_hub/guides/manage-cache)."""
+    folder = path.absolute() if path.is_dir() else path.absolute().parent
+    cached = _CACHED.fullmatch(folder.parent.parent.name)
+    if folder.parent.name != "snapshots" or cached is None:
+        return None
+    return f"{cached['owner']}/{cached['name']}", folder.name
+
+
+def _name(path: Path) -> str:
+    hub = _hub_place(path)
+    return hub[0] if hub else path.resolve().name.removesuffix(".gguf")
+
+
+def _hash(path: Path) -> str:
+    content, chunk = xxhash.xxh3_128(), bytearray(_CHUNK)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(chunk):
+            content.update(memoryview(chunk)[:count])
+    return content.hexdigest()
+
+
+def _said_by_card(path: Path, hub_id: str | None, revision: str | None) -> dict[str, Any]:
+    """`license` and `languages` as keywords of `InputPart`."""
+    head = card_head(path if path.is_dir() else path.parent)
+    known = {key: head[key] for key in ("license", "license_name", "license_link") if isinstance(head.get(key), str)}
+    if not _WORD.fullmatch(known.get("license", "")):
+        known = {}
+    link = known.get("license_link")
+    if link and not link.startswith(("https://", "http://")):
+        if hub_id and _WORD.fullmatch(link):
+            known["license_link"] = f"https://huggingface.co/{hub_id}/blob/{revision}/{link}"
+        else:
+            del known["license_link"]  # a file beside that card
+    languages = head.get("language")
+    languages = languages if isinstance(languages, list) else [languages]
+    return known | {"languages": tuple(word for word in languages if isinstance(word, str) and _WORD.fullmatch(word))}
