@@ -13,16 +13,18 @@ from weightsmith.files.output_folder import check_apart, check_place
 from weightsmith.files.suggestions import nearest
 from weightsmith.files.write_whole import write_whole
 from weightsmith.gguf.build_files import ExportedFile, ExportSettings, FileBuilder, Log
+from weightsmith.gguf.companions.export_card import provenance_of, write_export_card
+from weightsmith.gguf.companions.ollama import hub_files, modelfile
 from weightsmith.gguf.conversion.checkout import check_checkout
 from weightsmith.gguf.conversion.conversion import PLAIN_TYPES
 from weightsmith.gguf.conversion.export_source import ExportJob, open_source
 from weightsmith.gguf.fidelity import CHECKS
-from weightsmith.gguf.ollama import modelfile
 from weightsmith.gguf.output_files import OutputFiles, check_name
 from weightsmith.gguf.quantization.calibration import check_text
 from weightsmith.gguf.quantization.importance import read_importance
 from weightsmith.llama_cpp import quantization_types
 from weightsmith.machine import available_cores
+from weightsmith.model_card.license import license_of
 from weightsmith.progress import OnProgress, no_progress
 from weightsmith.tokenizer.merged_tokenizer import tokenizer_model
 from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
@@ -125,7 +127,7 @@ def export(
         if plain and not keep and intermediate not in gguf_types:
             output.drop(intermediate)
             plain = None
-        written = _write_modelfile(files, settings, output.folder) if output.manifest else None
+        written = _write_companions(files, settings, output.folder) if output.manifest else None
     return ExportSummary(Path(out), tuple(files), plain, written, time.monotonic() - started)
 
 
@@ -140,19 +142,47 @@ def check_types(types: Sequence[str]) -> list[str]:
     return gguf_types
 
 
-def _write_modelfile(files: list[ExportedFile], settings: ExportSettings, folder: Path) -> Path:
-    """The Modelfile for Ollama, of the first quantized file, or the first one."""
+def _write_companions(files: list[ExportedFile], settings: ExportSettings, folder: Path) -> Path:
+    """The Modelfile for Ollama, of the first quantized file, or the first one; what the hub hands to Ollama
+    (https://huggingface.co/docs/hub/ollama); and the model card. Returns the Modelfile."""
     from weightsmith.evaluation.backends.llama_cpp.llama_cpp_process import LlamaCppProcess
 
     file = next((file for file in files if file.type not in PLAIN_TYPES), files[0])
     loaded = LlamaCppProcess(file.path, vocabulary_only=True)
-    tokens = settings.reference.tokens
+    tokens, source = settings.reference.tokens, settings.source
     bos, eos = (tokens.decode([token], special=True) if token is not None else "" for token in (tokens.bos, tokens.eos))
-    text, reason = modelfile(
-        file.path.name, tokens.template, settings.reference.stop_texts, bos=bos, eos=eos, adds_bos=loaded.adds_bos
+    provenance = provenance_of(source, settings.threads)
+    license = license_of(provenance.inputs)
+    ollama = modelfile(
+        file.path.name,
+        tokens.template,
+        settings.reference.stop_texts,
+        bos=bos,
+        eos=eos,
+        adds_bos=loaded.adds_bos,
+        config=source.config,
+        license=license.keys.get("license_name") or license.keys.get("license"),
     )
-    if reason:
+    if ollama.reason:
         settings.log(
-            f"Modelfile: has no template, because {reason}; Ollama uses the template in the file where it knows it"
+            f"Modelfile: has no template, because {ollama.reason}; Ollama uses the template in the file where it "
+            "knows it"
         )
-    return write_whole(folder / "Modelfile", text)
+    if ollama.family:
+        built_in = ollama.family.renderer or ollama.family.parser
+        settings.log(f"Modelfile: names what Ollama has built in for this family ({built_in})")
+    if license.warning:
+        settings.log(f"warning: {license.warning}")
+    for name, text in hub_files(ollama).items():
+        write_whole(folder / name, text)
+    of_merged_folder = source.plan is None and provenance.method is not None
+    if not write_export_card(
+        folder,
+        settings.name,
+        provenance,
+        main_file=file.path.name,
+        chat=tokens.template is not None,
+        of_merged_folder=of_merged_folder,
+    ):
+        settings.log("README.md: is not the one that weightsmith wrote, so it is left as it is")
+    return write_whole(folder / "Modelfile", ollama.text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +51,8 @@ class GgufFile:
 @dataclass(frozen=True)
 class Card:
     """`title`: the model's name; `relation`: how it comes from its inputs, as the hub calls it; `usage`: code that
-    loads it, by language; `files`: of an export; `method_title` and `paper`: of the merge."""
+    loads it, by language; `files`: of an export; `method_title` and `paper`: of the merge; `base_models`: ids for the
+    head, instead of those of the inputs."""
 
     title: str
     relation: Literal["merge", "quantized", "adapter"]
@@ -61,7 +62,7 @@ class Card:
     usage: tuple[tuple[str, str], ...] = ()
     files: tuple[GgufFile, ...] = ()
     results: CardResults | None = None
-    notes: tuple[str, ...] = field(default=())
+    base_models: tuple[str, ...] | None = None
 
     def to_text(self) -> str:
         """The card, in Markdown behind its head."""
@@ -88,6 +89,7 @@ class Card:
         parts = list(dict.fromkeys(part for model in provenance.inputs for part in model.parts))
         bases = parts[:1] if self.relation == "adapter" else parts
         ids = list(dict.fromkeys(part.hub_id for part in bases if part.hub_id))
+        ids = ids if self.base_models is None else list(self.base_models)
         languages = list(dict.fromkeys(language for part in parts for language in part.languages))
         tags = ["merge"] if provenance.method else []
         tags += ["weightsmith", *([provenance.method] if provenance.method else [])]
@@ -120,7 +122,7 @@ class Card:
             what += " These are GGUF files, for llama.cpp and what is built on it."
         elif self.relation == "adapter":
             what += " This is a LoRA adapter on the first of them, in peft's format."
-        return " ".join([what, *self.notes])
+        return what
 
     def _usage(self) -> list[str]:
         return ["## Use", *(f"```{language}\n{code}```" for language, code in self.usage)] if self.usage else []

@@ -5,16 +5,18 @@ A chat template is a Jinja program, Ollama's is one for Go's text/template
 (https://github.com/ollama/ollama/blob/main/docs/template.md). Instead of translating one language into the other, the
 model's template is asked what it puts around messages of each role, and a Go template is written that puts the same
 around them. Both are then rendered for several conversations: where they differ in one character, there is no template
-in the Modelfile, and it is said why.
+in the Modelfile, and it is said why. Families that Ollama has code of its own for are named instead.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from weightsmith.errors import WeightsmithError
+from weightsmith.gguf.companions.ollama_families import OllamaFamily, family_of
 from weightsmith.tokenizer.untrusted.chat_template import chat_text
 
 Message = dict[str, str]
@@ -50,22 +52,74 @@ class _Around:
     after: str
 
 
+@dataclass(frozen=True)
+class Modelfile:
+    """`text`: the file; `reason`: why it has no template of the model's own; `template`: that one, for Go; `stops`: the
+    texts at which an answer ends; `family`: what Ollama has built in for it."""
+
+    text: str
+    reason: str | None
+    template: str | None
+    stops: tuple[str, ...]
+    family: OllamaFamily | None
+
+
 def modelfile(
-    file: str, template: str | None, stops: Sequence[str], *, bos: str = "", eos: str = "", adds_bos: bool = False
-) -> tuple[str, str | None]:
-    """(the Modelfile for the GGUF `file` beside it, why it has no template). `template` is the model's Jinja one;
-    `stops`: texts of the tokens that end an answer; `adds_bos`: llama.cpp puts the begin token before every prompt by
-    itself."""
-    lines, reason = [f"FROM ./{file}"], None
-    if template is None:
+    file: str,
+    template: str | None,
+    stops: Sequence[str],
+    *,
+    bos: str = "",
+    eos: str = "",
+    adds_bos: bool = False,
+    config: Mapping[str, Any] | None = None,
+    license: str | None = None,
+) -> Modelfile:
+    """The Modelfile for the GGUF `file` beside it. `template` is the model's Jinja one; `stops`: texts of the tokens
+    that end an answer; `adds_bos`: llama.cpp puts the begin token before every prompt by itself; `config`:
+    config.json, which tells the family; `license`: of the model, as its card names it.
+
+    https://github.com/ollama/ollama/blob/main/parser/parser.go reads it."""
+    lines, reason, go_text = [f"FROM ./{file}"], None, None
+    family = family_of(config or {}, template)
+    if family and family.renderer:
+        lines.append("TEMPLATE {{ .Prompt }}")  # as Ollama's own library has it: the renderer writes all of the prompt
+    elif template is None:
         reason = "the model has no chat template"
     else:
         try:
-            lines.append(f'TEMPLATE """{go_template(template, bos=bos, eos=eos, adds_bos=adds_bos)}"""')
+            go_text = go_template(template, bos=bos, eos=eos, adds_bos=adds_bos)
+            lines.append(f'TEMPLATE """{go_text}"""')
         except WeightsmithError as error:
             reason = str(error)
-    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in dict.fromkeys(stops)]
-    return "\n".join(lines) + "\n", reason
+    if family:
+        lines += [f"RENDERER {family.renderer}"] if family.renderer else []
+        lines.append(f"PARSER {family.parser}")
+        lines += [f"REQUIRES {family.requires}"] if family.requires else []
+    kept = tuple(stop for stop in dict.fromkeys(stops) if _can_be_quoted(stop))
+    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in kept]
+    if license and _can_be_quoted(license):
+        lines.append(f"LICENSE {_quoted(license)}")
+    return Modelfile("\n".join(lines) + "\n", reason, go_text, kept, family)
+
+
+def hub_files(ollama: Modelfile) -> dict[str, str]:
+    """Name -> content of what the hub hands to `ollama run hf.co/OWNER/NAME`, which reads no Modelfile
+    (https://huggingface.co/docs/hub/ollama#custom-chat-template-and-parameters)."""
+    named = {"template": ollama.template} if ollama.template else {}
+    if ollama.stops:
+        named["params"] = json.dumps({"stop": list(ollama.stops)}, ensure_ascii=False, indent=1) + "\n"
+    return named
+
+
+def _quoted(text: str) -> str:
+    """In the quotes of a Modelfile, which knows no escapes."""
+    return f'"""{text}"""' if '"' in text or "\n" in text else f'"{text}"'
+
+
+def _can_be_quoted(text: str) -> bool:
+    """What Ollama's parser reads back as it is: it drops what is not printable."""
+    return bool(text) and '"""' not in text and all(letter.isprintable() or letter in "\n\t" for letter in text)
 
 
 def go_template(template: str, *, bos: str = "", eos: str = "", adds_bos: bool = False) -> str:
