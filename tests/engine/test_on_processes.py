@@ -21,6 +21,7 @@ from weightsmith.errors import MergeError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
 MANY = MOST_THREADS + 2
+SLOWER = SLOW.replace("sleep(0.01)", "sleep(0.15)")  # so that a busy machine stops it in time
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begun(path: Path, out: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
     """A slow merge in a terminal's group of its own, once its processes are at work, and those."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, "merge", str(path), str(out), "--threads", str(MANY)],
+        [sys.executable, "-c", SLOWER, "merge", str(path), str(out), "--threads", str(MANY)],
         stderr=subprocess.PIPE,
         start_new_session=True,
     )

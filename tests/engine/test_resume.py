@@ -63,7 +63,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("lines", [1, 2, 20, 45])
+@pytest.mark.parametrize("lines", [2, 20, *(pytest.param(n, marks=pytest.mark.more) for n in (1, 45))])
 def test_a_killed_merge_goes_on_to_the_same_bytes(lines: int, wide: Path, tmp_path: Path) -> None:
     path = recipe(wide, tmp_path)
     weightsmith.merge(path, tmp_path / "whole")

@@ -139,6 +139,7 @@ class _Task:
         return self.factor is not None
 
 
+@pytest.mark.more
 def test_suites_name_tasks_that_lm_eval_has() -> None:
     from weightsmith.evaluation.harness.quiet_harness import quiet_harness
     from weightsmith.evaluation.harness.suite_tasks import _manager

@@ -49,7 +49,14 @@ def linear(folder: Path, *names: str) -> Path:
     return folder / "r.yml"
 
 
-@pytest.mark.parametrize("pair", [("tied", "untied"), ("untied", "tied"), ("tied", "lies"), ("lies", "stores-both")])
+PAIRS = [
+    ("tied", "untied"),
+    ("tied", "lies"),
+    *(pytest.param(pair, marks=pytest.mark.more) for pair in (("untied", "tied"), ("lies", "stores-both"))),
+]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
 def test_if_one_is_untied_the_result_is(pair: tuple[str, str], variants: Path) -> None:
     process = weightsmith_process("merge", linear(variants, *pair), variants / "out")
     assert process.returncode == 0, process.stderr

@@ -64,7 +64,12 @@ def tiny(family: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+DAILY = ("llama", "phi", "gemma2", "qwen3")  # permuted rows, fused parts, shifted norms, norms of q and k
+
+
+@pytest.mark.parametrize(
+    "family", [family if family in DAILY else pytest.param(family, marks=pytest.mark.more) for family in FAMILIES]
+)
 def test_reads_what_the_converter_wrote(family: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
