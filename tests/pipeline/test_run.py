@@ -44,7 +44,7 @@ def done(summary) -> list[str]:
     return [stage.name for stage in summary.stages if not stage.reused]
 
 
-ALL = ["merge", "export f16", "export q8_0", "evaluate", "report"]
+ALL = ["merge", "export f16", "export q8_0", "evaluate", "card", "report"]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,11 @@ def test_only_what_depends_on_a_change_is_done_again(chat_models: Path, question
     # an output that was edited is made again, and nothing that was made from it before
     with (out / "gguf" / "merged-q8_0.gguf").open("ab") as file:
         file.write(b"x")
-    assert done(weightsmith.run(pipeline(chat_models, mine, finished, density=0.3), out)) == ["export q8_0", "report"]
+    assert done(weightsmith.run(pipeline(chat_models, mine, finished, density=0.3), out)) == [
+        "export q8_0",
+        "card",
+        "report",
+    ]
 
 
 def test_a_changed_input_is_noticed(chat_models: Path, questions: Path, tmp_path: Path) -> None:
@@ -93,12 +97,12 @@ def test_a_changed_input_is_noticed(chat_models: Path, questions: Path, tmp_path
 
     shutil.copytree(chat_models, tmp_path / "models")
     path = pipeline(tmp_path / "models", questions, tmp_path, export=[], evaluate="absent", report="absent")
-    assert done(weightsmith.run(path, tmp_path / "out")) == ["merge"]
+    assert done(weightsmith.run(path, tmp_path / "out")) == ["merge", "card"]
     before = (tmp_path / "out" / "merged" / "model.safetensors").read_bytes()
     weights = load_file(tmp_path / "models" / "b" / "model.safetensors")
     weights["model.norm.weight"] *= 2
     save_file(weights, tmp_path / "models" / "b" / "model.safetensors", {"format": "pt"})
-    assert done(weightsmith.run(path, tmp_path / "out")) == ["merge"]
+    assert done(weightsmith.run(path, tmp_path / "out")) == ["merge", "card"]
     assert (tmp_path / "out" / "merged" / "model.safetensors").read_bytes() != before
 
 
@@ -158,7 +162,7 @@ def test_suites_tasks_and_questions_are_one_stage(
     stage["questions"] = [str(questions)]
     path = pipeline(chat_models, questions, tmp_path, export=[], evaluate=stage)
     first = weightsmith.run(path, tmp_path / "out")
-    assert done(first) == ["merge", "evaluate", "report"] and first.evaluation
+    assert done(first) == ["merge", "evaluate", "card", "report"] and first.evaluation
     report = (tmp_path / "out" / "report.md").read_text()
     assert "## Scores: quick" in report and "18 questions of 360" in report and "a (best parent)" in report
     assert all(suite.to_markdown() in report for suite in first.evaluation.suites)
@@ -167,7 +171,7 @@ def test_suites_tasks_and_questions_are_one_stage(
     assert (tmp_path / "out" / "evaluation" / "merged" / "model-index.yml").exists()
     assert done(weightsmith.run(path, tmp_path / "out")) == []
     more = pipeline(chat_models, questions, tmp_path, export=[], evaluate=stage | {"limit": 4})
-    assert done(weightsmith.run(more, tmp_path / "out")) == ["evaluate", "report"]
+    assert done(weightsmith.run(more, tmp_path / "out")) == ["evaluate", "card", "report"]
 
 
 def test_somebody_elses_folder_is_left_alone(chat_models: Path, questions: Path, tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ class CardResults:
     model_index: Sequence[Mapping[str, Any]] = ()
     sentences: tuple[str, ...] = ()
     tables: str = ""
-    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class Card:
         if not self.results:
             return []
         sentences = "\n".join(f"- {markdown_text(sentence)}" for sentence in self.results.sentences)
-        return ["## Results", markdown_text(self.results.about), sentences, self.results.tables]
+        return ["## Results", sentences, self.results.tables]
 
     def _files(self) -> list[str]:
         if not self.files:

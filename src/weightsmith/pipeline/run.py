@@ -21,6 +21,7 @@ from weightsmith.gguf.fidelity import describe_fidelity
 from weightsmith.llama_cpp import quantization_types
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
+from weightsmith.pipeline.card_stage import run_card_stage
 from weightsmith.pipeline.evaluate_stage import EvaluateJob, check_evaluation, run_evaluate_stage
 from weightsmith.pipeline.pipeline_file import MERGED, Pipeline
 from weightsmith.pipeline.stages import RECORDS, Stage, Stages
@@ -89,6 +90,8 @@ def run(
         if checked.evaluation:
             models = _scored_models(checked, checked.evaluation.scored, out, stages, merged, exports)
             tables = run_evaluate_stage(checked.evaluation, models, out, stages, threads, log, on_progress)
+        scored = checked.evaluation.scored if checked.evaluation else {}
+        run_card_stage(out, stages, {kind: path for kind, (path, _) in exports.items()}, scored, tables, log)
         page = _report(checked, out, stages, tables)
         return RunSummary(out, tuple(stages.done), tables, page)
 

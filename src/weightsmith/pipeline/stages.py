@@ -11,8 +11,10 @@ from typing import Any
 
 from weightsmith.files.digests import FileDigests, digest
 from weightsmith.files.write_whole import write_whole
+from weightsmith.model_card.describe_inputs import CARD
 
 RECORDS = ".stages"
+HUB_RESULTS = ".eval_results"  # where the hub looks for results of its benchmarks
 FORMAT = 3  # raised when what a stage makes changes
 
 
@@ -67,15 +69,21 @@ class Stages:
         return stage
 
     def _stamps(self, outputs: Sequence[Path]) -> dict[str, list[int]] | None:
-        """Size and change time of every output file: if one is edited or deleted, its stage runs again."""
+        """Size and change time of every output file: if one is edited or deleted, its stage runs again. What is in a
+        folder for the hub alone is a stage of its own."""
         stamps: dict[str, list[int]] = {}
         for output in outputs:
             if not output.exists():
                 return None
-            for path in sorted(p for p in output.rglob("*") if p.is_file()) if output.is_dir() else [output]:
+            for path in _files_in(output) if output.is_dir() else [output]:
                 state = path.stat()
                 stamps[str(path.relative_to(self._folder))] = [state.st_size, state.st_mtime_ns]
         return stamps
+
+
+def _files_in(folder: Path) -> list[Path]:
+    hub = (CARD, HUB_RESULTS)
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).parts[0] not in hub)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -9,20 +9,21 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.evaluation.results.score_tables import autoeval_tables
 from weightsmith.evaluation.results.suite_result import ModelResult
+from weightsmith.files.inputs.yaml_file import dump_yaml
 from weightsmith.files.write_whole import write_whole
+from weightsmith.report.hub_results import eval_results, model_index
 from weightsmith.version import __version__
 
 TABLES, TABLE = "evaluation.md", "evaluation.csv"
+MODEL_INDEX, EVAL_RESULTS = "model-index.yml", "eval_results"
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> list[Path]:
-    """`evaluation.md`, `evaluation.csv`, and for each model MODEL/results_SUITE.json, samples, tables and
-    model-index.yml. Each file appears only when it is whole."""
+    """`evaluation.md`, `evaluation.csv`, and for each model MODEL/results_SUITE.json, samples, tables,
+    model-index.yml, and eval_results/ where the hub has the benchmark. Each file appears only when it is whole."""
     out.mkdir(parents=True, exist_ok=True)
     written = [
         write_whole(out / TABLES, evaluation.to_markdown()),
@@ -38,45 +39,12 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> list[Path]:
                 lines = "".join(json.dumps(sample, default=_plain, ensure_ascii=False) + "\n" for sample in samples)
                 written.append(write_whole(folder / f"samples_{suite}_{safe_name(task)}.jsonl", lines))
             written.append(write_whole(folder / f"{suite}.md", autoeval_tables(result, model)))
-        written.append(write_whole(folder / "model-index.yml", model_index(evaluation, label)))
+        index = {"model-index": [{"name": label, "results": model_index(evaluation, label)}]}
+        written.append(write_whole(folder / MODEL_INDEX, dump_yaml(index)))
+        for name, entries in eval_results(evaluation, label).items():
+            (folder / EVAL_RESULTS).mkdir(exist_ok=True)
+            written.append(write_whole(folder / EVAL_RESULTS / name, dump_yaml(entries)))
     return written
-
-
-def model_index(evaluation: Evaluation, label: str) -> str:
-    """The `model-index` of a model card's YAML head
-    (https://github.com/huggingface/hub-docs/blob/main/modelcard.md)."""
-    results = []
-    for result in evaluation.suites:
-        model = result.model(label)
-        for entry in result.suite.entries:
-            value = model.values[entry]
-            config = model.harness["configs"].get(entry.name) or model.harness["configs"].get(entry.task) or {}
-            shots = model.harness["n-shot"].get(entry.name, model.harness["n-shot"].get(entry.task, 0))
-            dataset: dict[str, Any] = {
-                "name": f"{entry.name} ({shots}-shot)",
-                "type": config.get("dataset_path", entry.task),
-            }
-            if config.get("dataset_name"):
-                dataset["config"] = config["dataset_name"]
-            if split := config.get("test_split") or config.get("validation_split"):
-                dataset["split"] = split
-            metric = {
-                "type": value.metric,
-                "value": round(value.value, 2),
-                "name": f"{value.metric} ({result.suite.name})",
-            }
-            results.append(
-                {
-                    "task": {"type": "text-generation", "name": "Text Generation"},
-                    "dataset": dataset,
-                    "metrics": [metric],
-                }
-            )
-    text = io.StringIO()
-    writer = YAML()
-    writer.width = 4096
-    writer.dump({"model-index": [{"name": label, "results": results}]}, text)
-    return text.getvalue()
 
 
 def safe_name(label: str) -> str:

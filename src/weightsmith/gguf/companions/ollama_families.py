@@ -51,5 +51,5 @@ def family_of(config: Mapping[str, Any], template: str | None) -> OllamaFamily |
 @cache
 def known_families() -> tuple[OllamaFamily, ...]:
     """All of them; the first that fits counts."""
-    content = files(__package__).joinpath("ollama_families.json").read_text(encoding="utf-8")
+    content = files("weightsmith.gguf.companions").joinpath("ollama_families.json").read_text(encoding="utf-8")
     return TypeAdapter(tuple[OllamaFamily, ...]).validate_json(content)
