@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.hub_server import Hub, serving
 from tests.warm_process import warm_process
 
 CONFIG = {
@@ -132,6 +134,12 @@ def save_family(root: Path, settings: dict, spread: float, **more) -> None:
         noisy = {k: v + spread * torch.randn(v.shape, generator=generator) for k, v in clean.items()}
         model.load_state_dict(noisy, strict=not tied)
         model.save_pretrained(root / name)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serving() as hub:
+        yield hub
 
 
 @pytest.fixture(scope="session")

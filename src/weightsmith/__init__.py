@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from weightsmith.models.open_model import open_model as open_model
     from weightsmith.pipeline.run import run as run
     from weightsmith.planning.plan import Plan as Plan
+    from weightsmith.publishing.push import push as push
     from weightsmith.recipe.recipe import Recipe as Recipe
     from weightsmith.recipe.recipe import load_recipe as load_recipe
     from weightsmith.recipe_search.ablate import ablate as ablate
@@ -85,6 +86,7 @@ _PUBLIC = {
     "merge_method": "weightsmith.methods.merge_method",
     "open_model": "weightsmith.models.open_model",
     "plan": "weightsmith.engine.stages.plan_stages",
+    "push": "weightsmith.publishing.push",
     "run": "weightsmith.pipeline.run",
     "search": "weightsmith.recipe_search.search",
     "unify": "weightsmith.engine.unify",

@@ -2,137 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from tests.conftest import stderr_lines, weightsmith_process
-
-COMMIT = "c" * 40
-
-
-@dataclass
-class Hub:
-    """`sent`: bytes of files that were sent, by name; `folders`: repository -> files."""
-
-    url: str
-    folders: dict[str, Path]
-    sent: dict[str, int] = field(default_factory=dict)
-
-
-def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
-            self.send_response(status)
-            for key, value in headers.items():
-                self.send_header(key.replace("_", "-"), value)
-            if "Content_Length" not in headers:
-                self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def entry(self, path: Path) -> dict:
-            return {
-                "type": "file",
-                "path": path.name,
-                "size": path.stat().st_size,
-                "oid": hashlib.sha1(path.name.encode()).hexdigest(),
-            }
-
-        def do_GET(self) -> None:
-            path = unquote(urlsplit(self.path).path)
-            length = int(self.headers.get("Content-Length") or 0)
-            asked = self.rfile.read(length) if length else b""
-            if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/.*)?", path):
-                folder = hub.folders.get(match[1])
-                if folder is None:
-                    return self.reply(
-                        404,
-                        b'{"error":"Repository not found"}',
-                        X_Error_Code="RepoNotFound",
-                        X_Error_Message="Repository not found",
-                    )
-                files = sorted(folder.iterdir())
-                rest = match[2] or ""
-                if rest.startswith("/revision/no-such"):
-                    return self.reply(404, b"{}", X_Error_Code="RevisionNotFound", X_Error_Message="Invalid rev id")
-                if rest.startswith("/paths-info/"):
-                    wanted = asked.decode()
-                    result = [self.entry(f) for f in files if f.name in unquote(wanted)]
-                    return self.reply(200, json.dumps(result).encode(), Content_Type="application/json")
-                if rest.startswith("/tree/"):
-                    return self.reply(
-                        200, json.dumps([self.entry(f) for f in files]).encode(), Content_Type="application/json"
-                    )
-                info = {
-                    "id": match[1],
-                    "modelId": match[1],
-                    "sha": COMMIT,
-                    "siblings": [{"rfilename": f.name} for f in files],
-                    "tags": [],
-                }
-                return self.reply(200, json.dumps(info).encode(), Content_Type="application/json")
-            match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
-            file = hub.folders[match[1]] / match[2] if match and match[1] in hub.folders else None
-            if file is None or not file.exists():
-                return self.reply(404, X_Error_Code="EntryNotFound")
-            content = file.read_bytes()
-            headers = {
-                "X_Repo_Commit": COMMIT,
-                "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
-                "Accept_Ranges": "bytes",
-            }
-            if self.command == "HEAD":
-                return self.reply(200, **headers, Content_Length=str(len(content)))
-            if asked_range := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-                first, last = int(asked_range[1]), min(int(asked_range[2] or len(content) - 1), len(content) - 1)
-                part = content[first : last + 1]
-                hub.sent[file.name] = hub.sent.get(file.name, 0) + len(part)
-                return self.reply(206, part, **headers, Content_Range=f"bytes {first}-{last}/{len(content)}")
-            hub.sent[file.name] = hub.sent.get(file.name, 0) + len(content)
-            self.reply(200, content, **headers)
-
-        do_HEAD = do_POST = do_GET
-
-    return Handler
-
-
-@pytest.fixture
-def hub(models: Path, tmp_path: Path) -> Iterator[Hub]:
-    result = Hub("", {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(result))
-    result.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield result
-    server.shutdown()
-
-
-def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
-    import os
-
-    cleared = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    return cleared | {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
+from tests.hub_server import COMMIT, Hub, environment
 
 
 def large(folder: Path, kind: str) -> Path:
@@ -197,3 +79,61 @@ def test_no_hub(tmp_path: Path, hub: Hub) -> None:
     offline = environment(hub, tmp_path) | {"HF_ENDPOINT": "http://127.0.0.1:9"}
     done = weightsmith_process("inspect", "someone/model", env=offline)
     assert done.returncode == 2 and "the hub cannot be reached" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "status,message",
+    [
+        (401, "does not accept your token"),
+        (403, "your token may not do that"),
+        (429, "too many requests to the hub: run it again in 1 s"),
+        (503, "the hub answers 503"),
+    ],
+)
+def test_what_the_hub_refuses(hub: Hub, status: int, message: str, models: Path, tmp_path: Path) -> None:
+    hub.folders["someone/model"] = models / "a"
+    hub.failures = {"GET /api/models/": [status] * 50}
+    done = weightsmith_process("inspect", "someone/model", env=environment(hub, tmp_path))
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and "someone/model" in done.stderr
+
+
+def test_an_interrupted_download_goes_on(hub: Hub, tmp_path: Path) -> None:
+    """The client asks for the rest alone."""
+    hub.folders["someone/model"] = large(tmp_path / "m", "safetensors")
+    size = (tmp_path / "m" / "model.safetensors").stat().st_size
+    hub.cut = 12_000_000
+    done = weightsmith_process("unify", "someone/model", tmp_path / "out", env=environment(hub, tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert hub.sent["model.safetensors"] < size + 8_000_000  # and not 12 MB more
+    ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "out", tmp_path / "m"))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small disk")
+def test_a_disk_that_fills_up(hub: Hub, tmp_path: Path) -> None:
+    hub.folders["someone/model"] = large(tmp_path / "m", "safetensors")
+    disk = tmp_path / "hf"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        done = weightsmith_process("unify", "someone/model", tmp_path / "out", env=environment(hub, tmp_path))
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+    assert done.returncode == 2 and "the disk is full" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_merge_of_hub_models_names_their_commits(hub: Hub, models: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        shutil.copytree(models / name, tmp_path / name)
+        (tmp_path / name / "README.md").write_text("---\nlicense: mit\n---\n")
+        hub.folders[f"someone/{name}"] = tmp_path / name
+    entries = ", ".join(f"{{model: someone/{name}@main, parameters: {{weight: 0.5}}}}" for name in "ab")
+    (tmp_path / "r.yml").write_text(f"merge_method: linear\nmodels: [{entries}]\n")
+    done = weightsmith_process("merge", tmp_path / "r.yml", tmp_path / "out", env=environment(hub, tmp_path))
+    assert done.returncode == 0, done.stderr
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.base_model == ["someone/a", "someone/b"] and card.data.license == "mit"
+    assert f"commit {COMMIT}" in card.text and "model: someone/a@main" in card.text

@@ -12,6 +12,7 @@ from typing import Any
 
 from weightsmith.checkpoint.formats.pytorch_file import MAX_PICKLE_BYTES
 from weightsmith.checkpoint.formats.safetensors_file import MAX_HEADER_BYTES
+from weightsmith.checkpoint.hub_errors import hub_reason
 from weightsmith.errors import CheckpointError
 
 HEADERS_ONLY = ".headers-only"  # marks a folder whose weights are holes
@@ -134,16 +135,8 @@ class _HubErrors:
     def __exit__(self, exception_type: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, CheckpointError) or not isinstance(error, Exception):
             return
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-        if isinstance(error, GatedRepoError):
-            reason = "access is granted by its authors: request it on its page, then run `hf auth login`"
-        elif isinstance(error, RevisionNotFoundError):
-            reason = "the hub has no such revision"
-        elif isinstance(error, RepositoryNotFoundError):
-            reason = "no such folder here and no such model on the hub (a private one needs `hf auth login`)"
-        else:
-            reason = (
-                f"the hub cannot be reached: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            )
+        is_unknown = isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
+        reason = f"{'no such folder here and ' if is_unknown else ''}{hub_reason(error)}"
         raise CheckpointError(f"{self.name}: {reason}. A local folder works without the hub") from error

@@ -79,8 +79,7 @@ class Card:
             )
             if part
         )
-        text = f"---\n{_head_yaml(self.head())}---\n\n{body}\n\n"
-        return f"{text}<!-- weightsmith:{digest(text)[:16]} -->\n"
+        return signed(f"---\n{_head_yaml(self.head())}---\n\n{body}\n\n")
 
     def head(self) -> dict[str, Any]:
         """The front matter."""
@@ -194,6 +193,12 @@ def write_card(folder: Path, card: Card) -> bool:
         return False
     write_whole(folder / CARD, card.to_text())
     return True
+
+
+def signed(text: str) -> str:
+    """A card with a last line by which it is known as ours, in place of another one."""
+    text = _END.sub("", text)
+    return f"{text}<!-- weightsmith:{digest(text)[:16]} -->\n"
 
 
 def may_replace_card(folder: Path) -> bool:
