@@ -44,7 +44,7 @@ def done(summary) -> list[str]:
     return [stage.name for stage in summary.stages if not stage.reused]
 
 
-ALL = ["merge", "export f16", "export q8_0", "evaluate", "card", "report"]
+ALL = ["merge", "export f16", "export q8_0", "evaluate", "card", "compare", "report"]
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +73,11 @@ def test_only_what_depends_on_a_change_is_done_again(chat_models: Path, question
     assert done(weightsmith.run(pipeline(chat_models, mine, finished), out)) == []
     # other questions: scores and report
     mine.write_text('{"prompt": "The capital of Spain?", "target": "Madrid"}\n')
-    assert done(weightsmith.run(pipeline(chat_models, mine, finished), out)) == ALL[3:]
-    # another recipe: all but the base's scores
+    assert done(weightsmith.run(pipeline(chat_models, mine, finished), out)) == ["evaluate", "card", "report"]
+    # another recipe: all but the base's scores, and how far the same models moved
     lines: list[str] = []
     changed = weightsmith.run(pipeline(chat_models, mine, finished, density=0.3), out, log=lines.append)
-    assert done(changed) == ALL
+    assert done(changed) == [name for name in ALL if name != "compare"]
     reused = {line.split(":")[0]: re.findall(r"(\d+) requests answered, (\d+) reused", line) for line in lines}
     assert reused["base"][0][0] == "0" and reused["merged"][0][1] == "0"  # the base is not asked again
     # an output that was edited is made again, and nothing that was made from it before
@@ -162,12 +162,13 @@ def test_suites_tasks_and_questions_are_one_stage(
     stage["questions"] = [str(questions)]
     path = pipeline(chat_models, questions, tmp_path, export=[], evaluate=stage)
     first = weightsmith.run(path, tmp_path / "out")
-    assert done(first) == ["merge", "evaluate", "card", "report"] and first.evaluation
+    assert done(first) == ["merge", "evaluate", "card", "compare", "report"] and first.evaluation
     report = (tmp_path / "out" / "report.md").read_text()
+    assert str(chat_models) not in report and "base_model: base" in report
     assert "## Scores: quick" in report and "18 questions of 360" in report and "a (best parent)" in report
     assert all(suite.to_markdown() in report for suite in first.evaluation.suites)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<svg") == 2 and "<h2>Scores</h2>" in page and "capitals" in page
+    assert page.count("<svg") == 4 and "<h2>Scores</h2>" in page and "capitals" in page
     assert (tmp_path / "out" / "evaluation" / "merged" / "model-index.yml").exists()
     assert done(weightsmith.run(path, tmp_path / "out")) == []
     more = pipeline(chat_models, questions, tmp_path, export=[], evaluate=stage | {"limit": 4})

@@ -35,7 +35,11 @@ class EvaluateStage(StrictModel):
 
 
 class ReportStage(StrictModel):
+    """`compare`: how far the inputs moved from the base and how alike they are, for which every weight is read once
+    more."""
+
     title: str = "Merge report"
+    compare: bool = True
 
 
 class Pipeline(StrictModel):

@@ -17,19 +17,18 @@ from weightsmith.files.suggestions import nearest
 from weightsmith.files.work_folder import work_folder
 from weightsmith.gguf.conversion.conversion import PLAIN_TYPES
 from weightsmith.gguf.export import export
-from weightsmith.gguf.fidelity import describe_fidelity
+from weightsmith.gguf.fidelity import Fidelity, describe_fidelity
 from weightsmith.llama_cpp import quantization_types
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
 from weightsmith.pipeline.card_stage import run_card_stage
 from weightsmith.pipeline.evaluate_stage import EvaluateJob, check_evaluation, run_evaluate_stage
 from weightsmith.pipeline.pipeline_file import MERGED, Pipeline
+from weightsmith.pipeline.report_stage import run_movement_stage, run_report_stage
 from weightsmith.pipeline.stages import RECORDS, Stage, Stages
 from weightsmith.planning.plan import Plan
 from weightsmith.progress import OnProgress, no_progress
 from weightsmith.recipe.recipe import Recipe, load_recipe
-from weightsmith.report.report_facts import ReportFacts
-from weightsmith.report.write_report import write_report
 from weightsmith.tokenizer.merged_tokenizer import tokenizer_model
 from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
 
@@ -92,7 +91,13 @@ def run(
             tables = run_evaluate_stage(checked.evaluation, models, out, stages, threads, log, on_progress)
         scored = checked.evaluation.scored if checked.evaluation else {}
         run_card_stage(out, stages, {kind: path for kind, (path, _) in exports.items()}, scored, tables, log)
-        page = _report(checked, out, stages, tables)
+        page = None
+        if checked.pipeline.report is not None:
+            movement = None
+            if checked.pipeline.report.compare:
+                identities = {name: _identity(stages, model) for name, model in checked.plan.models.items()}
+                movement = run_movement_stage(checked.plan, identities, stages, threads, on_progress)
+            page = run_report_stage(checked.plan, checked.pipeline.report.title, out, stages, tables, movement)
         return RunSummary(out, tuple(stages.done), tables, page)
 
 
@@ -174,7 +179,12 @@ def _export(
                 on_progress=on_progress,
             )
             (file,) = summary.files
-            return {"bytes": file.bytes, "found": describe_fidelity(file.fidelity) if file.fidelity else ""}
+            fidelity = file.fidelity
+            return {
+                "bytes": file.bytes,
+                "found": describe_fidelity(fidelity) if fidelity else "",
+                "divergence": fidelity.divergence if isinstance(fidelity, Fidelity) else None,
+            }
 
         exports[gguf_type] = (
             path,
@@ -203,26 +213,3 @@ def _scored_models(
             opened = open_model(reference, beside=checked.file.path.parent)
             models_to_score.append((label, "+".join(map(str, opened.files)), _identity(stages, opened)))
     return models_to_score
-
-
-def _report(checked: _Checked, out: Path, stages: Stages, evaluation: EvaluationTables | None) -> Path | None:
-    if checked.pipeline.report is None:
-        return None
-    summary = list(stages.done)
-    files = []
-    for stage in summary:
-        gguf_type = stage.name.partition(" ")[2]
-        if stage.name == "merge":
-            how = f"{stage.result['method']} of {stage.result['models']} models"
-            how += f", seed {stage.result['seed']}" if stage.result.get("seed") is not None else ""
-            files.append(("merged/", stage.result["written_bytes"], how))
-        elif stage.name.startswith("export "):
-            how = "llama.cpp's converter" if gguf_type in PLAIN_TYPES else "llama.cpp's quantizer"
-            how += f"; {stage.result['found']}" if stage.result["found"] else ""
-            files.append((f"gguf/merged-{gguf_type}.gguf", stage.result["bytes"], how))
-    steps = tuple((stage.name, stage.seconds) for stage in summary)
-    facts = ReportFacts(checked.pipeline.report.title, checked.recipe.file.text, tuple(files), steps, evaluation)
-    depends = {"keys": [stage.key for stage in summary], "title": facts.title, "recipe": facts.recipe, "steps": steps}
-    outputs = [out / "report.md", out / "report.html"]
-    stages.run("report", depends, outputs, lambda: {"written": [str(p.name) for p in write_report(facts, out)]})
-    return outputs[1]

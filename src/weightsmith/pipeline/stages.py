@@ -12,21 +12,24 @@ from typing import Any
 from weightsmith.files.digests import FileDigests, digest
 from weightsmith.files.write_whole import write_whole
 from weightsmith.model_card.describe_inputs import CARD
+from weightsmith.pipeline.peak_memory import watched_memory
 
 RECORDS = ".stages"
 HUB_RESULTS = ".eval_results"  # where the hub looks for results of its benchmarks
-FORMAT = 3  # raised when what a stage makes changes
+FORMAT = 4  # raised when what a stage makes changes
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`key` names everything the result depends on; `reused` says that nothing was computed."""
+    """`key` names everything the result depends on; `reused` says that nothing was computed; `memory`: the most that
+    it took, in bytes, 0 where that is not known."""
 
     name: str
     key: str
     seconds: float
     result: dict[str, Any]
     reused: bool
+    memory: int = 0
 
 
 class Stages:
@@ -48,23 +51,25 @@ class Stages:
         record = _read(path)
         if record and record["key"] == key and record["outputs"] == self._stamps(outputs):
             self._log(f"{name}: unchanged, reused")
-            stage = Stage(name, key, record["seconds"], record["result"], True)
+            stage = Stage(name, key, record["seconds"], record["result"], True, record.get("memory", 0))
         else:
             path.unlink(missing_ok=True)  # an interrupted stage leaves no record that could vouch for it
             started = time.monotonic()
-            result = work()
+            with watched_memory() as peak:
+                result = work()
             seconds = time.monotonic() - started
             record = {
                 "stage": name,
                 "key": key,
                 "outputs": self._stamps(outputs),
                 "seconds": seconds,
+                "memory": peak.bytes,
                 "result": result,
             }
             record["digest"] = digest(record)
             write_whole(path, json.dumps(record, indent=1) + "\n")
             self._log(f"{name}: done in {seconds:.1f} s")
-            stage = Stage(name, key, seconds, result, False)
+            stage = Stage(name, key, seconds, result, False, peak.bytes)
         self.done.append(stage)
         return stage
 
