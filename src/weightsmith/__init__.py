@@ -17,6 +17,7 @@ from weightsmith.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from weightsmith.blocks.block import Block as Block
+    from weightsmith.diagnosis.doctor import doctor as doctor
     from weightsmith.engine.layer_weights.weigh import weigh as weigh
     from weightsmith.engine.merge import MergeSummary as MergeSummary
     from weightsmith.engine.merge import merge as merge
@@ -78,6 +79,7 @@ _PUBLIC = {
     "WeightsmithError": "weightsmith.errors",
     "ablate": "weightsmith.recipe_search.ablate",
     "default": "weightsmith.methods.merge_method",
+    "doctor": "weightsmith.diagnosis.doctor",
     "evaluate": "weightsmith.evaluation.evaluate",
     "export": "weightsmith.gguf.export",
     "inspect": "weightsmith.inspection.inspect",
