@@ -192,3 +192,14 @@ def test_an_edited_card_is_kept(models: Path, tmp_path: Path) -> None:
     card.write_text(card.read_text().replace("# out", "# My model"))
     assert not may_replace_card(out)
     assert ws.merge(ws.Recipe.from_dict(TIES, path=models / "recipe.yml"), out).done_already  # it is still that merge
+
+
+def test_without_a_card(models: Path, tmp_path: Path) -> None:
+    """mergekit-yaml's flag does the same."""
+    (models / "ties.yml").write_text(json.dumps(TIES))
+    for number, flag in enumerate(("--no-card", "--no-write-model-card")):
+        out = tmp_path / str(number)
+        done = weightsmith_process("merge", models / "ties.yml", out, flag)
+        assert done.returncode == 0, done.stderr
+        assert not (out / "README.md").exists() and not (out / "provenance.json").exists()
+    assert merged(models, tmp_path / "with").joinpath("README.md").exists()

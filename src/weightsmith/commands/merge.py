@@ -93,6 +93,9 @@ def merge(
             help="Write a LoRA adapter of this rank on the base model, in peft's format, instead of full weights.",
         ),
     ] = None,
+    card: Annotated[
+        bool, typer.Option("--card/--no-card", help="Write a model card; the files of local inputs are hashed for it.")
+    ] = True,
     gguf: Annotated[
         list[str] | None, typer.Option(help="Also export to OUT/gguf: f16, q4_k_m, ...; repeatable.")
     ] = None,
@@ -201,6 +204,7 @@ def merge(
             allow_different_settings=allow_different_settings,
             keep_stages=keep_stages,
             lora_rank=lora_rank,
+            card=card,
             on_progress=on_progress,
             on_plan=show_notes,
         )

@@ -103,6 +103,7 @@ def merge(
     allow_different_settings: bool = False,
     keep_stages: bool = False,
     lora_rank: int | None = None,
+    card: bool = True,
     on_progress: OnProgress = no_progress,
     on_plan: Callable[[Plan], None] | None = None,
 ) -> MergeSummary: ...
@@ -125,6 +126,7 @@ def merge(
     allow_different_settings: bool = False,
     keep_stages: bool = False,
     lora_rank: int | None = None,
+    card: bool = True,
     on_progress: OnProgress = no_progress,
     on_plan: Callable[[Plan], None] | None = None,
 ) -> MergeSummary | dict[str, torch.Tensor]:
@@ -144,7 +146,8 @@ def merge(
     documents, the result of each stays in `OUT-stages/NAME`; otherwise a stage is computed as the next one reads it,
     or, where its tokenizer is a new one, written and removed in the end. `lora_rank`: the result is a LoRA adapter of
     that rank on the base model, in peft's format, instead of full weights: what the merge adds to each linear layer, as
-    near as the rank allows; what else it changes is refused. `on_progress` receives a `Progress` in bytes;
+    near as the rank allows; what else it changes is refused. `card`: write README.md and provenance.json, for which
+    local inputs are hashed. `on_progress` receives a `Progress` in bytes;
     `on_plan` the plan, before a weight is read.
 
     Raises RecipeError, CheckpointError, PlanError, MergeError or OutputError, and then leaves nothing behind.
@@ -189,6 +192,7 @@ def merge(
         accept_mapping=accept_mapping,
         allow_different_settings=allow_different_settings,
         plan=plan_it,
+        card=card,
         on_progress=on_progress,
         on_plan=on_plan,
     )
@@ -219,6 +223,7 @@ class _Job:
     accept_mapping: bool
     allow_different_settings: bool
     plan: Callable[..., Plan]
+    card: bool
     on_progress: OnProgress
     on_plan: Callable[[Plan], None] | None
 
@@ -321,8 +326,7 @@ def _merge_to_folder(
         if not plan.home.is_state_dict:
             (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         (folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
-        about_license = write_merge_card(folder, out.absolute().name, plan, seed=seed, threads=job.threads)
-        begun.stamps.check()
+        about_license = _write_card(folder, out, begun, plan, job)
         write_checksums(folder, tally.digests, begun.made_by)
     summary = _summary(out, begun, plan, seed, tally, len(scratch.finished))
     return replace(summary, license_warning=about_license)
@@ -358,10 +362,7 @@ def _merge_to_adapter(
         (scratch.folder / SINGLE).rename(scratch.folder / ADAPTER_WEIGHTS)
         (scratch.folder / ADAPTER_CONFIG).write_text(json.dumps(adapter.config, indent=2) + "\n", encoding="utf-8")
         (scratch.folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
-        about_license = write_merge_card(
-            scratch.folder, out.absolute().name, plan, seed=seed, threads=job.threads, adapter=True
-        )
-        begun.stamps.check()
+        about_license = _write_card(scratch.folder, out, begun, plan, job, adapter=True)
         write_checksums(scratch.folder, tally.digests, begun.made_by)
     summary = _summary(out, begun, plan, seed, tally, len(scratch.finished))
     return replace(
@@ -371,6 +372,18 @@ def _merge_to_adapter(
         lora_loss=AdapterLoss(tally.lost),
         license_warning=about_license,
     )
+
+
+def _write_card(folder: Path, out: Path, begun: _Begun, plan: Plan, job: _Job, *, adapter: bool = False) -> str | None:
+    """What is to be said about the license; None too where no card is asked for."""
+    if not job.card:
+        return None
+    seed, name = job.settings.seed, out.absolute().name
+    about_license = write_merge_card(
+        folder, name, plan, seed=seed, threads=job.threads, adapter=adapter, on_progress=job.on_progress
+    )
+    begun.stamps.check()
+    return about_license
 
 
 def _summary(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from weightsmith.files.inputs.read_input import read_text
 from weightsmith.files.inputs.yaml_file import parse_yaml
 from weightsmith.model_card.provenance import InputModel, InputPart, WeightsFile
 from weightsmith.models.model import Model
+from weightsmith.progress import OnProgress, counted, no_progress
 
 CARD = "README.md"
 _MAX_CARD_BYTES = 4 << 20
@@ -26,7 +28,9 @@ _CACHED = re.compile(r"models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # a license or a language as the hub spells it
 
 
-def describe_inputs(models: Iterable[Model], *, threads: int = 1) -> tuple[InputModel, ...]:
+def describe_inputs(
+    models: Iterable[Model], *, threads: int = 1, on_progress: OnProgress = no_progress
+) -> tuple[InputModel, ...]:
     """In the order given, each part hashed once, on `threads`. Two parts of one name get numbers. Raises OSError."""
     models = list(models)
     paths = list(dict.fromkeys(path for model in models for path in model.files))
@@ -34,7 +38,12 @@ def describe_inputs(models: Iterable[Model], *, threads: int = 1) -> tuple[Input
     hub = {path: _hub_place(path) for path in paths}
     local = [file for path in paths if hub[path] is None for file in files[path]]
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        hashes = dict(zip(local, pool.map(_hash, local), strict=True))
+        hasher = _Hasher(sum(file.stat().st_size for file in local), on_progress)
+        try:
+            hashes = dict(zip(local, pool.map(hasher.hash, local), strict=True))
+        except BaseException:  # Ctrl-C: the other threads end with their next chunk
+            hasher.stopped.set()
+            raise
     names = part_names(paths)
     parts = {}
     for path in paths:
@@ -105,12 +114,24 @@ def _name(path: Path) -> str:
     return hub[0] if hub else path.resolve().name.removesuffix(".gguf")
 
 
-def _hash(path: Path) -> str:
-    content, chunk = xxhash.xxh3_128(), bytearray(_CHUNK)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(chunk):
-            content.update(memoryview(chunk)[:count])
-    return content.hexdigest()
+class _Hasher:
+    """Hashes files in several threads, and counts what is done of `total` bytes."""
+
+    def __init__(self, total: int, on_progress: OnProgress) -> None:
+        self._total, self._done, self._lock = total, 0, threading.Lock()
+        self._report = counted(on_progress, "hashing inputs", "bytes")
+        self.stopped = threading.Event()
+
+    def hash(self, path: Path) -> str:
+        """XXH3, 128 bits, of the whole file."""
+        content, chunk = xxhash.xxh3_128(), bytearray(_CHUNK)
+        with path.open("rb", buffering=0) as file:
+            while not self.stopped.is_set() and (count := file.readinto(chunk)):
+                content.update(memoryview(chunk)[:count])
+                with self._lock:
+                    self._done += count
+                    self._report(self._done, self._total)
+        return content.hexdigest()
 
 
 def _said_by_card(path: Path, hub_id: str | None, revision: str | None) -> dict[str, Any]:

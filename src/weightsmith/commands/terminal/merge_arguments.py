@@ -30,7 +30,8 @@ _SAME: dict[str, list[str]] = {
     "--no-multi-gpu": [],
     "--no-async-write": [],
     "--no-unsafe-truncate-embeddings": [],
-    "--no-write-model-card": [],
+    "--write-model-card": [],
+    "--no-write-model-card": ["--no-card"],
 }
 _RENAMED = {"--random-seed": "--seed", "--num-threads": "--threads", "-j": "--threads"}
 _WITHOUT_MEANING = {
@@ -43,7 +44,6 @@ _WITHOUT_MEANING = {
     "--trust-remote-code": "the code of a model is never run",
     "--no-safe-serialization": "weights are written as safetensors only",
     "--no-copy-tokenizer": "the tokenizer is written, which the merged model needs",
-    "--write-model-card": "no model card is written; merge_recipe.yml holds the recipe",
 }
 _VALUE_WITHOUT_MEANING = {
     "--lora-merge-cache": "adapters are added as the weights are read, nothing is stored",

@@ -13,11 +13,19 @@ from weightsmith.model_card.public_recipe import public_recipe
 from weightsmith.model_card.usage import usage_of_adapter, usage_of_folder
 from weightsmith.models.model import Model
 from weightsmith.planning.plan import Plan
+from weightsmith.progress import OnProgress, no_progress
 from weightsmith.recipe.documents import stage_in
 
 
 def write_merge_card(
-    folder: Path, title: str, plan: Plan, *, seed: int, threads: int, adapter: bool = False
+    folder: Path,
+    title: str,
+    plan: Plan,
+    *,
+    seed: int,
+    threads: int,
+    adapter: bool = False,
+    on_progress: OnProgress = no_progress,
 ) -> str | None:
     """Write both into the finished `folder`. `title`: the name that it gets; `adapter`: it is a LoRA adapter on the
     plan's home. The files of inputs that are not from the hub are hashed, on `threads`. Returns what is to
@@ -25,7 +33,7 @@ def write_merge_card(
     provenance = Provenance(
         plan.method.name,
         public_recipe(plan.recipe, plan.origins),
-        describe_origins(plan, threads),
+        describe_origins(plan, threads, on_progress),
         seed if plan.method.random else None,
         tuple(map(str, plan.config.get("architectures") or ())),
     )
@@ -43,11 +51,11 @@ def write_merge_card(
     return license_of(provenance.inputs).warning
 
 
-def describe_origins(plan: Plan, threads: int) -> tuple[InputModel, ...]:
+def describe_origins(plan: Plan, threads: int, on_progress: OnProgress = no_progress) -> tuple[InputModel, ...]:
     """The models that a merge and its stages read, each once."""
     stages = plan.recipe.stages
     own = {reference: model for reference, model in plan.origins.items() if stage_in(reference, stages) is None}
-    inputs = list(describe_inputs(own.values(), threads=threads))
+    inputs = list(describe_inputs(own.values(), threads=threads, on_progress=on_progress))
     for reference, model in plan.origins.items():
         if reference not in own:
             inputs += _of_written_stage(model, threads)
