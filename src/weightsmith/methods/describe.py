@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from textwrap import fill
 
 from weightsmith.methods.method import REQUIRED, Method, Parameter
@@ -56,17 +56,20 @@ def _parameter(parameter: Parameter) -> str:
     return fill(text, _WIDTH, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
 
 
-def example_recipe(method: Method) -> str:
-    """A recipe that uses it, with the parameters that have no default."""
+def example_recipe(method: Method, base: str | None = "base", models: Sequence[str] = ()) -> str:
+    """A recipe that uses it, with the parameters that have no default. `base` and `models`: YAML scalars; without
+    models, as many names as it takes."""
     count = min(max(2, method.inputs[0] - method.needs_base), (method.inputs[1] or 9) - method.needs_base)
+    models = models or [f"fine-tune-{number + 1}" for number in range(count)]
+    count = len(models)
     own = {p.name: _example(p, count) for p in method.parameters if p.scope != "shared" and p.default is REQUIRED}
     shared = {p.name: _example(p, 2) for p in method.parameters if p.scope == "shared" and p.default is REQUIRED}
     lines = [f"merge_method: {method.name}"]
     if method.needs_base:
-        lines.append("base_model: base")
+        lines.append(f"base_model: {base}")
     lines.append("models:")
-    for number in range(count):
-        lines.append(f"  - model: fine-tune-{number + 1}")
+    for model in models:
+        lines.append(f"  - model: {model}")
         if own:
             lines.append(f"    parameters: {{{_flow(own)}}}")
     if shared:

@@ -1,0 +1,57 @@
+"""A first recipe for given models, with what may be set in comments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import indent
+
+from weightsmith.errors import RecipeError
+from weightsmith.files.inputs.yaml_file import dump_yaml
+from weightsmith.methods.describe import example_recipe
+from weightsmith.methods.method import REQUIRED, Method, Parameter
+
+_WIDTH = 110
+
+
+def draft_recipe(method: Method, models: Sequence[str], base: str | None) -> str:
+    """YAML: the recipe, and a comment for each parameter that has a default. Raises RecipeError where the method takes
+    another number of models, or needs a base."""
+    count = len(models) + (base is not None and method.needs_base)
+    least, most = method.inputs
+    if count < least or (most is not None and count > most):
+        raise RecipeError(f"{method.name} merges {method.input_count}, and these are {count}")
+    if method.needs_base and base is None:
+        raise RecipeError(f"{method.name} needs a base model: the one that the others were trained from")
+    plain = [_scalar(model) for model in models]
+    text = example_recipe(method, base=_scalar(base) if base else None, models=plain)
+    optional = [parameter for parameter in method.parameters if parameter.default is not REQUIRED]
+    if optional:
+        notes = "\n".join(_note(parameter) for parameter in optional)
+        text += f"\n# More that can be set, under a model's `parameters` or under the recipe's own:\n{notes}"
+    return f"{text}\n"
+
+
+def draft_pipeline(recipe: str, types: Sequence[str], questions: Sequence[str], base: str | None) -> str:
+    """YAML: a pipeline that merges as `recipe` says, exports, compares with the base and writes a report."""
+    parts = [f"merge:\n{indent(recipe.rstrip(), '  ')}"]
+    if types:
+        parts.append(f"export: [{', '.join(types)}]")
+    if questions:
+        models = {"base": base, "merged": "$merged"} if base else {"merged": "$merged"}
+        stage = dump_yaml({"models": models, "questions": list(questions)})
+        parts.append(f"evaluate:\n{indent(stage.rstrip(), '  ')}")
+    return "\n".join([*parts, "report: {}"]) + "\n"
+
+
+def _note(parameter: Parameter) -> str:
+    default = parameter.default
+    shown = "" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+    line = f"#   {parameter.name}: {shown or '...'}"
+    doc = " ".join(parameter.doc.split())
+    room = _WIDTH - 28
+    return f"{line:<26}# {doc if len(doc) <= room else doc[: room - 1] + '…'}"
+
+
+def _scalar(text: str) -> str:
+    """As a YAML value on one line."""
+    return dump_yaml([text]).removeprefix("- ").rstrip("\n")
