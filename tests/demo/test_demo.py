@@ -87,6 +87,8 @@ def test_what_is_in_the_folder(demo: Path) -> None:
         "chat_template.jinja",
         "merge_recipe.yml",
         "checksums.json",
+        "provenance.json",
+        "README.md",
     }
     assert json.loads((demo / "merged" / "config.json").read_text())["dtype"] == "float32"
     assert {p.name for p in (demo / "gguf").iterdir()} == {
@@ -94,6 +96,9 @@ def test_what_is_in_the_folder(demo: Path) -> None:
         "merged-q4_k_m.gguf",
         "manifest.json",
         "Modelfile",
+        "template",
+        "params",
+        "README.md",
     }
     assert (demo.parent / "stdout").read_text().splitlines()[0] == "## tasks"
     assert "| merged Q4_K_M " in (demo / "report.md").read_text()

@@ -46,9 +46,11 @@ def test_they_are_merged_like_mergekit_pytorch(files: dict[str, Path], tmp_path:
     summary = ws.merge(path, tmp_path / "ours")
     assert summary.tensors == 5
     assert sorted(p.name for p in (tmp_path / "ours").iterdir()) == [
+        "README.md",
         "checksums.json",
         "merge_recipe.yml",
         "model.safetensors",
+        "provenance.json",
     ]
     command = [str(Path(sys.executable).parent / "mergekit-pytorch"), str(path), str(tmp_path / "theirs")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

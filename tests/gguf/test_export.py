@@ -57,7 +57,7 @@ def test_a_folder_of_types_is_made_once(chat_models: Path, tmp_path: Path) -> No
     assert first.returncode == 0, first.stderr
     assert "32 tensors" not in first.stderr and "because their rows do not divide into blocks of q4_k" in first.stderr
     made = {"a-f16.gguf", "a-q8_0.gguf", "a-q4_k_m.gguf"}
-    assert names(out) == {*made, "manifest.json", "Modelfile"}
+    assert names(out) == {*made, "manifest.json", "Modelfile", "template", "params", "README.md"}
     manifest_files = json.loads((out / "manifest.json").read_text())["files"]
     assert {entry["file"] for entry in manifest_files} == made
     for entry in manifest_files:

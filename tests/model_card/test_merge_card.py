@@ -107,7 +107,7 @@ def test_the_code_runs(chat_models: Path, tmp_path: Path, monkeypatch: pytest.Mo
     out = merged(chat_models, tmp_path / "out")
     (code,) = [code for language, code in blocks(out / "README.md") if language == "python"]
     assert "apply_chat_template" in code
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(out)
     exec(code.replace("max_new_tokens=100", "max_new_tokens=3"), {})
     assert capsys.readouterr().out.strip()
 
@@ -189,7 +189,7 @@ def test_an_edited_card_is_kept(models: Path, tmp_path: Path) -> None:
     out = merged(models, tmp_path / "out")
     assert may_replace_card(out)
     card = out / "README.md"
-    card.write_text(card.read_text().replace("# out", "# My model"))
+    card.write_text(card.read_text().replace("# TIES of base, a and b", "# My model"))
     assert not may_replace_card(out)
     assert ws.merge(ws.Recipe.from_dict(TIES, path=models / "recipe.yml"), out).done_already  # it is still that merge
 
@@ -203,3 +203,8 @@ def test_without_a_card(models: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert not (out / "README.md").exists() and not (out / "provenance.json").exists()
     assert merged(models, tmp_path / "with").joinpath("README.md").exists()
+
+
+def test_the_folder_has_no_part_in_it(models: Path, tmp_path: Path) -> None:
+    one, two = (merged(models, tmp_path / name) for name in ("one", "two"))
+    assert {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in two.iterdir()}

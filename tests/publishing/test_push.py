@@ -151,5 +151,5 @@ def test_a_link_out_of_the_folder_is_not_followed(run_folder: Path, tmp_path: Pa
 def test_an_edited_card_goes_as_it_is(run_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "merged"
     shutil.copytree(run_folder / "merged", folder)
-    (folder / "README.md").write_text('# Mine\nmodel_id = "x"  # the folder, or its id on the hub\n')
+    (folder / "README.md").write_text('# Mine\nmodel_id = "."  # this folder, or its id on the hub\n')
     assert files_to_push(folder, REPO).texts["README.md"] == (folder / "README.md").read_text()

@@ -326,7 +326,7 @@ def _merge_to_folder(
         if not plan.home.is_state_dict:
             (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
         (folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
-        about_license = _write_card(folder, out, begun, plan, job)
+        about_license = _write_card(folder, begun, plan, job)
         write_checksums(folder, tally.digests, begun.made_by)
     summary = _summary(out, begun, plan, seed, tally, len(scratch.finished))
     return replace(summary, license_warning=about_license)
@@ -362,7 +362,7 @@ def _merge_to_adapter(
         (scratch.folder / SINGLE).rename(scratch.folder / ADAPTER_WEIGHTS)
         (scratch.folder / ADAPTER_CONFIG).write_text(json.dumps(adapter.config, indent=2) + "\n", encoding="utf-8")
         (scratch.folder / RECIPE_COPY).write_text(recipe.file.text, encoding="utf-8")
-        about_license = _write_card(scratch.folder, out, begun, plan, job, adapter=True)
+        about_license = _write_card(scratch.folder, begun, plan, job, adapter=True)
         write_checksums(scratch.folder, tally.digests, begun.made_by)
     summary = _summary(out, begun, plan, seed, tally, len(scratch.finished))
     return replace(
@@ -374,13 +374,13 @@ def _merge_to_adapter(
     )
 
 
-def _write_card(folder: Path, out: Path, begun: _Begun, plan: Plan, job: _Job, *, adapter: bool = False) -> str | None:
+def _write_card(folder: Path, begun: _Begun, plan: Plan, job: _Job, *, adapter: bool = False) -> str | None:
     """What is to be said about the license; None too where no card is asked for."""
     if not job.card:
         return None
-    seed, name = job.settings.seed, out.absolute().name
+    seed = job.settings.seed
     about_license = write_merge_card(
-        folder, name, plan, seed=seed, threads=job.threads, adapter=adapter, on_progress=job.on_progress
+        folder, plan, seed=seed, threads=job.threads, adapter=adapter, on_progress=job.on_progress
     )
     begun.stamps.check()
     return about_license

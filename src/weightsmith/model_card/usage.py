@@ -12,9 +12,10 @@ from weightsmith.files.inputs.read_input import MAX_TOKENIZER_BYTES, read_json
 
 _QUESTION = "What is a large language model?"
 _BEGINNING = "A large language model is"
+_MODEL_ID = 'model_id = "."  # this folder, or its id on the hub'
 
 
-def usage_of_folder(folder: Path, name: str) -> tuple[tuple[str, str], ...]:
+def usage_of_folder(folder: Path) -> tuple[tuple[str, str], ...]:
     """(language, code) for a folder that transformers loads; empty where the class of its config.json is none that the
     code can name."""
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
@@ -23,16 +24,16 @@ def usage_of_folder(folder: Path, name: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(architecture, str) or not architecture.isidentifier():
         return ()
     if not architecture.endswith("ForCausalLM"):
-        code = f"from transformers import {architecture}\n\n{_named(name)}\n"
+        code = f"from transformers import {architecture}\n\n{_MODEL_ID}\n"
         return (("python", f'{code}model = {architecture}.from_pretrained(model_id, dtype="auto")\n'),)
-    return (("python", _transformers(name, chat=has_chat_template(folder))),)
+    return (("python", _transformers(chat=has_chat_template(folder))),)
 
 
-def usage_of_adapter(base: str, name: str) -> tuple[tuple[str, str], ...]:
+def usage_of_adapter(base: str) -> tuple[tuple[str, str], ...]:
     """(language, code) for an adapter in peft's format on the model `base`."""
     code = (
         "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"base_id = {_quoted(base)}\n{_named(name)}\n"
+        f"base_id = {_quoted(base)}\n{_MODEL_ID}\n"
         "tokenizer = AutoTokenizer.from_pretrained(base_id)\n"
         'base = AutoModelForCausalLM.from_pretrained(base_id, dtype="auto")\n'
         "model = PeftModel.from_pretrained(base, model_id)\n\n"
@@ -65,10 +66,10 @@ def has_chat_template(folder: Path) -> bool:
     return bool(config.get("chat_template"))
 
 
-def _transformers(name: str, *, chat: bool) -> str:
+def _transformers(*, chat: bool) -> str:
     return (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"{_named(name)}\n"
+        f"{_MODEL_ID}\n"
         "tokenizer = AutoTokenizer.from_pretrained(model_id)\n"
         'model = AutoModelForCausalLM.from_pretrained(model_id, dtype="auto")\n\n' + _answer(chat=chat)
     )
@@ -87,10 +88,6 @@ def _answer(*, chat: bool) -> str:
         f"{ask}output = model.generate(**inputs, max_new_tokens=100)\n"
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))\n'
     )
-
-
-def _named(name: str) -> str:
-    return f"model_id = {_quoted(name)}  # the folder, or its id on the hub"
 
 
 def _quoted(text: str) -> str:

@@ -76,7 +76,7 @@ def _write_merged(folder: Path, name: str, provenance: Provenance, results: Card
         provenance,
         method.title if method else provenance.method,
         paper,
-        usage_of_folder(folder, name),
+        usage_of_folder(folder),
         results=results,
     )
     return write_card(folder, card)

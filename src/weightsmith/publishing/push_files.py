@@ -23,7 +23,7 @@ _TEXTS = (".json", ".jinja", ".txt", ".md", ".yml", ".yaml")
 _NAMES = ("Modelfile", "template", "params", "system", "tokenizer.model", "LICENSE", "NOTICE")
 _OURS = ("manifest.json", "checksums.json")  # about this machine's files: their paths, times and sizes
 _SCANNED = 8 << 20  # bytes of a text that is searched for paths
-_MODEL_ID = re.compile(r'^model_id = ".*"  # the folder, or its id on the hub$', re.MULTILINE)
+_MODEL_ID = re.compile(r'^model_id = "\."  # this folder, or its id on the hub$', re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from weightsmith.planning.plan import Plan
 from weightsmith.progress import OnProgress, no_progress
 from weightsmith.recipe.documents import stage_in
 
+_LONGEST = 80  # letters of a title's list of models
+
 
 def write_merge_card(
     folder: Path,
-    title: str,
     plan: Plan,
     *,
     seed: int,
@@ -27,8 +28,8 @@ def write_merge_card(
     adapter: bool = False,
     on_progress: OnProgress = no_progress,
 ) -> str | None:
-    """Write both into the finished `folder`. `title`: the name that it gets; `adapter`: it is a LoRA adapter on the
-    plan's home. The files of inputs that are not from the hub are hashed, on `threads`. Returns what is to
+    """Write both into the finished `folder`; nothing in them depends on its name. `adapter`: it is a LoRA adapter on
+    the plan's home. The files of inputs that are not from the hub are hashed, on `threads`. Returns what is to
     be said about the license. Raises OSError."""
     provenance = Provenance(
         plan.method.name,
@@ -40,15 +41,22 @@ def write_merge_card(
     provenance.write(folder)
     home = _title_of(provenance, plan) if adapter else ""
     card = Card(
-        title,
+        merge_title(provenance, plan.method.title),
         "adapter" if adapter else "merge",
         provenance,
         plan.method.title,
         plan.method.paper if plan.method.paper.startswith("https://") else None,
-        usage_of_adapter(home, title) if adapter else usage_of_folder(folder, title),
+        usage_of_adapter(home) if adapter else usage_of_folder(folder),
     )
     write_card(folder, card)
     return license_of(provenance.inputs).warning
+
+
+def merge_title(provenance: Provenance, method: str) -> str:
+    """`TIES of base, coder and writer`; of many models, their number."""
+    titles = [model.title for model in provenance.inputs]
+    few = f"{', '.join(titles[:-1])} and {titles[-1]}" if len(titles) > 1 else "".join(titles)
+    return f"{method} of {few if len(few) <= _LONGEST else f'{len(titles)} models'}"
 
 
 def describe_origins(plan: Plan, threads: int, on_progress: OnProgress = no_progress) -> tuple[InputModel, ...]:
