@@ -108,6 +108,6 @@ def test_a_second_run_reuses_everything(demo: Path) -> None:
     before = (demo / "report.html").read_bytes()
     done = weightsmith_process("demo", demo)
     assert done.returncode == 0, done.stderr
-    assert "0 of 5 stages done" in done.stdout
+    assert "0 of 7 stages done" in done.stdout
     assert done.stdout.splitlines()[:-1] == (demo.parent / "stdout").read_text().splitlines()[:-1]
     assert (demo / "report.html").read_bytes() == before
