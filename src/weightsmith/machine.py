@@ -45,12 +45,16 @@ def fast_precision(device: str = "cpu") -> Literal["float32", "bfloat16", "float
         import torch
 
         return "bfloat16" if not device.startswith("cuda") or torch.cuda.is_bf16_supported() else "float16"
+    return "bfloat16" if {"amx_bf16", "avx512_bf16", "bf16"} & processor_flags() else "float32"
+
+
+def processor_flags() -> set[str]:
+    """The instruction sets that Linux names; empty elsewhere."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            flags = next(line for line in lines if line.startswith(("flags", "Features"))).split()
+            return set(next(line for line in lines if line.startswith(("flags", "Features"))).split())
     except (OSError, StopIteration):
-        return "float32"
-    return "bfloat16" if {"amx_bf16", "avx512_bf16", "bf16"} & set(flags) else "float32"
+        return set()
 
 
 def check_device(device: str) -> None:

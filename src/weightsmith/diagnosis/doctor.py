@@ -14,7 +14,7 @@ from pathlib import Path
 
 from weightsmith.diagnosis.check_extras import Extra, check_extras
 from weightsmith.files.user_cache import user_cache
-from weightsmith.machine import available_cores, available_memory, fast_precision
+from weightsmith.machine import available_cores, available_memory, fast_precision, processor_flags
 from weightsmith.version import __version__
 
 _PROBE = 64 << 20  # bytes that are written and read
@@ -103,11 +103,7 @@ def doctor(folder: Path | str = ".") -> Diagnosis:
 
 
 def _instructions() -> tuple[str, ...]:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            flags = next(line for line in lines if line.startswith(("flags", "Features"))).split()
-    except (OSError, StopIteration):
-        return ()
+    flags = processor_flags()
     return tuple(name for name in _INSTRUCTIONS if name in flags)
 
 

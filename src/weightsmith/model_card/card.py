@@ -19,7 +19,7 @@ from weightsmith.files.markdown_table import markdown_table, markdown_text
 from weightsmith.files.write_whole import write_whole
 from weightsmith.model_card.describe_inputs import CARD
 from weightsmith.model_card.license import license_of
-from weightsmith.model_card.provenance import InputPart, Provenance
+from weightsmith.model_card.provenance import InputPart, Provenance, listed
 from weightsmith.units import show_size
 
 _SAFE = re.compile(r"[A-Za-z][A-Za-z0-9 ./_-]*")  # text in any YAML
@@ -30,7 +30,7 @@ _END = re.compile(r"<!-- weightsmith:([0-9a-f]{16}) -->\n\Z")
 @dataclass(frozen=True)
 class CardResults:
     """What an evaluation found. `model_index`: the `results` of the head's model-index; `sentences`: what differs from
-    whom, in words; `tables`: Markdown; `about`: what was asked, and how."""
+    whom, in words; `tables`: Markdown."""
 
     model_index: Sequence[Mapping[str, Any]] = ()
     sentences: tuple[str, ...] = ()
@@ -113,9 +113,9 @@ class Card:
         if self.provenance.method:
             method = markdown_text(self.method_title or self.provenance.method)
             by = f"[{method}]({self.paper})" if self.paper else method
-            what = f"A merge of {_listed(names)}, by {by}, {made}."
+            what = f"A merge of {listed(names)}, by {by}, {made}."
         else:
-            what = f"{_listed(names)}, {made}."
+            what = f"{listed(names)}, {made}."
         if self.relation == "quantized":
             what += " These are GGUF files, for llama.cpp and what is built on it."
         elif self.relation == "adapter":
@@ -223,7 +223,3 @@ def _link(parts: tuple[InputPart, ...]) -> str:
 def _plain(name: str) -> str:
     """What a code span shows as it is."""
     return "".join(letter if letter.isprintable() and letter != "`" else " " for letter in name)
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -89,3 +90,8 @@ def read_provenance(folder: Path) -> Provenance | None:
         return _PROVENANCE.validate_python(read_json(path, limit=_MAX_BYTES))
     except ValidationError:
         return None
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)

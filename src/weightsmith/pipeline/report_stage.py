@@ -15,7 +15,7 @@ from weightsmith.inspection.movement import Movement, measure_movement
 from weightsmith.methods.registry import find_method
 from weightsmith.model_card.describe_inputs import part_names, without_paths
 from weightsmith.model_card.license import license_of
-from weightsmith.model_card.provenance import InputModel, Provenance, read_provenance
+from weightsmith.model_card.provenance import InputModel, Provenance, listed, read_provenance
 from weightsmith.models.model import Model
 from weightsmith.pipeline.stages import Stage, Stages
 from weightsmith.planning.plan import Plan
@@ -110,9 +110,8 @@ def _summary(provenance: Provenance | None) -> str:
     if provenance is None or provenance.method is None:
         return ""
     method = find_method(provenance.method)
-    titles = [model.title for model in provenance.inputs]
-    listed = f"{', '.join(titles[:-1])} and {titles[-1]}" if len(titles) > 1 else "".join(titles)
-    return f"A merge of {listed}, by {method.title if method else provenance.method}."
+    titles = listed([model.title for model in provenance.inputs])
+    return f"A merge of {titles}, by {method.title if method else provenance.method}."
 
 
 def _input(model: InputModel) -> ReportInput:

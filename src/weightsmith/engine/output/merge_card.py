@@ -8,7 +8,7 @@ from pathlib import Path
 from weightsmith.model_card.card import Card, write_card
 from weightsmith.model_card.describe_inputs import describe_inputs
 from weightsmith.model_card.license import license_of
-from weightsmith.model_card.provenance import InputModel, Provenance, read_provenance
+from weightsmith.model_card.provenance import InputModel, Provenance, listed, read_provenance
 from weightsmith.model_card.public_recipe import public_recipe
 from weightsmith.model_card.usage import usage_of_adapter, usage_of_folder
 from weightsmith.models.model import Model
@@ -55,7 +55,7 @@ def write_merge_card(
 def merge_title(provenance: Provenance, method: str) -> str:
     """`TIES of base, coder and writer`; of many models, their number."""
     titles = [model.title for model in provenance.inputs]
-    few = f"{', '.join(titles[:-1])} and {titles[-1]}" if len(titles) > 1 else "".join(titles)
+    few = listed(titles)
     return f"{method} of {few if len(few) <= _LONGEST else f'{len(titles)} models'}"
 
 
