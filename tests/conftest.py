@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.hub_server import Hub, serving
-from tests.warm_process import warm_process
+from tests.warm_process import use_warm_modules, warm_process
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -50,6 +50,7 @@ LONGEST = (
     "tests/engine/test_text_methods.py",
 )
 APART = ("tests/docs/test_code_blocks.py", "tests/hostile/test_hostile.py")  # their tests share nothing that takes long
+DEMO_QUESTIONS = 20  # of each skill; it has 60
 SKILLS = ("dates", "records", "commands")
 
 
@@ -87,6 +88,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("more"):
                 item.add_marker(pytest.mark.skip(reason="only with --all"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_modules() -> None:
+    """What the tests' own process starts as a child is a fork, too."""
+    from weightsmith import child_process
+
+    cold = child_process.module_command
+
+    def command(module: str) -> list[str]:
+        return warm_process().module_command(module) if module.startswith("weightsmith.") else cold(module)
+
+    use_warm_modules(command)
 
 
 def weightsmith_process(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
@@ -206,8 +220,15 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `weightsmith demo` makes; what it printed is in `stdout` and `stderr` beside it."""
+    """The folder that `weightsmith demo` makes, but for two thirds of its questions; what it printed is in `stdout` and
+    `stderr` beside it."""
+    from weightsmith.demo.run_demo import pipeline_text
+    from weightsmith.pipeline.stages import RECORDS
+
     root = tmp_path_factory.mktemp("demo")
+    (root / "out" / RECORDS).mkdir(parents=True)
+    text = pipeline_text().replace("\nevaluate:\n", f"\nevaluate:\n  limit: {DEMO_QUESTIONS}\n")
+    (root / "out" / "pipeline.yml").write_text(text)
     done = weightsmith_process("demo", root / "out")
     assert done.returncode == 0, done.stderr
     (root / "stdout").write_text(done.stdout)

@@ -1,23 +1,29 @@
-"""`weightsmith` in forks of one process that has imported what commands need: each then takes no seconds to begin.
+"""`weightsmith`, and the modules that it runs as processes of their own, in forks of one process that has imported what
+they need: each then takes no seconds to begin.
 
     python -m tests.warm_process FOLDER
 
-listens at FOLDER/socket for lines of JSON, {"arguments": [...], "cwd": ..., "stdout": file, "stderr": file}, and answers
-with {"code": ...}. FOLDER/bin/weightsmith asks it, for shells.
+listens at FOLDER/socket for a line of JSON, {"module": ..., "arguments": [...], "cwd": ..., "environment": {...}}, with
+the three standard streams. It answers with {"pid": ...}, and with {"code": ...} at the end; who hangs up ends the fork.
+FOLDER/bin/weightsmith asks it, for shells; FOLDER/module asks it for a module.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import json
 import os
+import runpy
+import selectors
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +37,10 @@ ROOT = Path(__file__).parents[1]
 
 def warm_up(folder: Path) -> None:
     """Modules are imported, kernels loaded, names of tensors compiled."""
+    import conversion.llama  # noqa: F401 - llama.cpp's converter
+    import llama_cpp  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
+    from transformers import AutoTokenizer  # noqa: F401
 
     import weightsmith
 
@@ -49,19 +58,33 @@ def warm_up(folder: Path) -> None:
     gc.freeze()  # a collection in a fork would copy every page
 
 
+def use_warm_modules(command: Callable[[str], list[str]]) -> None:
+    """What this process would start as `python -m weightsmith...` is started by `command`."""
+    from weightsmith import child_process
+
+    child_process.module_command = command
+
+
 class WarmProcess:
     """The other side of this module. `programs`: a folder for PATH."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self.environment, self.programs = folder, _environment(), folder / "bin"
+        self.environment, self.programs, self._module = _environment(), folder / "bin", folder / "module"
         self.programs.mkdir()
-        program = self.programs / "weightsmith"
-        program.write_text(f"#!{sys.executable} -IS\n{_PROGRAM.replace('SOCKET', repr(str(folder / 'socket')))}")
-        program.chmod(0o755)
+        for program, words in (
+            (self.programs / "weightsmith", "['weightsmith', *sys.argv[1:]]"),
+            (self._module, "sys.argv[1:]"),
+        ):
+            asking = _PROGRAM.replace("SOCKET", repr(str(folder / "socket"))).replace("WORDS", words)
+            program.write_text(f"#!{sys.executable} -IS\n{asking}")
+            program.chmod(0o755)
         command = [sys.executable, "-m", "tests.warm_process", str(folder)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert process.stdout and process.stdout.readline() == "ready\n"
         atexit.register(process.kill)
+
+    def module_command(self, module: str) -> list[str]:
+        return [str(self._module), module]
 
     @property
     def fits(self) -> bool:
@@ -69,20 +92,28 @@ class WarmProcess:
         return _environment() == self.environment
 
     def run(self, arguments: Sequence[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [self.programs / "weightsmith", *arguments], cwd=cwd, capture_output=True, text=True, check=False
-        )
-        return subprocess.CompletedProcess(["weightsmith", *arguments], done.returncode, done.stdout, done.stderr)
+        command = [self.programs / "weightsmith", *arguments]
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.run(command, cwd=cwd, text=True, check=False, **streams)
 
 
 _PROGRAM = """
-import json, os, socket, sys
-me = f"/proc/{os.getpid()}/fd/"
-request = {"arguments": sys.argv[1:], "cwd": os.getcwd(), "stdout": me + "1", "stderr": me + "2"}
+import json, os, signal, socket, sys
+module, *arguments = WORDS
+request = {"module": module, "arguments": arguments, "cwd": os.getcwd(), "environment": dict(os.environ)}
 with socket.socket(socket.AF_UNIX) as asked:
     asked.connect(SOCKET)
-    asked.sendall((json.dumps(request) + "\\n").encode())
-    sys.exit(json.loads(asked.makefile().readline())["code"])
+    socket.send_fds(asked, [(json.dumps(request) + "\\n").encode()], [0, 1, 2])
+    os.close(0)
+    answers = asked.makefile()
+    pid = json.loads(answers.readline())["pid"]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: os.kill(pid, number))
+    code = json.loads(answers.readline())["code"]
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
 """
 
 
@@ -102,38 +133,70 @@ def warm_process() -> WarmProcess:
 def _serve(folder: Path) -> NoReturn:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as the command sets it
     warm_up(folder)
-    with socket.socket(socket.AF_UNIX) as listening:
+    with socket.socket(socket.AF_UNIX) as listening, selectors.DefaultSelector() as waiting:
         listening.bind(str(folder / "socket"))
         listening.listen()
+        waiting.register(listening, selectors.EVENT_READ)
         print("ready", flush=True)
         while True:
-            asked, _ = listening.accept()
-            with asked:
-                request = json.loads(asked.makefile().readline())
-                child = os.fork()
-                if child == 0:
-                    listening.close()
-                    asked.close()
-                    _become(request)
-                _, status = os.waitpid(child, 0)
-                asked.sendall((json.dumps({"code": os.waitstatus_to_exitcode(status)}) + "\n").encode())
+            for key, _ in waiting.select():
+                if key.fileobj is listening:
+                    asked, _ = listening.accept()
+                    child, ended = _fork(asked, waiting, folder)
+                    waiting.register(ended, selectors.EVENT_READ, (child, asked))
+                    waiting.register(asked, selectors.EVENT_READ, (child, None))
+                elif key.data[1] is None:  # hung up
+                    waiting.unregister(key.fileobj)
+                    os.kill(key.data[0], signal.SIGKILL)
+                else:
+                    child, asked = key.data
+                    waiting.unregister(key.fileobj)
+                    os.close(key.fd)
+                    if asked in waiting.get_map():
+                        waiting.unregister(asked)
+                    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                    with asked, contextlib.suppress(OSError):
+                        asked.sendall((json.dumps({"code": code}) + "\n").encode())
 
 
-def _become(request: dict) -> NoReturn:
-    """Be `weightsmith`, and end as a process ends, but without freeing thousands of modules."""
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        file = os.open(request[name], os.O_WRONLY | os.O_APPEND)
-        os.dup2(file, number)
-        os.close(file)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+def _fork(asked: socket.socket, waiting: selectors.BaseSelector, folder: Path) -> tuple[int, int]:
+    """The process, and what can be read when it has ended."""
+    text, streams, _, _ = socket.recv_fds(asked, 1 << 16, 3)
+    while not text.endswith(b"\n"):
+        text += asked.recv(1 << 16)
+    child = os.fork()
+    if child == 0:
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        for key in list(waiting.get_map().values()):
+            key.fileobj.close() if isinstance(key.fileobj, socket.socket) else os.close(key.fd)
+        asked.close()
+        _become(json.loads(text), folder)
+    for stream in streams:
+        os.close(stream)
+    asked.sendall((json.dumps({"pid": child}) + "\n").encode())
+    return child, os.pidfd_open(child)
+
+
+def _become(request: dict, folder: Path) -> NoReturn:
+    """Be the program, and end as a process ends, but without freeing thousands of modules."""
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    sys.argv = ["weightsmith", *request["arguments"]]
+    os.environ.clear()
+    os.environ.update(request["environment"])
     os.chdir(request["cwd"])
-    from weightsmith.__main__ import main
-
+    module = request["module"]
+    sys.argv = [module, *request["arguments"]]
+    if module == "weightsmith":
+        use_warm_modules(lambda module: [str(folder / "module"), module])
     code: object = 0
     try:
-        main()
+        if module == "weightsmith":
+            from weightsmith.__main__ import main
+
+            main()
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code
     except BaseException:

@@ -26,7 +26,7 @@ _CUT = 300  # characters of a last line that are shown
 def run_child(module: str, job: Request, on_line: Callable[[dict[str, Any]], None]) -> tuple[int, str]:
     """Run `python -m module JOB`; `on_line` gets each line of JSON. Returns the exit code and the last line that is
     not JSON."""
-    command, last_line = [*_python(module), json.dumps(job)], ""
+    command, last_line = [*module_command(module), json.dumps(job)], ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         try:
@@ -54,7 +54,7 @@ class ChildProcess:
     def __init__(self, module: str) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            _python(module),
+            module_command(module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -150,5 +150,6 @@ def serve_requests(answer: Callable[[dict[str, Any]], tuple[Request, bytes] | No
             os._exit(1)
 
 
-def _python(module: str) -> list[str]:
+def module_command(module: str) -> list[str]:
+    """The command that runs a module of ours, and none that lies in the working folder."""
     return [sys.executable, "-P", "-m", module]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import weightsmith
-from tests.conftest import SKILLS, weightsmith_process
+from tests.conftest import DEMO_QUESTIONS, SKILLS, weightsmith_process
 
 LOAD = """
 import sys
@@ -59,7 +59,9 @@ def test_the_plain_average_loses_a_skill(specialists: Path, table, tmp_path: Pat
         yaml.safe_dump({"merge_method": "linear", "models": models, "dtype": "float32"})
     )
     weightsmith.merge(tmp_path / "linear.yml", tmp_path / "average")
-    result = weightsmith.evaluate([tmp_path / "average"], questions=[PACKAGE / f"data/{s}.jsonl" for s in SKILLS])
+    result = weightsmith.evaluate(
+        [tmp_path / "average"], questions=[PACKAGE / f"data/{s}.jsonl" for s in SKILLS], limit=DEMO_QUESTIONS
+    )
     average = {entry.name: value.value for entry, value in result.suites[0].models[0].values.items()}
     assert max(table[s][s] - average[s] for s in SKILLS) >= 15
 

@@ -8,14 +8,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from weightsmith import errors
+from weightsmith import child_process, errors
 from weightsmith.errors import ExportError
 from weightsmith.gguf.conversion.export_source import ExportJob
 
@@ -42,7 +41,7 @@ class Conversion:
     def __enter__(self) -> Conversion:
         self._folder = tempfile.TemporaryDirectory(prefix="weightsmith-convert-")
         self._errors = tempfile.TemporaryFile("w+")
-        command = [sys.executable, "-P", "-m", "weightsmith.gguf.conversion.converter"]
+        command = child_process.module_command("weightsmith.gguf.conversion.converter")
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment

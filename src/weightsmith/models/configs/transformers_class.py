@@ -18,6 +18,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
+from weightsmith import child_process
 from weightsmith.models.configs.without_code import without_code
 
 _MEMORY = 16 << 30  # bytes of addresses: a config.json may ask for a billion layers
@@ -74,7 +75,7 @@ class _NoAnswerError(Exception):
 @lru_cache(maxsize=32)
 def _run(job: str) -> ClassCheck:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-P", "-m", __name__]
+    command = child_process.module_command(__name__)
     try:
         process = subprocess.run(
             command, input=job, capture_output=True, text=True, timeout=_SECONDS, env=environment, check=False
