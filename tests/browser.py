@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-needs_chromium = pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium on this machine")
+CHROMIUM = shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")
 
 
 def shown(page: Path, scratch: Path, height: int = 1200) -> tuple[str, int]:

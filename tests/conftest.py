@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from tests.hub_server import Hub, serving
 from tests.warm_process import use_warm_modules, warm_process
+from weightsmith import child_process
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -50,6 +51,7 @@ LONGEST = (
     "tests/engine/test_text_methods.py",
 )
 APART = ("tests/docs/test_code_blocks.py", "tests/hostile/test_hostile.py")  # their tests share nothing that takes long
+COLD_MODULE_COMMAND = child_process.module_command
 DEMO_QUESTIONS = 20  # of each skill; it has 60
 SKILLS = ("dates", "records", "commands")
 
@@ -93,12 +95,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session", autouse=True)
 def _warm_modules() -> None:
     """What the tests' own process starts as a child is a fork, too."""
-    from weightsmith import child_process
-
-    cold = child_process.module_command
 
     def command(module: str) -> list[str]:
-        return warm_process().module_command(module) if module.startswith("weightsmith.") else cold(module)
+        return (
+            warm_process().module_command(module) if module.startswith("weightsmith.") else COLD_MODULE_COMMAND(module)
+        )
 
     use_warm_modules(command)
 

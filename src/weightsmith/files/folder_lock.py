@@ -51,6 +51,22 @@ def file_lock(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the file `path` by `file_lock`. False where the system has no locks."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        if fcntl:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def _lock_folder(folder: Path, owner_file: str | None) -> Iterator[None]:
     descriptor = _locked(folder, owner_file)

@@ -46,7 +46,7 @@ class RunSummary:
 
 
 @dataclass(frozen=True)
-class _Checked:
+class CheckedPipeline:
     """A pipeline of which every part was opened once, before any work."""
 
     file: YamlFile
@@ -74,7 +74,7 @@ def run(
     >>> [stage.name for stage in ws.run("pipeline.yml", "out").stages]
     ['merge', 'export f16', 'export q8_0', 'evaluate', 'report']
     """
-    checked = _check(Path(pipeline))
+    checked = check_pipeline(read_yaml(Path(pipeline)))
     for warning in checked.plan.warnings:
         log(f"warning: {warning}")
     out = Path(out).absolute()
@@ -101,8 +101,9 @@ def run(
         return RunSummary(out, tuple(stages.done), tables, page)
 
 
-def _check(path: Path) -> _Checked:
-    file = read_yaml(path)
+def check_pipeline(file: YamlFile, *, headers_only: bool = False) -> CheckedPipeline:
+    """Open every part once. `headers_only`: of hub models too, whose weights are then not fetched; such a plan is not
+    run. Raises WeightsmithError for what `run` would refuse."""
     pipeline = file.validate(Pipeline)
     if isinstance(pipeline.merge, str):
         recipe = load_recipe(_existing(file, ["merge"], pipeline.merge))
@@ -112,7 +113,7 @@ def _check(path: Path) -> _Checked:
     for i, gguf_type in enumerate(pipeline.export):
         if gguf_type not in known_types:
             raise file.error(["export", i], f"unknown GGUF type {gguf_type!r}{nearest(gguf_type, known_types)}")
-    plan = open_plan(recipe)
+    plan = open_plan(recipe, headers_only=headers_only, to_be_run=not headers_only)
     home = tokenizer_model(plan.home, plan.vocabulary)
     evaluation = check_evaluation(file, pipeline.evaluate, pipeline.export) if pipeline.evaluate else None
     if pipeline.export:
@@ -121,7 +122,7 @@ def _check(path: Path) -> _Checked:
         from weightsmith.evaluation.backends.open_backend import check_usable
 
         check_usable(home, chat=evaluation.settings.chat)
-    return _Checked(file, pipeline, recipe, plan, evaluation)
+    return CheckedPipeline(file, pipeline, recipe, plan, evaluation)
 
 
 def _existing(file: YamlFile, keys: list[str | int], name: str) -> Path:
@@ -136,7 +137,7 @@ def _identity(stages: Stages, model: Model) -> list[str]:
 
 
 def _merge(
-    checked: _Checked, out: Path, stages: Stages, threads: int | None, log: Log, on_progress: OnProgress
+    checked: CheckedPipeline, out: Path, stages: Stages, threads: int | None, log: Log, on_progress: OnProgress
 ) -> Stage:
     folder = out / "merged"
 
@@ -152,7 +153,7 @@ def _merge(
 
 
 def _export(
-    checked: _Checked,
+    checked: CheckedPipeline,
     out: Path,
     stages: Stages,
     merged: Stage,
@@ -194,7 +195,7 @@ def _export(
 
 
 def _scored_models(
-    checked: _Checked,
+    checked: CheckedPipeline,
     scored: dict[str, str],
     out: Path,
     stages: Stages,
