@@ -208,3 +208,36 @@ def test_without_a_card(models: Path, tmp_path: Path) -> None:
 def test_the_folder_has_no_part_in_it(models: Path, tmp_path: Path) -> None:
     one, two = (merged(models, tmp_path / name) for name in ("one", "two"))
     assert {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in two.iterdir()}
+
+
+@pytest.mark.parametrize("own", [None, "apache-2.0"])
+def test_a_gguf_file_has_the_license_that_it_names_itself(own: str | None, gguf_file: Path, tmp_path: Path) -> None:
+    """The card of its folder may be another model's."""
+    import gguf
+
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    source = gguf_file
+    if own:
+        source, reader = tmp_path / "own.gguf", gguf.GGUFReader(gguf_file)
+        writer = gguf.GGUFWriter(source, "llama")
+        for field in reader.fields.values():
+            if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+                kind, inner = field.types[0], field.types[-1]
+                writer.add_key_value(
+                    field.name, field.contents(), kind, sub_type=inner if len(field.types) > 1 else None
+                )
+        writer.add_license(own)
+        writer.add_languages(["en"])
+        for tensor in reader.tensors:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    else:
+        source = Path(shutil.copy(gguf_file, tmp_path / "plain.gguf"))
+    recipe = {"merge_method": "passthrough", "models": [{"model": str(source)}], "dtype": "float32"}
+    (tmp_path / "r.yml").write_text(json.dumps(recipe))
+    ws.merge(tmp_path / "r.yml", tmp_path / "out")
+    data = card_of(tmp_path / "out").data.to_dict()
+    assert data.get("license") == own and data.get("language") == (["en"] if own else None)

@@ -208,7 +208,7 @@ def test_a_configuration_that_cannot_be_built_is_refused(
     if fault == "slow":
         monkeypatch.setattr(transformers_class, "_SECONDS", 0.01)
     else:
-        monkeypatch.setattr(transformers_class.sys, "executable", "/bin/false")
+        monkeypatch.setattr(transformers_class.child_process, "module_command", lambda module: ["/bin/false"])
     said = "takes more than 0.01 seconds" if fault == "slow" else "ended with 1: nothing was said"
     with pytest.raises(ws.PlanError, match=said):
         ws.plan(stack(tmp_path / "base", [[0, 1], [0, 1], [1, 4]]))

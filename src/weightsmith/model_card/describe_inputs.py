@@ -12,6 +12,7 @@ from typing import Any
 
 import xxhash
 
+from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.checkpoint.weights_folder import ADAPTER_WEIGHTS, find_weights
 from weightsmith.errors import WeightsmithError
 from weightsmith.files.inputs.read_input import read_text
@@ -22,6 +23,12 @@ from weightsmith.progress import OnProgress, counted, no_progress
 
 CARD = "README.md"
 _MAX_CARD_BYTES = 4 << 20
+_SAID_BY_GGUF = {  # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+    "general.license": "license",
+    "general.license.name": "license_name",
+    "general.license.link": "license_link",
+    "general.languages": "language",
+}
 _CHUNK = 4 << 20  # bytes that are read and hashed at once
 _HEAD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 _CACHED = re.compile(r"models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)")
@@ -134,9 +141,19 @@ class _Hasher:
         return content.hexdigest()
 
 
+def _head_of_file(path: Path) -> Mapping[str, Any]:
+    """What a GGUF file says of itself, under the names that a card has for it."""
+    if path.suffix.lower() != ".gguf":
+        return {}
+    said = GGUFFile(path).metadata
+    return {name: said[key] for key, name in _SAID_BY_GGUF.items() if key in said}
+
+
 def _said_by_card(path: Path, hub_id: str | None, revision: str | None) -> dict[str, Any]:
-    """`license` and `languages` as keywords of `InputPart`."""
-    head = card_head(path if path.is_dir() else path.parent)
+    """`license` and `languages`, as keywords of `InputPart`."""
+    # A card beside a file may be about another one, but for that of its repository.
+    own = path if path.is_dir() else path.parent if hub_id else None
+    head = card_head(own) if own else _head_of_file(path)
     known = {key: head[key] for key in ("license", "license_name", "license_link") if isinstance(head.get(key), str)}
     if not _WORD.fullmatch(known.get("license", "")):
         known = {}
