@@ -5,7 +5,7 @@ they need: each then takes no seconds to begin.
 
 listens at FOLDER/socket for a line of JSON, {"module": ..., "arguments": [...], "cwd": ..., "environment": {...}}, with
 the three standard streams. It answers with {"pid": ...}, and with {"code": ...} at the end; who hangs up ends the fork.
-FOLDER/bin/weightsmith asks it, for shells; FOLDER/module asks it for a module.
+FOLDER/bin/weightsmith asks it, for shells; FOLDER/module asks it for a module, or with -c for a script, as Python does.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class WarmProcess:
         atexit.register(process.kill)
 
     def module_command(self, module: str) -> list[str]:
+        """The command for a module, or `-c`, which a script follows."""
         return [str(self._module), module]
 
     @property
@@ -186,7 +187,7 @@ def _become(request: dict, folder: Path) -> NoReturn:
     os.chdir(request["cwd"])
     module = request["module"]
     sys.argv = [module, *request["arguments"]]
-    if module == "weightsmith":
+    if module in ("weightsmith", "-c"):
         use_warm_modules(lambda module: [str(folder / "module"), module])
     code: object = 0
     try:
@@ -194,6 +195,8 @@ def _become(request: dict, folder: Path) -> NoReturn:
             from weightsmith.__main__ import main
 
             main()
+        elif module == "-c":
+            exec(compile(request["arguments"][0], "<string>", "exec"), {"__name__": "__main__"})
         else:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:

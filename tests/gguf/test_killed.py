@@ -3,6 +3,7 @@ goes on."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,11 +18,21 @@ from tests.conftest import weightsmith_process
 
 
 @pytest.fixture(scope="module")
-def whole(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six layers of a real model: each stage takes long enough to be seen."""
+    folder = tmp_path_factory.mktemp("model")
+    stack = [{"sources": [{"model": str(smollm), "layer_range": [0, 6]}]}]
+    (folder / "r.yml").write_text(json.dumps({"merge_method": "passthrough", "slices": stack, "dtype": "float32"}))
+    weightsmith.merge(folder / "r.yml", folder / "m")
+    return folder / "m"
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is made when nothing is killed."""
     root = tmp_path_factory.mktemp("whole")
     (root / "text.txt").write_text("One two three, four five six. " * 200)
-    weightsmith.export(smollm, root / "out", types="q4_k_m", calibrate=root / "text.txt", name="m", check="none")
+    weightsmith.export(model, root / "out", types="q4_k_m", calibrate=root / "text.txt", name="m", check="none")
     return root
 
 
@@ -34,11 +45,11 @@ def whole(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param("m-imatrix.gguf", signal.SIGINT, marks=pytest.mark.more),
     ],
 )
-def test_killed_in_each_stage(stage: str, how: signal.Signals, whole: Path, smollm: Path, tmp_path: Path) -> None:
+def test_killed_in_each_stage(stage: str, how: signal.Signals, whole: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = [
         "export",
-        smollm,
+        model,
         out,
         "-t",
         "q4_k_m",
