@@ -95,10 +95,7 @@ def page_app(actions: PageActions) -> FastAPI:
         listed = {one.as_posix() for one in run.results()} if run else set()
         if run is None or path not in listed:
             raise HTTPException(404)
-        headers = {"Content-Security-Policy": _REPORT_POLICY}
-        return FileResponse(
-            run.folder / path, filename=Path(path).name, media_type="application/octet-stream", headers=headers
-        )
+        return FileResponse(run.folder / path, filename=Path(path).name, media_type="application/octet-stream")
 
     css = (Path(__file__).parent / "templates" / "page.css").read_text(encoding="utf-8")
     return gr.mount_gradio_app(
