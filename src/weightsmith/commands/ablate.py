@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from weightsmith.commands.terminal.json_output import AsJson, echo_json
 from weightsmith.commands.terminal.options import (
     Data,
     Force,
@@ -40,6 +41,7 @@ def ablate(
         Precision, typer.Option(help="Compute precision: float32, bfloat16, or auto, the faster one on this processor.")
     ] = Precision.auto,
     force: Force = False,
+    json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Which layers of which model carry which skill: leave each model out of each block of layers and measure the loss.
@@ -66,5 +68,7 @@ def ablate(
             log=log,
             on_progress=on_progress,
         )
-    if not quiet:
+    if json_:
+        echo_json(result)
+    elif not quiet:
         typer.echo(", ".join(str(path) for path in result.files))

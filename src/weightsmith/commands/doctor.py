@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weightsmith.commands.terminal.json_output import AsJson, echo_json
+
 if TYPE_CHECKING:
     from weightsmith.diagnosis.doctor import Diagnosis
 
 
 def doctor(
     folder: Annotated[Path, typer.Option("--folder", help="Measure the disk of this folder.")] = Path("."),
-    json_: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    json_: AsJson = False,
 ) -> None:
     """Look at this installation: what works here, and what would make the rest work.
 
@@ -22,15 +24,12 @@ def doctor(
 
     Example: weightsmith doctor
     """
-    import json
-    from dataclasses import asdict
-
     from weightsmith.diagnosis.doctor import doctor as look
     from weightsmith.errors import WeightsmithError
 
     diagnosis = look(folder)
     if json_:
-        typer.echo(json.dumps(asdict(diagnosis), indent=2))
+        echo_json(diagnosis)
     else:
         _show(diagnosis)
     if diagnosis.problems:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weightsmith.commands.terminal.json_output import AsJson, as_json, echo_json
 from weightsmith.commands.terminal.options import (
     Data,
     Precision,
@@ -17,6 +18,9 @@ from weightsmith.commands.terminal.options import (
     resumable,
     split_commas,
 )
+
+if TYPE_CHECKING:
+    from weightsmith.evaluation.results.paired_tests import Comparison
 
 
 def evaluate(
@@ -75,6 +79,7 @@ def evaluate(
         str, typer.Option(help="Where models compute: cpu, an accelerator that torch knows, such as cuda, or auto.")
     ] = "cpu",
     threads: Threads = None,
+    json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Score models side by side on benchmark suites, questions with one answer, and texts, and compare them in pairs.
@@ -122,9 +127,16 @@ def evaluate(
             on_progress=on_progress,
         )
         write_evaluation(evaluation, output)
-    typer.echo(evaluation.to_markdown())
+    if json_:
+        echo_json({"scores": evaluation.scores, "comparisons": [_compared(one) for one in evaluation.comparisons]})
+    else:
+        typer.echo(evaluation.to_markdown())
     if not quiet:
         typer.echo(f"{output}: tables, JSON, CSV and model cards; begin with evaluation.md", err=True)
+
+
+def _compared(comparison: Comparison) -> dict[str, Any]:
+    return as_json(comparison) | {"verdict": comparison.verdict}
 
 
 def _labelled(models: list[str]) -> dict[str, str]:

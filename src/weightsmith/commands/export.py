@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weightsmith.commands.terminal.json_output import AsJson, echo_json
 from weightsmith.commands.terminal.options import Force, Quiet, Threads, resumable
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def export(
     ] = None,
     threads: Threads = None,
     force: Force = False,
+    json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Convert MODEL, whatever its layout, to GGUF, and quantize it.
@@ -71,7 +73,8 @@ def export(
     if list_types:
         from weightsmith.gguf.gguf_types import list_types as all_types
 
-        _show_types(all_types(model), model or "Llama 3 8B")
+        sizes = all_types(model)
+        echo_json(sizes) if json_ else _show_types(sizes, model or "Llama 3 8B")
         return
     if model is None or out is None:
         raise typer.BadParameter("give a model and the output to write")
@@ -82,7 +85,9 @@ def export(
         if len(types) > 1:
             raise typer.BadParameter("an adapter is exported as one file of one type", param_hint="--type")
         adapter = export_adapter(Path(model), out, base=base, type=types[0], name=name, force=force)
-        if not quiet:
+        if json_:
+            echo_json(adapter)
+        elif not quiet:
             typer.echo(f"{out}: {adapter.weights} weights adapted, rank {adapter.rank}, {show_size(adapter.bytes)}")
         return
     export_and_show(
@@ -99,11 +104,18 @@ def export(
         llama_cpp=llama_cpp,
         threads=threads,
         force=force,
+        json_=json_,
     )
 
 
 def export_and_show(
-    model: str | ExportJob, out: Path, quiet: bool, again: str = "the same command", **options: Any
+    model: str | ExportJob,
+    out: Path,
+    quiet: bool,
+    again: str = "the same command",
+    *,
+    json_: bool = False,
+    **options: Any,
 ) -> None:
     """Export with progress, then print what was made; `again`: the command that resumes it."""
     from weightsmith.commands.terminal.show_progress import show_progress
@@ -111,7 +123,9 @@ def export_and_show(
 
     with resumable(again), show_progress(quiet=quiet) as (log, on_progress):
         summary = export_model(model, out, log=log, on_progress=on_progress, **options)
-    if not quiet:
+    if json_:
+        echo_json(summary)
+    elif not quiet:
         _show_export(summary)
 
 

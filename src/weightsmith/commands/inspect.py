@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weightsmith.commands.terminal.json_output import AsJson, as_json, echo_json
 from weightsmith.commands.terminal.options import Quiet, Threads
 from weightsmith.errors import WeightsmithError
 
@@ -47,7 +47,7 @@ def inspect(
     everything: Annotated[
         bool, typer.Option("--all", help="List all tensor names and tokens, not just the first few.")
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    json_: AsJson = False,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -58,8 +58,6 @@ def inspect(
 
     Example: weightsmith inspect phi-2 phi-2-orange dolphin-2_6-phi-2
     """
-    from dataclasses import asdict
-
     from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.inspection.inspect import inspect as inspect_models
 
@@ -87,8 +85,7 @@ def inspect(
             on_progress=on_progress,
         )
     if json_:
-        content = asdict(inspection) | {"mergeable": inspection.mergeable}
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        echo_json(as_json(inspection) | {"mergeable": inspection.mergeable})
     elif not quiet:
         show_inspection(inspection, everything=everything)
     if save_mapping:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weightsmith.commands.terminal.json_output import AsJson, echo_json
 from weightsmith.commands.terminal.merge_arguments import MergeCommand, recipe_of_options
 from weightsmith.commands.terminal.options import AcceptMapping, Force, OutShardSize, Quiet, Restart, Threads, resumable
 
@@ -54,6 +55,7 @@ def merge(
         bool, typer.Option("--dry-run", help="Check recipe, models and disk; estimate time and memory.")
     ] = False,
     restart: Restart = False,
+    json_: AsJson = False,
     on_nan: Annotated[
         OnNan, typer.Option(help="NaN and infinity in the inputs: stop (error), or count them (warn).")
     ] = OnNan.error,
@@ -119,7 +121,7 @@ def merge(
 
     device = best_device() if device == "auto" else device
     recipe, out = _recipe_and_out(arguments, output, method, base, parameters or [], dtype)
-    if method and not quiet:
+    if method and not (quiet or json_):
         typer.echo(str(recipe))
     shard_bytes = parse_shard_size(out_shard_size)
     mapping_files = _parse_mappings(mappings or [])
@@ -131,6 +133,8 @@ def merge(
     if gguf:
         from weightsmith.gguf.export import check_types
 
+        if json_ and not no_intermediate:
+            raise typer.BadParameter("goes with --gguf where that is all: add --no-intermediate", param_hint="--json")
         check_types(gguf)
     if no_intermediate:
         if not gguf or dry_run or device != "cpu" or ray or method:
@@ -148,7 +152,9 @@ def merge(
             accept_mapping=accept_mapping,
             allow_different_settings=allow_different_settings,
         )
-        export_and_show(job, out / "gguf", quiet, types=gguf, keep=False, name=out.name, threads=threads, force=force)
+        export_and_show(
+            job, out / "gguf", quiet, types=gguf, keep=False, name=out.name, threads=threads, force=force, json_=json_
+        )
         return
 
     rest = ""
@@ -184,7 +190,7 @@ def merge(
             from weightsmith.engine.adapter.plan_adapter import plan_adapter
 
             adapter_bytes = sum(tensor.info.nbytes for tensor in plan_adapter(plan, lora_rank).pairs)
-        _show_dry_run(plan, out, threads or available_cores(), device, quiet, adapter_bytes)
+        _show_dry_run(plan, out, threads or available_cores(), device, quiet, json_, adapter_bytes)
         return
 
     with resumable(), show_progress(quiet=quiet) as (_, on_progress):
@@ -208,11 +214,14 @@ def merge(
             on_progress=on_progress,
             on_plan=show_notes,
         )
-    _show_summary(summary, quiet)
-    if rest and not quiet:
-        typer.echo(rest)
-    if profile:
-        _show_profile(summary, threads or available_cores())
+    if json_:
+        echo_json(summary)
+    else:
+        _show_summary(summary, quiet)
+        if rest and not quiet:
+            typer.echo(rest)
+        if profile:
+            _show_profile(summary, threads or available_cores())
     if gguf:
         types = " ".join(f"--type {gguf_type}" for gguf_type in gguf)
         again = f"weightsmith export {out} {out / 'gguf'} --name {out.name} {types}"
@@ -254,7 +263,7 @@ def _parse_mappings(entries: list[str]) -> dict[str, Path]:
 
 
 def _show_dry_run(
-    plan: Plan, out: Path, threads: int, device: str, quiet: bool, adapter_bytes: int | None = None
+    plan: Plan, out: Path, threads: int, device: str, quiet: bool, json_: bool, adapter_bytes: int | None = None
 ) -> None:
     """The plan, what the merge will take, and whether the disk has room for it; `adapter_bytes`: of a result that is an
     adapter. Raises OutputError."""
@@ -262,9 +271,22 @@ def _show_dry_run(
     from weightsmith.files.output_folder import check_space
     from weightsmith.units import show_size, show_time
 
-    if not quiet:
+    if not (quiet or json_):
         show_plan(plan)
     cost, written = estimate(plan, out, threads=threads, device=device), plan.output_bytes
+    if json_:
+        echo_json(
+            {
+                "method": plan.method.name,
+                "models": len(plan.models),
+                "tensors": len(plan.tensors),
+                "read_bytes": plan.read_bytes,
+                "written_bytes": written if adapter_bytes is None else adapter_bytes,
+                "estimate": cost if adapter_bytes is None else None,
+            }
+        )
+        check_space(out, cost.disk_bytes - cost.beside_bytes, cost.disk_free_bytes, beside=cost.beside_bytes)
+        return
     if adapter_bytes is not None:
         typer.echo("as a LoRA adapter: its singular values take time that is not estimated")
         cost, written = replace(cost, disk_bytes=adapter_bytes, beside_bytes=0, disk_bound=False), adapter_bytes

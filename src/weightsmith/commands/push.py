@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weightsmith.commands.terminal.json_output import AsJson, echo_json
 from weightsmith.commands.terminal.options import Quiet
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def push(
         list[str] | None, typer.Option("--type", help="Of the GGUF files, only those of this type; repeatable.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go; send nothing.")] = False,
+    json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Upload a model with its card to the Hugging Face hub: weights, tokenizer, GGUF files, results.
@@ -36,7 +38,9 @@ def push(
     summary = push_folder(out, repo, private=private, types=types or (), dry_run=dry_run)
     for warning in summary.files.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    if not quiet:
+    if json_:
+        echo_json(summary)
+    elif not quiet:
         _show(summary)
 
 

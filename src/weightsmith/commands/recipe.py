@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from weightsmith.commands.terminal.json_output import AsJson, echo_json
 from weightsmith.commands.terminal.options import AcceptMapping
 
 
@@ -23,6 +24,7 @@ def recipe(
     action: Annotated[Action, typer.Argument(help="What to do.", show_default=False)],
     file: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A merge recipe.", show_default=False)] = None,
     accept_mapping: AcceptMapping = False,
+    json_: AsJson = False,
 ) -> None:
     """Check a recipe against its models, show its plan, or print the JSON Schema of recipes.
 
@@ -46,6 +48,12 @@ def recipe(
     plan = open_plan(
         load_recipe(file), accept_mapping=accept_mapping, headers_only=True, to_be_run=False, state_dicts=True
     )
+    if json_:
+        if action is Action.show:
+            raise typer.BadParameter("goes with `check`", param_hint="--json")
+        found = {"method": plan.method.name, "models": list(plan.models), "tensors": len(plan.tensors)}
+        echo_json(found | {"warnings": plan.warnings})
+        return
     for warning in plan.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if action is Action.show:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weightsmith.commands.terminal.json_output import AsJson, echo_json
 from weightsmith.commands.terminal.options import Force, Quiet, Threads
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def run(
     out: Annotated[Path, typer.Argument(help="The output folder of the run.")],
     threads: Threads = None,
     force: Force = False,
+    json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Merge, export, evaluate and report from one file. Stages that have not changed since the last run are reused.
@@ -27,15 +29,20 @@ def run(
     """
     from weightsmith.pipeline.run import run as run_pipeline
 
-    run_and_show(run_pipeline, pipeline, out, threads=threads, force=force, quiet=quiet)
+    run_and_show(run_pipeline, pipeline, out, threads=threads, force=force, json_=json_, quiet=quiet)
 
 
-def run_and_show(work: Callable[..., RunSummary], *arguments: Path, quiet: bool, **options: Any) -> None:
+def run_and_show(
+    work: Callable[..., RunSummary], *arguments: Path, quiet: bool, json_: bool = False, **options: Any
+) -> None:
     """Run a pipeline with progress, then print its scores and what was done."""
     from weightsmith.commands.terminal.show_progress import show_progress
 
     with show_progress(quiet=quiet) as (log, on_progress):
         summary = work(*arguments, log=log, on_progress=on_progress, **options)
+    if json_:
+        echo_json(summary)
+        return
     if summary.evaluation:
         typer.echo(summary.evaluation.to_markdown())
     if not quiet:

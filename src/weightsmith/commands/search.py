@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weightsmith.commands.terminal.json_output import AsJson
 from weightsmith.commands.terminal.options import Precision, Quiet, Threads, resumable
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def search(
     ] = Precision.auto,
     export_top: Annotated[int, typer.Option(min=0, help="Merge the best N candidates into OUT/top-1, ...")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Discard the search in OUT.")] = False,
+    json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Find the best values for the spaces in a recipe: candidates are merged in memory, scored, and compared.
@@ -58,7 +60,9 @@ def search(
         )
     for number, recipe in enumerate(write_top(out, search_file, summary.trials, export_top), start=1):
         merge_models(recipe, out / f"top-{number}", threads=threads, force=True)
-    if not quiet:
+    if json_:
+        typer.echo((out / "summary.json").read_text(encoding="utf-8").rstrip())
+    elif not quiet:
         _show_search(summary, export_top)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from weightsmith.commands.terminal.json_output import AsJson, echo_json
 from weightsmith.commands.terminal.options import AcceptMapping, Force, OutShardSize, Quiet, Restart, Threads, resumable
 
 
@@ -21,6 +22,7 @@ def unify(
     threads: Threads = None,
     force: Force = False,
     restart: Restart = False,
+    json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Write MODEL under the names that transformers has today, every weight bit for bit.
@@ -48,7 +50,9 @@ def unify(
             accept_mapping=accept_mapping,
             on_progress=on_progress,
         )
-    if not quiet:
+    if json_:
+        echo_json(summary)
+    elif not quiet:
         typer.echo(
             f"{summary.out}: done already, nothing has changed since"
             if summary.done_already

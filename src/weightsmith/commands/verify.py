@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from weightsmith.commands.terminal.json_output import AsJson, echo_json
 from weightsmith.commands.terminal.options import Quiet, Threads
 from weightsmith.errors import WeightsmithError
 
@@ -14,6 +15,7 @@ from weightsmith.errors import WeightsmithError
 def verify(
     out: Annotated[Path, typer.Argument(help="A folder written by `weightsmith merge` or `unify`.")],
     threads: Threads = None,
+    json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Read merged weights again and compare them with the checksums noted when they were written.
@@ -29,9 +31,11 @@ def verify(
 
     with show_progress(quiet=quiet) as (_, on_progress):
         result = verify_folder(out, threads=threads or available_cores(), on_progress=on_progress)
+    if json_:
+        echo_json(result)
     if not result.sound:
         problems = ((result.damaged, "damaged"), (result.missing, "missing"), (result.extra, "not of the merge"))
         listed = "; ".join(f"{len(names)} tensors {what}: {', '.join(names[:5])}" for names, what in problems if names)
         raise WeightsmithError(f"{out}: {listed}. Merge again, or copy the folder again from an intact copy", path=out)
-    if not quiet:
+    if not (quiet or json_):
         typer.echo(f"{out}: {result.tensors} tensors, {show_size(result.bytes)}, all unchanged since they were written")

@@ -18,6 +18,7 @@ _WHAT_FOR = {
     "search": "search, ablate",
     "ray": "merge --ray",
     "demo": "demo",
+    "ui": "ui",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from textwrap import fill
+from typing import Any
 
 from weightsmith.methods.method import REQUIRED, Method, Parameter
 
@@ -22,6 +23,31 @@ def one_line(method: Method) -> str:
 def describe(method: Method) -> str:
     """Title, what it does, paper, models, parameters, cost, advice and an example recipe."""
     return "\n\n".join(part for part in _parts(method) if part)
+
+
+def facts(method: Method) -> dict[str, Any]:
+    """The same as plain values, for programs; a parameter that is `required` has the default None."""
+    return {
+        "name": method.name,
+        "title": method.title,
+        "paper": method.paper,
+        "fewest_models": method.inputs[0],
+        "most_models": method.inputs[1],
+        "needs_base": method.needs_base,
+        "cost": method.cost,
+        "advice": method.advice,
+        "parameters": [
+            {
+                "name": parameter.name,
+                "of": SCOPES[parameter.scope],
+                "required": parameter.default is REQUIRED,
+                "default": None if parameter.default is REQUIRED else parameter.default,
+                "choices": list(parameter.choices or ()),
+                "what": parameter.doc,
+            }
+            for parameter in method.parameters
+        ],
+    }
 
 
 def _parts(method: Method) -> Iterator[str]:
