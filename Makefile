@@ -34,6 +34,7 @@ lint: $(VENV)/dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/deptry src
+	$(BIN)/hadolint Dockerfile
 
 docs: $(VENV)/docs
 	$(BIN)/mkdocs build --strict --site-dir build/site
