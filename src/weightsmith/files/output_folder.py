@@ -68,9 +68,8 @@ def check_output(out: Path, *, force: bool, inputs: Sequence[Path] | None) -> No
         raise OutputError(f"{out}: exists and is not a folder", path=out)
     entries = entries_of(out)
     if entries and not force:
-        raise OutputError(
-            f"{out}: exists and is not empty; choose another folder, or replace it with --force", path=out
-        )
+        ours = ", or replace it with --force" if _OURS.intersection(entries) else ""
+        raise OutputError(f"{out}: exists and is not empty; choose another folder{ours}", path=out)
     if entries and inputs is not None and not _OURS.intersection(entries):
         raise OutputError(
             f"{out}: --force replaces what weightsmith wrote, and this folder holds something else ({entries[0]}); "
