@@ -21,6 +21,7 @@ MODULES = {
     "bench": ["lm_eval", "datasets", "tqdm"],
     "ray": ["ray"],
     "search": ["optuna", "sqlalchemy", "cmaes", "sklearn"],
+    "ui": ["gradio", "fastapi", "uvicorn"],
 }
 # Command -> extras of which each is needed.
 NEEDS = {
@@ -43,6 +44,7 @@ NEEDS = {
     ("run", "report.yml", "out", "-q"): ("report",),
     ("run", "all.yml", "out", "-q"): ("gguf", "eval"),
     ("demo", "demo", "-q"): ("gguf", "eval", "report"),
+    ("ui", "good", "--no-browser"): ("ui",),
 }
 
 RUN = """

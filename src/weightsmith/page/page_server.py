@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import importlib.util
 import re
 import secrets
 import socket
@@ -14,6 +15,7 @@ from urllib.parse import parse_qs
 
 from weightsmith.errors import OutputError, WeightsmithError
 from weightsmith.files.folder_lock import FolderInUse, folder_lock
+from weightsmith.model_card.provenance import listed
 from weightsmith.page.allowed_folders import AllowedFolders
 from weightsmith.page.page_actions import PageActions
 from weightsmith.page.run_folders import find_run
@@ -44,10 +46,10 @@ def serve_page(
 ) -> None:
     """Serve the page until Ctrl-C; `on_ready` gets its address, with the token. Runs go on when it ends. Raises
     OutputError where another page has `runs`, or the port is taken."""
-    try:
-        import uvicorn
-    except ImportError:
-        raise WeightsmithError("the page needs `pip install 'weightsmith[ui]'`") from None
+    if missing := [name for name in ("gradio", "fastapi", "uvicorn") if importlib.util.find_spec(name) is None]:
+        raise WeightsmithError(f"the page needs {listed(missing)}: `pip install 'weightsmith[ui]'`")
+    import uvicorn
+
     for folder in folders:
         if not folder.is_dir():
             raise WeightsmithError(f"{folder}: no such folder")
