@@ -75,6 +75,28 @@ def test_a_run(recipe: Path, tmp_path: Path) -> None:
     assert next(stage["name"] for stage in summary["stages"]) == "merge" and summary["report"].endswith("report.html")
 
 
+def test_which_layers_carry_a_skill(recipe: Path, questions: Path, tmp_path: Path) -> None:
+    command = ("ablate", recipe, tmp_path / "out", "--questions", questions, "--blocks", 1, "--precision", "float32")
+    result = found(*command)
+    assert [one["name"] for one in result["objectives"]] == ["capitals"]
+    assert len(result["without"]) == 2 and all(len(values) == len(result["blocks"]) for values in result["p"].values())
+
+
+def test_a_search(recipe: Path, questions: Path, tmp_path: Path) -> None:
+    content = json.loads(recipe.read_text())
+    content["models"][0]["parameters"]["weight"] = {"uniform": [0.1, 0.9]}
+    search = {"recipe": content, "objective": [{"questions": str(questions)}], "trials": 2}
+    (tmp_path / "search.yml").write_text(json.dumps(search))
+    result = found("search", tmp_path / "search.yml", tmp_path / "found", "--precision", "float32")
+    assert "best" in result and result["candidates"]
+
+
+def test_what_would_be_pushed(recipe: Path, tmp_path: Path) -> None:
+    found("merge", recipe, tmp_path / "out")
+    result = found("push", tmp_path / "out", "me/merge", "--dry-run")
+    assert result["url"] is None and "model.safetensors" in result["files"]["files"]
+
+
 def test_types_of_files() -> None:
     assert {"q4_k_m", "f16"} <= {row["type"] for row in found("export", "--list-types")}
 

@@ -69,6 +69,8 @@ def ablate(
             on_progress=on_progress,
         )
     if json_:
-        echo_json(result)
+        objectives = [{"name": one.name, "metric": one.metric} for one in result.objectives]
+        keys = ("blocks", "whole", "without", "p", "files")
+        echo_json({"objectives": objectives} | {key: getattr(result, key) for key in keys})
     elif not quiet:
         typer.echo(", ".join(str(path) for path in result.files))
