@@ -126,13 +126,13 @@ def test_from_models_to_the_report(server: Server, context: sync_api.BrowserCont
     page.click("#write")
     page.wait_for_selector("#verdict .ws-good")
     text = pipeline_in(page)
-    assert f"{base_model()}+{PACKAGE}/adapters/dates" in text
+    assert f"{base_model().resolve()}+{PACKAGE.resolve()}/adapters/dates" in text
 
     # live checks, with the line
     edit(page, text.replace("merge_method: task_arithmetic", "merge_method: task_arithmetics"))
     page.wait_for_selector("#verdict .ws-problem:has-text('Line 2')")
     assert "did you mean 'task_arithmetic'?" in page.inner_text("#verdict")
-    edit(page, text.replace(f"{PACKAGE}/adapters/dates", "/etc"))
+    edit(page, text.replace(f"{PACKAGE.resolve()}/adapters/dates", "/etc"))
     page.wait_for_selector("#verdict .ws-problem:has-text('is not in the folders')")
     edit(page, text.replace("questions:", "limit: 4\n  questions:"))
     page.wait_for_selector("#verdict .ws-good")
