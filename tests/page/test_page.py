@@ -168,7 +168,8 @@ def test_from_models_to_the_report(server: Server, context: sync_api.BrowserCont
     with context.expect_page() as opened:
         page.click("#results a:has-text('page of its own')")
     opened.value.wait_for_selector("h1")
-    seen(opened.value, "report")
+    page.goto((tmp_path / "runs" / "dates-records" / "report.html").as_uri())  # there scripts run, axe-core's too
+    seen(page, "report")
 
     assert errors == []
     assert {
