@@ -100,6 +100,17 @@ def test_other_keys_are_looked_at(allowed: AllowedFolders, tmp_path: Path, more:
     assert refused.value.line == line
 
 
+def test_what_lies_in_the_working_folder_is_outside_too(
+    allowed: AllowedFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models are looked for there first."""
+    monkeypatch.chdir(tmp_path)
+    allowed.check_reference("models/phi/coder")
+    for reference in ("secret/model", "owner/name+secret/model", "secret/model@main"):
+        with pytest.raises(RecipeError, match="is not in the folders"):
+            allowed.check_reference(reference)
+
+
 def test_a_recipe_by_name_is_refused(allowed: AllowedFolders, tmp_path: Path) -> None:
     (tmp_path / "models" / "r.yml").write_text("models: [{model: /etc}]")
     with pytest.raises(RecipeError, match="takes the recipe itself"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.errors import RecipeError
+from weightsmith.files.find_path import find_path
 from weightsmith.files.inputs.yaml_file import YamlFile, parse_yaml
 from weightsmith.pipeline.pipeline_file import Pipeline
 from weightsmith.recipe.recipe_schema import RecipeSchema
@@ -34,7 +35,7 @@ class AllowedFolders:
     def holds(self, path: Path | str) -> bool:
         """Whether a path, after links, lies in one of the folders."""
         try:
-            real = (self.home / path).resolve()
+            real = (self.home / path).resolve()  # what is relative begins at home
         except (OSError, RuntimeError, ValueError):
             return False
         return any(real.is_relative_to(root) for root in self.roots)
@@ -100,12 +101,13 @@ class AllowedFolders:
 
     def _leads_outside(self, text: str) -> bool:
         """Whether `text` would be taken for a path, and for one that is not in the folders."""
-        if not text or "\n" in text or len(text) > os.pathconf("/", "PC_PATH_MAX"):
+        if not text or len(text) > os.pathconf("/", "PC_PATH_MAX"):
             return False
         written_out = os.path.expanduser(os.path.expandvars(text))
         if os.path.isabs(written_out) or ".." in Path(written_out).parts or written_out != text:
-            return not self.holds(written_out)
-        return os.path.lexists(self.home / text) and not self.holds(text)
+            return not self.holds(written_out)  # whether it is there is not told
+        found = find_path(text, self.home)  # as whoever opens it finds it: from the working folder first
+        return found is not None and not self.holds(found.absolute())
 
     def _why(self) -> str:
         return f"is not in the folders that the page was started with ({', '.join(root.name for root in self.roots)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import importlib.util
+import os
 import re
 import secrets
 import socket
@@ -58,10 +59,12 @@ def serve_page(
     except OSError as error:
         raise OutputError(f"{runs}: cannot be created: {error.strerror}", path=runs) from error
     listening = _listen(port)
+    allowed = AllowedFolders(folders, home=runs)
+    os.chdir(allowed.home)  # relative paths mean the same here as in a run
     try:
-        with listening, folder_lock(runs), RunQueue(runs.resolve()) as queue:
+        with listening, folder_lock(allowed.home), RunQueue(allowed.home) as queue:
             token = secrets.token_urlsafe(24)
-            actions = PageActions(AllowedFolders(folders, home=runs), queue)
+            actions = PageActions(allowed, queue)
             address = f"http://{HOST}:{listening.getsockname()[1]}"
             app = guarded(page_app(actions), token, address.removeprefix("http://"))
             config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=1)
