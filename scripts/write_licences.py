@@ -12,8 +12,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from weightsmith.diagnosis.check_extras import check_extras
+
 PAGE = Path(__file__).parents[1] / "docs/reference/licences.md"
-EXTRAS = ("", "gguf", "eval", "report", "bench", "search", "ray", "demo", "ui")
 _LONGEST = 60  # characters of a licence; some packages put the whole text there
 HEAD = """# Libraries and their licences
 
@@ -27,7 +28,7 @@ Written by `scripts/write_licences.py`. Weightsmith itself has the license Apach
 
 def main() -> None:
     needed: dict[str, set[str]] = {}
-    for extra in EXTRAS:
+    for extra in (one.name for one in check_extras()):
         for name in _closure("weightsmith", frozenset({extra} - {""})):
             needed.setdefault(name, set()).add(extra or "every installation")
     needed.pop("weightsmith", None)

@@ -40,6 +40,13 @@ def show_size(count: float) -> str:
     return f"{count:.2f} GB"
 
 
+def show_amount(done: int, total: int, unit: str) -> str:
+    """`1.20 GB of 5.00 GB`, or `12 of 60 trials`; the total is 0 where it is not known."""
+    if unit == "bytes":
+        return f"{show_size(done)} of {show_size(total)}"
+    return f"{done}{f' of {total}' if total else ''} {unit}"
+
+
 def show_time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"

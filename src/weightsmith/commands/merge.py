@@ -15,6 +15,7 @@ from weightsmith.commands.terminal.merge_arguments import MergeCommand, recipe_o
 from weightsmith.commands.terminal.options import AcceptMapping, Force, OutShardSize, Quiet, Restart, Threads, resumable
 
 if TYPE_CHECKING:
+    from weightsmith.engine.estimate import Estimate
     from weightsmith.engine.merge import MergeSummary
     from weightsmith.planning.plan import Plan, TensorPlan
     from weightsmith.recipe.recipe import Recipe
@@ -269,27 +270,26 @@ def _show_dry_run(
     adapter. Raises OutputError."""
     from weightsmith.engine.estimate import estimate
     from weightsmith.files.output_folder import check_space
-    from weightsmith.units import show_size, show_time
 
     if not (quiet or json_):
         show_plan(plan)
     cost, written = estimate(plan, out, threads=threads, device=device), plan.output_bytes
-    if json_:
-        echo_json(
-            {
-                "method": plan.method.name,
-                "models": len(plan.models),
-                "tensors": len(plan.tensors),
-                "read_bytes": plan.read_bytes,
-                "written_bytes": written if adapter_bytes is None else adapter_bytes,
-                "estimate": cost if adapter_bytes is None else None,
-            }
-        )
-        check_space(out, cost.disk_bytes - cost.beside_bytes, cost.disk_free_bytes, beside=cost.beside_bytes)
-        return
     if adapter_bytes is not None:
-        typer.echo("as a LoRA adapter: its singular values take time that is not estimated")
         cost, written = replace(cost, disk_bytes=adapter_bytes, beside_bytes=0, disk_bound=False), adapter_bytes
+    if json_:
+        planned = {"method": plan.method.name, "models": len(plan.models), "tensors": len(plan.tensors)}
+        sizes = {"read_bytes": plan.read_bytes, "written_bytes": written}
+        echo_json(planned | sizes | {"estimate": cost if adapter_bytes is None else None})
+    else:
+        if adapter_bytes is not None:
+            typer.echo("as a LoRA adapter: its singular values take time that is not estimated")
+        _show_cost(plan, cost, written, threads)
+    check_space(out, cost.disk_bytes - cost.beside_bytes, cost.disk_free_bytes, beside=cost.beside_bytes)
+
+
+def _show_cost(plan: Plan, cost: Estimate, written: int, threads: int) -> None:
+    from weightsmith.units import show_size, show_time
+
     typer.echo(
         f"{plan.method.name}: {len(plan.models)} models, {len(plan.tensors)} tensors, reads "
         f"{show_size(plan.read_bytes)}, writes {show_size(written)}\n"
@@ -301,7 +301,6 @@ def _show_dry_run(
         typer.echo(f"matrices are held whole, one of each model for each thread; {_about_the_rest(plan)}")
     if plan.method.reads_text:
         typer.echo(_about_text(plan))
-    check_space(out, cost.disk_bytes - cost.beside_bytes, cost.disk_free_bytes, beside=cost.beside_bytes)
 
 
 def _about_the_rest(plan: Plan) -> str:

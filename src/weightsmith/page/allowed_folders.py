@@ -10,8 +10,6 @@ from typing import Any
 from weightsmith.errors import RecipeError
 from weightsmith.files.find_path import find_path
 from weightsmith.files.inputs.yaml_file import YamlFile, parse_yaml
-from weightsmith.pipeline.pipeline_file import Pipeline
-from weightsmith.recipe.recipe_schema import RecipeSchema
 
 _OUTSIDE_THE_PAGE = {
     "include": "takes other files",
@@ -60,8 +58,6 @@ class AllowedFolders:
         merge = file.tree.get("merge")
         if isinstance(merge, str):
             raise file.error(["merge"], "the page takes the recipe itself, not the name of a file")
-        file.validate(Pipeline)
-        file.part("merge").validate(RecipeSchema)
         return file
 
     def models(self) -> list[Path]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from weightsmith.errors import WeightsmithError
+from weightsmith.files.inputs.read_input import read_text
 from weightsmith.page.allowed_folders import AllowedFolders
 from weightsmith.page.page_views import good_view, inspection_view, method_view, plan_view, problem_view
 from weightsmith.page.run_folders import PIPELINE, RunFolder, find_run
 from weightsmith.page.run_queue import RunQueue
 
-_MOST_MODELS, _LONGEST = 50, 200_000  # models; characters of a pipeline
+_MOST_MODELS, _LONGEST = 50, 200_000  # models; characters or bytes of a pipeline
 
 
 def _refusals_shown(action: Callable[..., str]) -> Callable[..., str]:
@@ -22,9 +23,13 @@ def _refusals_shown(action: Callable[..., str]) -> Callable[..., str]:
         try:
             return action(*arguments)
         except WeightsmithError as error:
-            return problem_view(str(error).removeprefix(f"{PIPELINE}:{error.line}: "), error.line)
+            return _refusal(error)
 
     return shown
+
+
+def _refusal(error: WeightsmithError) -> str:
+    return problem_view(str(error).removeprefix(f"{PIPELINE}:{error.line}: "), error.line)
 
 
 class PageActions:
@@ -72,7 +77,7 @@ class PageActions:
             recipe = draft_recipe(known, fine_tunes, first if base else None)
             text = draft_pipeline(recipe, list(types), list(questions), first if base else None)
         except WeightsmithError as error:
-            return None, problem_view(str(error))
+            return None, _refusal(error)
         return text, self.check(text)
 
     @_refusals_shown
@@ -101,7 +106,7 @@ class PageActions:
             run = RunFolder.create(self.queue.runs, name.strip(), text)
             self.queue.add(run)
         except WeightsmithError as error:
-            return None, problem_view(str(error).removeprefix(f"{PIPELINE}:{error.line}: "), error.line)
+            return None, _refusal(error)
         return run.name, good_view(f"{run.name} waits for its turn.")
 
     def cancel(self, name: str) -> None:
@@ -115,7 +120,7 @@ class PageActions:
         run = find_run(self.queue.runs, str(name))
         if run is None:
             return problem_view("No run is chosen.")
-        self._checked(run.pipeline.read_text(encoding="utf-8"))
+        self._checked(read_text(run.pipeline, limit=_LONGEST))
         self.queue.add(run)
         return good_view(f"{run.name} waits for its turn.")
 

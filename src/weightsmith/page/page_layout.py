@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from weightsmith.page.page_actions import PageActions
-from weightsmith.page.page_views import results_view, run_view
+from weightsmith.page.page_views import results_key, results_view, run_view
 from weightsmith.page.run_folders import RunFolder, find_run, run_folders
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class _RunsTab:
     said: gradio.HTML
     status: gradio.HTML
     results: gradio.HTML
-    shown: gradio.State  # what `results` shows
+    shown: gradio.State  # by its key, what `results` shows
 
 
 def build_page(actions: PageActions) -> gradio.Blocks:
@@ -202,8 +202,9 @@ def _connect_runs(actions: PageActions, recipe: _RecipeTab, runs: _RunsTab, tabs
         return gr.update(choices=_names(actions)), run_view(run), may_cancel, may_resume
 
     def new_results(name: str | None, shown: str) -> tuple[Any, Any]:
-        view = results_view(_chosen(actions, name))
-        return (gr.skip(), gr.skip()) if view == shown else (view, view)
+        run = _chosen(actions, name)
+        key = results_key(run)
+        return (gr.skip(), gr.skip()) if key == shown else (results_view(run), key)
 
     def cancelled(name: str | None) -> str:
         actions.cancel(name or "")

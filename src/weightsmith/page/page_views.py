@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import html
-import json
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from weightsmith.files.digests import digest
 from weightsmith.page.run_folders import RunFolder, RunProgress
-from weightsmith.pipeline.stages import RECORDS
-from weightsmith.units import show_size, show_time
+from weightsmith.pipeline.stages import finished_stages
+from weightsmith.units import show_amount, show_size, show_time
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 _SEVERITIES = {"same": "ok", "converted": "converted", "note": "note", "blocks": "change"}
 _WEIGHTS = (".gguf", ".safetensors")
-STATES = {
+_STATES = {
     "queued": "waits for its turn",
     "running": "runs",
     "done": "done",
@@ -86,12 +84,24 @@ def run_view(run: RunFolder | None) -> str:
     return _template("run").render(
         run=run,
         state=state,
-        words=STATES[state.state],
-        stages=_finished_stages(run.folder),
+        words=_STATES[state.state],
+        stages=finished_stages(run.folder),
         progress=progress,
         amount=_amount(progress) if progress else "",
-        log="\n".join(run.log[-40:]),
+        log="\n".join(run.log),
     )
+
+
+def results_key(run: RunFolder | None) -> str:
+    """Another text when `results_view` may show something else; it looks at two files, where that walks the folder."""
+    if run is None:
+        return ""
+    state = run.state
+    return f"{run.name} {state.state} {state.since} {_version(run.report)}"
+
+
+def _version(report: Path | None) -> int:
+    return report.stat().st_mtime_ns if report else 0
 
 
 def results_view(run: RunFolder | None) -> str:
@@ -99,13 +109,12 @@ def results_view(run: RunFolder | None) -> str:
     if run is None or run.state.state == "running":
         return ""
     report = run.report
-    version = report.stat().st_mtime_ns if report else 0
     files = [(path.as_posix(), show_size((run.folder / path).stat().st_size)) for path in run.results()]
     models = [file for file in files if file[0].endswith(_WEIGHTS)]
     return _template("results").render(
         name=run.name,
         has_report=report is not None,
-        version=version,
+        version=_version(report),
         models=models,
         others=[file for file in files if file not in models],
         quote=quote,
@@ -113,25 +122,8 @@ def results_view(run: RunFolder | None) -> str:
 
 
 def _amount(progress: RunProgress) -> str:
-    if progress.unit == "bytes":
-        text = f"{show_size(progress.done)} of {show_size(progress.total)}"
-    else:
-        text = f"{progress.done}{f' of {progress.total}' if progress.total else ''} {progress.unit}"
-    left = progress.seconds_left
+    text, left = show_amount(progress.done, progress.total, progress.unit), progress.seconds_left
     return text if left is None else f"{text}, {show_time(left)} left"
-
-
-def _finished_stages(folder: Path) -> list[dict[str, Any]]:
-    """Records that vouch for themselves, in the order in which they were written."""
-    found = []
-    for path in (folder / RECORDS).glob("*-*.json"):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            intact = record.pop("digest") == digest(record)
-            found += [(path.stat().st_mtime_ns, {"name": record["stage"], "seconds": record["seconds"]})] * intact
-        except (OSError, ValueError, KeyError, AttributeError):
-            continue
-    return [stage for _, stage in sorted(found, key=lambda entry: entry[0])]
 
 
 @cache

@@ -20,7 +20,7 @@ from weightsmith.pipeline.stages import RECORDS
 PAGE = ".page"  # in a run folder: state.json, progress.json, log.txt, alive
 PIPELINE = "pipeline.yml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_LOG_SHOWN = 200  # lines
+_LOG_SHOWN = 40  # lines
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "stopped"]
 
@@ -38,20 +38,13 @@ class RunState:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """What a run does: `stage`, `done` of `total` in `unit`, begun `seconds` ago."""
+    """What a run does, as a `Progress` says it, and how long the stage still takes, where that is known."""
 
     stage: str
     done: int
     total: int
     unit: str
-    seconds: float
-
-    @property
-    def seconds_left(self) -> float | None:
-        """If it goes on as fast as until now; None at the beginning, and where the total is not known."""
-        if not (self.total and self.done and self.seconds > 1):
-            return None
-        return self.seconds * (self.total - self.done) / self.done
+    seconds_left: float | None
 
 
 class RunFolder:

@@ -9,7 +9,7 @@ from pathlib import Path
 from weightsmith.errors import WeightsmithError
 from weightsmith.files.folder_lock import FolderInUse, file_lock
 from weightsmith.page.run_folders import RunFolder, RunProgress
-from weightsmith.progress import Progress
+from weightsmith.progress import Progress, StageClock
 
 _SECONDS_BETWEEN = 0.3  # two records of how far it is, or two tries to begin
 _TRIES = 10
@@ -19,18 +19,16 @@ class _Recorder:
     """Keeps in the run's folder how far it is."""
 
     def __init__(self, run: RunFolder) -> None:
-        self._run, self._stage, self._began, self._told = run, "", 0.0, 0.0
+        self._run, self._clock, self._told = run, StageClock(), 0.0
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if progress.stage != self._stage:
-            self._stage, self._began, self._told = progress.stage, now, 0.0
-        if now - self._told < _SECONDS_BETWEEN and progress.done < progress.total:
+        begins = self._clock.begins(progress)
+        if now - self._told < _SECONDS_BETWEEN and not begins and progress.done < progress.total:
             return
         self._told = now
-        self._run.set_progress(
-            RunProgress(progress.stage, progress.done, progress.total, progress.unit, now - self._began)
-        )
+        left = self._clock.seconds_left(progress)
+        self._run.set_progress(RunProgress(progress.stage, progress.done, progress.total, progress.unit, left))
 
 
 def main(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ class Stages:
         record = _read(path)
         if record and record["key"] == key and record["outputs"] == self._stamps(outputs):
             self._log(f"{name}: unchanged, reused")
-            stage = Stage(name, key, record["seconds"], record["result"], True, record.get("memory", 0))
+            stage = _reused(record)
         else:
             path.unlink(missing_ok=True)  # an interrupted stage leaves no record that could vouch for it
             started = time.monotonic()
@@ -84,6 +85,22 @@ class Stages:
                 state = path.stat()
                 stamps[str(path.relative_to(self._folder))] = [state.st_size, state.st_mtime_ns]
         return stamps
+
+
+def finished_stages(folder: Path) -> list[Stage]:
+    """The stages whose records are in the folder of a run, in the order in which they were finished. The run may go on
+    meanwhile."""
+    found = []
+    for path in (folder / RECORDS).glob("*-*.json"):
+        with contextlib.suppress(OSError):  # its stage was begun again
+            if record := _read(path):
+                found.append((path.stat().st_mtime_ns, _reused(record)))
+    return [stage for _, stage in sorted(found, key=lambda entry: entry[0])]
+
+
+def _reused(record: dict[str, Any]) -> Stage:
+    memory = record.get("memory", 0)
+    return Stage(record["stage"], record["key"], record["seconds"], record["result"], True, memory)
 
 
 def _files_in(folder: Path) -> list[Path]:

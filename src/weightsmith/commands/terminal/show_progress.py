@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from weightsmith.progress import OnProgress, Progress, no_progress
-from weightsmith.units import show_size
+from weightsmith.progress import OnProgress, Progress, StageClock, no_progress
+from weightsmith.units import show_amount, show_size
 
 SECONDS_BETWEEN_LINES = 10.0
 _AMOUNT_WIDTH = 28  # `1.20 GB of 5.00 GB, 350 MB/s`
@@ -38,7 +38,7 @@ def _bar() -> Iterator[tuple[Log, OnProgress]]:
 
     amount = TextColumn("{task.fields[amount]}", table_column=Column(no_wrap=True, min_width=_AMOUNT_WIDTH))
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), amount, TimeRemainingColumn())
-    clock = _Clock()
+    clock = StageClock()
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None, amount="", visible=False)
 
@@ -57,7 +57,7 @@ class _Lines:
     """A line when a stage has run for some seconds, and then once in as many."""
 
     def __init__(self) -> None:
-        self._clock, self._last = _Clock(), time.monotonic()
+        self._clock, self._last = StageClock(), time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
         self._clock.begins(progress)
@@ -65,33 +65,12 @@ class _Lines:
             return
         self._last = time.monotonic()
         rate = self._clock.rate(progress)
-        left = f", {(progress.total - progress.done) / rate:.0f} s left" if rate and progress.total else ""
+        seconds_left = self._clock.seconds_left(progress)
+        left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
         print(f"{progress.stage}: {_amount(progress, rate)}{left}", file=sys.stderr, flush=True)
-
-
-class _Clock:
-    """When a stage began, and how fast it is since."""
-
-    def __init__(self) -> None:
-        self._stage, self._began, self._first = "", 0.0, 0
-
-    def begins(self, progress: Progress) -> bool:
-        """Whether this is another stage than before."""
-        if progress.stage == self._stage and progress.done >= self._first:
-            return False
-        self._stage, self._began, self._first = progress.stage, time.monotonic(), progress.done
-        return True
-
-    def rate(self, progress: Progress) -> float | None:
-        """Units per second; None at the beginning."""
-        seconds = time.monotonic() - self._began
-        return (progress.done - self._first) / seconds if seconds > 1 and progress.done > self._first else None
 
 
 def _amount(progress: Progress, rate: float | None) -> str:
     """`1.20 GB of 5.00 GB, 350 MB/s` or `12 of 60 trials`"""
-    if progress.unit != "bytes":
-        of = f" of {progress.total}" if progress.total else ""
-        return f"{progress.done}{of} {progress.unit}"
-    text = f"{show_size(progress.done)} of {show_size(progress.total)}"
-    return f"{text}, {show_size(int(rate))}/s" if rate else text
+    text = show_amount(progress.done, progress.total, progress.unit)
+    return f"{text}, {show_size(int(rate))}/s" if rate and progress.unit == "bytes" else text
