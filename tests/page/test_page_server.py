@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 pytest.importorskip("gradio")
 from starlette.testclient import TestClient
 
+from weightsmith.errors import OutputError, WeightsmithError
 from weightsmith.page.allowed_folders import AllowedFolders
 from weightsmith.page.page_actions import PageActions
-from weightsmith.page.page_server import guarded, page_app
+from weightsmith.page.page_server import guarded, page_app, serve_page
 from weightsmith.page.run_folders import RunFolder
 from weightsmith.page.run_queue import RunQueue
 
@@ -149,3 +151,21 @@ def test_names_of_runs(actions: PageActions, folder: Path) -> None:
     for name in ("", "..", "../x", "a/b", ".page", "a" * 65, "first"):
         assert actions.start(name, pipeline)[0] is None
     assert set((folder / "runs").iterdir()) == before
+
+
+def test_a_port_that_is_taken_leaves_nothing(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(OutputError, match=r"choose another with --port"):
+            serve_page([tmp_path], tmp_path / "runs", port=other.getsockname()[1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_cannot_be_served(tmp_path: Path) -> None:
+    with pytest.raises(WeightsmithError, match="nowhere: no such folder"):
+        serve_page([tmp_path / "nowhere"], tmp_path / "runs", port=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be created"):
+        serve_page([tmp_path], tmp_path / "file" / "runs", port=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -49,32 +49,33 @@ def serve_page(
     OutputError where another page has `runs`, or the port is taken."""
     if missing := [name for name in ("gradio", "fastapi", "uvicorn") if importlib.util.find_spec(name) is None]:
         raise WeightsmithError(f"the page needs {listed(missing)}: `pip install 'weightsmith[ui]'`")
-    import uvicorn
-
     for folder in folders:
         if not folder.is_dir():
             raise WeightsmithError(f"{folder}: no such folder")
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{runs}: cannot be created: {error.strerror}", path=runs) from error
-    listening = _listen(port)
-    allowed = AllowedFolders(folders, home=runs)
-    os.chdir(allowed.home)  # relative paths mean the same here as in a run
-    try:
-        with listening, folder_lock(allowed.home), RunQueue(allowed.home) as queue:
-            token = secrets.token_urlsafe(24)
-            actions = PageActions(allowed, queue)
-            address = f"http://{HOST}:{listening.getsockname()[1]}"
-            app = guarded(page_app(actions), token, address.removeprefix("http://"))
-            config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=1)
-            server = uvicorn.Server(config)
-            on_ready(f"{address}/?token={token}")
-            server.run(sockets=[listening])
-    except FolderInUse:
-        raise OutputError(
-            f"{runs}: another page keeps its runs there; choose another folder with --runs", path=runs
-        ) from None
+    with _listen(port) as listening:
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{runs}: cannot be created: {error.strerror}", path=runs) from error
+        allowed = AllowedFolders(folders, home=runs)
+        os.chdir(allowed.home)  # relative paths mean the same here as in a run
+        try:
+            with folder_lock(allowed.home), RunQueue(allowed.home) as queue:
+                _serve(PageActions(allowed, queue), listening, on_ready)
+        except FolderInUse:
+            raise OutputError(
+                f"{runs}: another page keeps its runs there; choose another folder with --runs", path=runs
+            ) from None
+
+
+def _serve(actions: PageActions, listening: socket.socket, on_ready: Callable[[str], None]) -> None:
+    import uvicorn
+
+    token, host = secrets.token_urlsafe(24), f"{HOST}:{listening.getsockname()[1]}"
+    app = guarded(page_app(actions), token, host)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=1))
+    on_ready(f"http://{host}/?token={token}")
+    server.run(sockets=[listening])
 
 
 def page_app(actions: PageActions) -> FastAPI:
