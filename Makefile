@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: demo test fuzz properties chaos lint docs bench bench-beside bench-demo bench-matrices bench-methods bench-evaluate bench-export bench-importance bench-search bench-search-demo bench-unify clean
+.PHONY: demo test fuzz properties chaos lint docs dist bench bench-beside bench-demo bench-matrices bench-methods bench-evaluate bench-export bench-importance bench-search bench-search-demo bench-unify clean
 
 demo: $(VENV)/demo
 	$(BIN)/weightsmith demo demo
@@ -38,6 +38,11 @@ lint: $(VENV)/dev
 
 docs: $(VENV)/docs
 	$(BIN)/mkdocs build --strict --site-dir build/site
+
+# The sdist, and the wheel from it; both carry the version of the tag.
+dist: $(VENV)/dev
+	rm -rf dist
+	$(BIN)/python -m build --quiet
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/merge_synthetic.py everything

@@ -1,3 +1,5 @@
-"""The version; pyproject.toml reads it here."""
+"""The version that was installed: the tag in git, or between two tags the commit."""
 
-__version__ = "0.1.0"
+from importlib.metadata import version
+
+__version__ = version("weightsmith")

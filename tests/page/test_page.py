@@ -3,7 +3,6 @@ server that ends in between."""
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -13,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import CHROMIUM, needs_chromium
+from tests.browser import CHROMIUM, needs_chromium, seen
 from weightsmith.demo.run_demo import PACKAGE, base_model
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = needs_chromium
 
 SECONDS = 240_000  # ms: a slow machine, not one that never ends
-SCREENS = os.environ.get("SCREENS")  # a folder for pictures of the page, for docs/ui.md
 
 
 class Server:
@@ -58,28 +56,6 @@ def context() -> Iterator[sync_api.BrowserContext]:
         context.set_default_timeout(SECONDS)
         yield context
         browser.close()
-
-
-def seen(page: sync_api.Page, name: str) -> None:
-    """No serious violation of what axe-core checks, light and dark; nothing wider than a phone."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        page.evaluate(f"document.body.classList.toggle('dark', {str(scheme == 'dark').lower()})")
-        page.wait_for_timeout(500)  # colours fade
-        found = Axe().run(page).response["violations"]
-        bad = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
-        assert bad == [], f"{name}, {scheme}"
-        if SCREENS:
-            page.screenshot(path=f"{SCREENS}/ui-{name}-{scheme}.png")
-    page.emulate_media(color_scheme="light")
-    page.evaluate("document.body.classList.remove('dark')")
-    page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
-    if SCREENS:
-        page.screenshot(path=f"{SCREENS}/ui-{name}-phone.png")
-    page.set_viewport_size({"width": 1200, "height": 900})
 
 
 def choose(page: sync_api.Page, field: str, *choices: str) -> None:

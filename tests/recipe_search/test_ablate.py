@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import weightsmith
+from tests.browser import CHROMIUM, report_seen
 from tests.conftest import weightsmith_process
 from tests.recipe_search.test_search import TEXT, stop_at
 from weightsmith.errors import OutputError, SearchError
@@ -51,6 +52,9 @@ def test_what_a_block_is_worth(chat_models: Path, tmp_path: Path) -> None:
     assert again.whole[0] == float(rows[1]["text"])
     page = (tmp_path / "out" / "ablation.html").read_text()
     assert page.count("<svg") == 1 and "text (perplexity)" in page
+    assert str(chat_models) not in page and "model: a" in page
+    if CHROMIUM:
+        report_seen(tmp_path / "out" / "ablation.html", "ablation")
     assert weightsmith_process(*command).returncode == 2  # the folder is not empty
 
 

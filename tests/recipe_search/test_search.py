@@ -20,7 +20,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import weightsmith
-from tests.browser import needs_chromium, shown
+from tests.browser import needs_chromium, report_seen, shown
 from tests.conftest import weightsmith_process
 from weightsmith.errors import SearchError
 from weightsmith.files.work_folder import work_folder
@@ -99,16 +99,23 @@ def test_the_report_in_a_browser(done: Path, tmp_path: Path) -> None:
     headings = re.findall("<h2>(.*?)</h2>", dom)
     assert [h.split()[0] for h in headings] == [
         "On",
-        "Each",
-        "The",
+        "Scores:",
+        "Recipe",
         "Best",
         "Which",
         "Score",
         "Parameters",
         "text",
         "Pareto",
+        "Time",
     ]
-    assert dom.count("<svg") == 5 and colours > 20
+    assert dom.count("<svg") == 6 and colours > 20
+    report_seen(done / "report.html", "search")
+
+
+def test_the_report_names_no_folder(done: Path, chat_models: Path) -> None:
+    page = (done / "report.html").read_text()
+    assert str(chat_models) not in page and str(done.parent) not in page and "model: a" in page
 
 
 def test_the_winner_merged_scores_the_same(done: Path, home: Path, chat_models: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from weightsmith.files.inputs.yaml_file import dump_yaml, parse_yaml
 from weightsmith.recipe.recipe import load_recipe
 from weightsmith.recipe_search.candidate_recipe import candidate
 from weightsmith.recipe_search.default_recipes import default_recipes
+from weightsmith.recipe_search.report.final_scores import models_of
 from weightsmith.recipe_search.search import middle
 from weightsmith.recipe_search.space import Space, find_spaces
 
@@ -138,3 +139,8 @@ def test_any_value_of_a_space_comes_back(tmp_path: Path) -> None:
         for value in space.grid():
             study.enqueue_trial({space.name: value})
             assert space.stored(space.ask(study.ask())) == pytest.approx(value) or value in space.labels
+
+
+def test_models_of_one_name_are_told_apart() -> None:
+    recipe = {"base_model": "x/base", "models": [{"model": "x/base"}, {"model": "a/last"}, {"model": "b/last"}]}
+    assert models_of(recipe) == [("base", "x/base"), ("last (1)", "a/last"), ("last (2)", "b/last")]

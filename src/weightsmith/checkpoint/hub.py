@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ _SMALL = 64 << 20  # no configuration or tokenizer file is larger than this
 _DATA = (".json", ".jinja", ".txt", ".model")
 _CARD = ("README.md",)  # says under which license it is
 _PYTORCH = (".bin", ".pth")
+_MIRRORING = threading.Lock()  # two threads that ask for one model fetch it once
 
 
 def download_model(repo: str, revision: str | None) -> Path:
@@ -40,11 +43,17 @@ def download_model(repo: str, revision: str | None) -> Path:
 
 def mirror_headers(repo: str, revision: str | None) -> Path:
     """A folder like the model's in which the files of weights have their true size and their headers, and holes for the
-    weights themselves: some hundred kB are fetched, whatever the model's size. It is removed at exit. Raises
-    CheckpointError."""
+    weights themselves: some hundred kB are fetched, whatever the model's size, once for each commit. It is removed at
+    exit. Raises CheckpointError."""
+    names, commit = _listing(repo, revision)
+    with _MIRRORING:
+        return _mirrored(repo, revision, commit, tuple(names))
+
+
+@cache
+def _mirrored(repo: str, revision: str | None, commit: str, names: tuple[str, ...]) -> Path:
     from huggingface_hub import HfFileSystem
 
-    names, commit = _listing(repo, revision)
     folder = Path(tempfile.mkdtemp(prefix="weightsmith-headers-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     files = HfFileSystem()

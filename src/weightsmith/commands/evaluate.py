@@ -20,6 +20,7 @@ from weightsmith.commands.terminal.options import (
 )
 
 if TYPE_CHECKING:
+    from weightsmith.evaluation.results.evaluation import Evaluation
     from weightsmith.evaluation.results.paired_tests import Comparison
 
 
@@ -127,12 +128,25 @@ def evaluate(
             on_progress=on_progress,
         )
         write_evaluation(evaluation, output)
+        page = _report(evaluation, output)
     if json_:
         echo_json({"scores": evaluation.scores, "comparisons": [_compared(one) for one in evaluation.comparisons]})
     else:
         typer.echo(evaluation.to_markdown())
     if not quiet:
-        typer.echo(f"{output}: tables, JSON, CSV and model cards; begin with evaluation.md", err=True)
+        typer.echo(f"{output}: tables, JSON, CSV and model cards; {page}", err=True)
+
+
+def _report(evaluation: Evaluation, output: Path) -> str:
+    """What to begin with: the page, where its extra is installed."""
+    from weightsmith.errors import ReportError
+    from weightsmith.report.evaluation_report import PAGE, write_evaluation_report
+
+    try:
+        write_evaluation_report(evaluation, output)
+    except ReportError as error:
+        return f"begin with evaluation.md (no {PAGE}: {error})"
+    return f"begin with {PAGE} or evaluation.md"
 
 
 def _compared(comparison: Comparison) -> dict[str, Any]:

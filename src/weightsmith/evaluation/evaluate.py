@@ -18,6 +18,7 @@ from weightsmith.evaluation.backends.stored_backend import StoredBackend
 from weightsmith.evaluation.budget import Budget, choose_samples
 from weightsmith.evaluation.open_suite import OpenSuite, OwnTask, entry_of, open_suite
 from weightsmith.evaluation.opened_model import LoadedModel, OpenedModel, Source, open_models
+from weightsmith.evaluation.results.evaluated_model import EvaluatedModel
 from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.evaluation.results.harness_form import harness_form, join_forms
 from weightsmith.evaluation.results.suite_result import ModelResult, SuiteResult
@@ -33,6 +34,7 @@ from weightsmith.machine import check_device, fast_precision
 from weightsmith.models.find_model import short_name
 from weightsmith.progress import OnProgress, counted, no_progress
 from weightsmith.recipe.recipe import Recipe
+from weightsmith.resident_memory import watched_memory
 from weightsmith.units import parse_size, parse_time
 
 Log = Callable[[str], None]
@@ -142,6 +144,7 @@ def evaluate_suites(
         own = any(suite.own for suite in suites)
         settings = replace(settings, precision="float32" if own else fast_precision(settings.device))
     results: list[list[ModelResult]] = [[] for _ in suites]
+    asked: list[EvaluatedModel] = []
     chosen: list[dict[str, list[int]] | None] = [None] * len(suites)
     with ExitStack() as stack:
         if output:
@@ -151,18 +154,31 @@ def evaluate_suites(
         store = stack.enter_context(AnswerStore(output / STORE if output else None))
         session = _Session(settings, store, {} if len(models) > 1 else None, on_progress)
         for position, opened in enumerate(models):
-            with opened.load(settings, digests, log) as model:
+            began = time.monotonic()
+            with watched_memory() as peak, opened.load(settings, digests, log) as model:
                 if settings.budget and position == 0:
                     chosen = choose_samples(suites, model.backend, Budget(settings.budget, len(models)), settings, log)
                 for number, suite in enumerate(suites):
                     result = _ask(session, model, suite, chosen[number])
                     log(_line(suite.suite, result))
                     results[number].append(result)
+            asked.append(
+                EvaluatedModel(
+                    opened.label,
+                    opened.title,
+                    opened.bytes,
+                    model.key if output else "",
+                    model.backend.name,
+                    model.backend.precision,
+                    time.monotonic() - began,
+                    peak.bytes,
+                )
+            )
     suite_results = tuple(
         SuiteResult(suite.suite, tuple(of_models), _questions(of_models[0]))
         for suite, of_models in zip(suites, results, strict=True)
     )
-    return Evaluation(suite_results, settings, base, tuple(parents))
+    return Evaluation(suite_results, settings, base, tuple(parents), tuple(asked))
 
 
 def _labelled(models: Sequence[Source] | Mapping[str, Source]) -> dict[str, Source]:

@@ -20,6 +20,8 @@ from weightsmith.evaluation.backends.transformers.unwritten_model import Unwritt
 from weightsmith.evaluation.settings import EvaluationSettings
 from weightsmith.files.digests import FileDigests, digest
 from weightsmith.machine import available_cores
+from weightsmith.model_card.describe_inputs import model_titles, weights_files
+from weightsmith.model_card.provenance import listed
 from weightsmith.models.live_model import fill_model
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
@@ -55,6 +57,20 @@ class OpenedModel:
         """Where it is read."""
         models = list(self.content.models.values()) if isinstance(self.content, Plan) else [self.content]
         return [path for model in models for path in model.files]
+
+    @property
+    def title(self) -> str:
+        """What a stranger is told of it: ids of the hub or last names, never where it lies."""
+        if isinstance(self.content, Plan):
+            return f"{self.content.method.name} of {listed(list(model_titles(self.content.models).values()))}"
+        return model_titles({self.reference: self.content})[self.reference]
+
+    @property
+    def bytes(self) -> int | None:
+        """Of its files of weights; None of a merge."""
+        if isinstance(self.content, Plan):
+            return None
+        return sum(file.stat().st_size for path in self.content.files for file in weights_files(path))
 
     @contextmanager
     def load(self, settings: EvaluationSettings, digests: FileDigests | None, log: Log) -> Iterator[LoadedModel]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from weightsmith.errors import WeightsmithError
 from weightsmith.files.inputs.read_input import read_text
 from weightsmith.files.inputs.yaml_file import parse_yaml
 from weightsmith.model_card.provenance import InputModel, InputPart, WeightsFile
+from weightsmith.models.find_model import numbered
 from weightsmith.models.model import Model
 from weightsmith.progress import OnProgress, counted, no_progress
 
@@ -41,7 +41,7 @@ def describe_inputs(
     """In the order given, each part hashed once, on `threads`. Two parts of one name get numbers. Raises OSError."""
     models = list(models)
     paths = list(dict.fromkeys(path for model in models for path in model.files))
-    files = {path: _files_of(path) for path in paths}
+    files = {path: weights_files(path) for path in paths}
     hub = {path: _hub_place(path) for path in paths}
     local = [file for path in paths if hub[path] is None for file in files[path]]
     with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -67,16 +67,25 @@ def describe_inputs(
     )
 
 
+def weights_files(path: Path) -> list[Path]:
+    """Those that a model or an adapter is read from."""
+    if path.is_file():
+        return [path]
+    if not (path / "config.json").exists() and (adapter := sorted(path.glob("adapter_model.*"))):
+        return [path / ADAPTER_WEIGHTS] if (path / ADAPTER_WEIGHTS).exists() else adapter
+    return list(find_weights(path)[0])
+
+
 def part_names(paths: Sequence[Path]) -> dict[Path, str]:
     """Path -> what a stranger is told of it: the id of a hub model, else its last name, with a number where several
     have one name."""
-    names = {path: _name(path) for path in paths}
-    many, seen = Counter(names.values()), Counter[str]()
-    for path, name in names.items():
-        if many[name] > 1:
-            seen[name] += 1
-            names[path] = f"{name} ({seen[name]})"
-    return names
+    return dict(zip(paths, numbered([_name(path) for path in paths]), strict=True))
+
+
+def model_titles(models: Mapping[str, Model]) -> dict[str, str]:
+    """Reference -> what a stranger is told of the model: the names of its parts, joined by +."""
+    names = part_names(list(dict.fromkeys(path for model in models.values() for path in model.files)))
+    return {reference: "+".join(names[path] for path in model.files) for reference, model in models.items()}
 
 
 def card_head(folder: Path) -> Mapping[str, Any]:
@@ -97,14 +106,6 @@ def without_paths(text: str, names: Mapping[str, str]) -> str:
     for path in sorted(names, key=len, reverse=True):
         text = text.replace(path, names[path])
     return text
-
-
-def _files_of(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not (path / "config.json").exists() and (adapter := sorted(path.glob("adapter_model.*"))):
-        return [path / ADAPTER_WEIGHTS] if (path / ADAPTER_WEIGHTS).exists() else adapter
-    return list(find_weights(path)[0])
 
 
 def _hub_place(path: Path) -> tuple[str, str] | None:

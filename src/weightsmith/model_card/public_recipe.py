@@ -9,7 +9,7 @@ from typing import Any
 
 from weightsmith.files.find_path import is_file
 from weightsmith.files.inputs.yaml_file import dump_yaml
-from weightsmith.model_card.describe_inputs import part_names
+from weightsmith.model_card.describe_inputs import model_titles
 from weightsmith.models.model import Model
 from weightsmith.recipe.documents import stage_in
 from weightsmith.recipe.model_reference import short_reference
@@ -23,8 +23,7 @@ _REVISION = re.compile(r"@[\w./-]+\Z")
 def public_recipe(recipe: Recipe, models: Mapping[str, Model]) -> str:
     """The recipe and its stages as YAML, without comments. `models`: those of the plan, and of its stages, by the
     reference that the recipe has for them."""
-    names = part_names(list(dict.fromkeys(path for model in models.values() for path in model.files)))
-    titles = {reference: "+".join(names[path] for path in model.files) for reference, model in models.items()}
+    titles = model_titles(models)
     for reference, model in models.items():  # the revision that was asked for stays
         revision = _REVISION.search(reference)
         if revision and len(model.files) == 1 and "/" in titles[reference] and not Path(reference).exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def find_model(reference: str, beside: Path | None, *, headers_only: bool = Fals
 def short_name(reference: str) -> str:
     """The ends of its paths: `out/merged` is merged, `base.gguf+adapters/dates` is base+dates."""
     return "+".join(Path(part).name.removesuffix(".gguf") for part in reference.split("+"))
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """Each name once: a name that several have gets numbers.
+
+    >>> numbered(["last", "base", "last"])
+    ['last (1)', 'base', 'last (2)']
+    """
+    many, seen = Counter(names), Counter[str]()
+    told_apart = []
+    for name in names:
+        seen[name] += 1
+        told_apart.append(f"{name} ({seen[name]})" if many[name] > 1 else name)
+    return told_apart
 
 
 def unique_ends(references: Sequence[str]) -> dict[str, str]:

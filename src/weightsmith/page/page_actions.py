@@ -9,6 +9,7 @@ from typing import Any
 
 from weightsmith.errors import WeightsmithError
 from weightsmith.files.inputs.read_input import read_text
+from weightsmith.models.find_model import find_model
 from weightsmith.page.allowed_folders import AllowedFolders
 from weightsmith.page.page_views import good_view, inspection_view, method_view, plan_view, problem_view
 from weightsmith.page.run_folders import PIPELINE, RunFolder, find_run
@@ -141,12 +142,15 @@ class PageActions:
             raise WeightsmithError(f"{len(chosen)} models; the page takes {_MOST_MODELS}")
         for reference in (base, *chosen):
             self.allowed.check_reference(reference)
-        whole = [f"{base}+{model}" if base and _is_adapter(model) else model for model in chosen]
+        whole = [f"{base}+{model}" if base and self._is_adapter(model) else model for model in chosen]
         return [*([base] if base else []), *whole]
 
     def _labelled(self, path: Path) -> str:
-        return f"{self.allowed.short(path)}{' (adapter)' if _is_adapter(str(path)) else ''}"
+        return f"{self.allowed.short(path)}{' (adapter)' if self._is_adapter(str(path)) else ''}"
 
-
-def _is_adapter(model: str) -> bool:
-    return (Path(model) / "adapter_config.json").is_file()
+    def _is_adapter(self, model: str) -> bool:
+        """Of a hub id, by its headers; what cannot be found is said when it is opened."""
+        try:
+            return (find_model(model, self.allowed.home, headers_only=True)[0] / "adapter_config.json").is_file()
+        except WeightsmithError:
+            return False

@@ -13,10 +13,9 @@ from weightsmith.evaluation.results.score_tables import EvaluationTables
 from weightsmith.gguf.conversion.conversion import PLAIN_TYPES
 from weightsmith.inspection.movement import Movement, measure_movement
 from weightsmith.methods.registry import find_method
-from weightsmith.model_card.describe_inputs import part_names, without_paths
+from weightsmith.model_card.describe_inputs import model_titles, part_names, without_paths
 from weightsmith.model_card.license import license_of
 from weightsmith.model_card.provenance import InputModel, Provenance, listed, read_provenance
-from weightsmith.models.model import Model
 from weightsmith.pipeline.stages import Stage, Stages
 from weightsmith.planning.plan import Plan
 from weightsmith.progress import OnProgress, counted
@@ -35,7 +34,7 @@ def run_movement_stage(
     if base is None or base not in plan.models or len(plan.models) < 2:
         return None
     others = [model for reference, model in plan.models.items() if reference != base]
-    titles = _titles(plan)
+    titles = model_titles(plan.models)
 
     def work() -> dict[str, Any]:
         report = counted(on_progress, "comparing", "elements")
@@ -124,13 +123,3 @@ def _input(model: InputModel) -> ReportInput:
 
 def _part_names(plan: Plan) -> dict[Path, str]:
     return part_names(list(dict.fromkeys(path for model in plan.origins.values() for path in model.files)))
-
-
-def _titles(plan: Plan) -> dict[str, str]:
-    """Reference -> what the card calls the model."""
-    names = _part_names(plan)
-
-    def title(model: Model) -> str:
-        return "+".join(names.get(path, path.name) for path in model.files)
-
-    return {reference: title(model) for reference, model in plan.models.items()}

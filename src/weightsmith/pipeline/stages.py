@@ -13,7 +13,7 @@ from typing import Any
 from weightsmith.files.digests import FileDigests, digest
 from weightsmith.files.write_whole import write_whole
 from weightsmith.model_card.describe_inputs import CARD
-from weightsmith.pipeline.peak_memory import watched_memory
+from weightsmith.resident_memory import watched_memory
 
 RECORDS = ".stages"
 HUB_RESULTS = ".eval_results"  # where the hub looks for results of its benchmarks

@@ -18,6 +18,8 @@ from weightsmith.files.find_path import is_file
 from weightsmith.files.output_folder import check_apart, check_output
 from weightsmith.files.work_folder import work_folder
 from weightsmith.machine import available_cores, available_memory, fast_precision
+from weightsmith.model_card.public_recipe import public_recipe
+from weightsmith.models.find_model import numbered
 from weightsmith.models.parts.stacks import LAYER
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.progress import OnProgress, Progress, no_progress
@@ -136,7 +138,9 @@ def ablate(
             (),
             as_evaluation(objectives, by_label, "ablation", f"{path.name}, with a model left out of a block of layers"),
         )
-        return replace(result, files=tuple(write_ablation(result, folder, path.name)))
+        return replace(
+            result, files=tuple(write_ablation(result, folder, path.name, public_recipe(plan.recipe, plan.models)))
+        )
 
 
 def _check_folder(folder: Path, *, force: bool) -> None:
@@ -173,8 +177,7 @@ def _models(plan: Plan) -> dict[str, str]:
             "models",
             path=plan.recipe.file.path,
         )
-    labels = [last_name(reference) for reference in references]
-    return dict(zip(labels if len(set(labels)) == len(labels) else references, references, strict=True))
+    return dict(zip(numbered([last_name(reference) for reference in references]), references, strict=True))
 
 
 def _blocks(plan: Plan, count: int) -> dict[str, set[str]]:

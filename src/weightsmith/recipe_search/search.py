@@ -24,6 +24,7 @@ from weightsmith.files.suggestions import nearest
 from weightsmith.files.work_folder import entries_of, work_folder
 from weightsmith.machine import available_cores, fast_precision
 from weightsmith.methods.registry import METHODS, find_method, method_names
+from weightsmith.model_card.public_recipe import public_recipe
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model
 from weightsmith.models.parts.stacks import find_stacks
@@ -33,6 +34,7 @@ from weightsmith.recipe_search.default_recipes import default_recipes
 from weightsmith.recipe_search.mergekit_evolve import is_evolve, search_tree
 from weightsmith.recipe_search.objectives import Objective, value
 from weightsmith.recipe_search.report.final_scores import FinalScores, final_scores, models_of
+from weightsmith.recipe_search.report.search_report import SearchFacts
 from weightsmith.recipe_search.report.search_results import discard, write_results
 from weightsmith.recipe_search.search_file import SearchFile
 from weightsmith.recipe_search.space import Keys, Space, find_spaces
@@ -40,6 +42,7 @@ from weightsmith.recipe_search.trials.run_trial import Setup, TrialJob, TrialRes
 from weightsmith.recipe_search.trials.study import DATABASE, AskedTrial, Study
 from weightsmith.recipe_search.trials.trial import Trial
 from weightsmith.recipe_search.trials.workers import Workers, open_workers, result_of
+from weightsmith.resident_memory import watched_memory
 
 Log = Callable[[str], None]
 DEFAULT_TRIALS = 60
@@ -110,7 +113,7 @@ def search(
     check_apart(Path(out), [file.path], replaced=False)
     check_place(Path(out))
     folder = _folder(Path(out), resume=resume, force=force)
-    with work_folder(folder, is_worth_keeping=(folder / DATABASE).exists):
+    with work_folder(folder, is_worth_keeping=(folder / DATABASE).exists), watched_memory() as peak:
         setup = Setup(
             file.path.absolute(),
             file.text,
@@ -136,11 +139,13 @@ def search(
         best = study.best
         if best is None:
             raise SearchError(f"{folder}: no candidate was scored; {_why(study.trials)}", path=folder)
-        for warning in worker_of(setup).live.plan(best.tree).warnings:
+        plan = worker_of(setup).live.plan(best.tree)
+        for warning in plan.warnings:
             log(f"warning: the winner: {warning}")
         log("scoring the held-out part")
         final = final_scores(setup, objectives, study.trials, best, recipe.tree, models_digest, log)
-        files = write_results(folder, file, study, spaces, objectives, best, final, len(study.trials))
+        facts = SearchFacts(file.path.name, public_recipe(plan.recipe, plan.models), peak.bytes)
+        files = write_results(folder, file, study, spaces, objectives, best, final, facts)
     found_trials = tuple(_portable(trial, file.path.parent) for trial in study.trials)
     return SearchSummary(
         folder,

@@ -78,6 +78,5 @@ def similarity_plot(movement: Movement) -> str:
 
 
 def _short(name: str) -> str:
-    """A title that has room; dollars are no mathematics."""
-    shown = name if len(name) <= 40 else f"{name[:18]}…{name[-20:]}"
-    return shown.replace("$", r"\$")
+    """A title that has room."""
+    return name if len(name) <= 40 else f"{name[:18]}…{name[-20:]}"

@@ -17,8 +17,14 @@ def svg_figure(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ReportError("a report needs matplotlib: `pip install 'weightsmith[report]'`") from error
-    # A fixed salt and no date: the same scores give the same bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "weightsmith", "svg.fonttype": "path", "font.size": 10}):
+    # A fixed salt and no date: the same scores give the same bytes. A dollar in a name is no mathematics.
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "weightsmith",
+        "svg.fonttype": "path",
+        "font.size": 10,
+        "text.parse_math": False,
+    }
+    with matplotlib.rc_context(settings):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         text = io.StringIO()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from weightsmith.errors import EvaluationError
+from weightsmith.evaluation.results.evaluated_model import EvaluatedModel
 from weightsmith.evaluation.results.paired_tests import Comparison, corrected
 from weightsmith.evaluation.results.score_tables import EvaluationTables, tables_of
 from weightsmith.evaluation.results.suite_result import Scope, SuiteResult
@@ -17,8 +18,8 @@ from weightsmith.evaluation.settings import EvaluationSettings
 class Evaluation:
     """All models on all suites; what `evaluate` returns.
 
-    `base` and `parents` are labels: each model is compared with the base, and each that is no parent with the parent
-    that is best.
+    `models`: what was asked. `base` and `parents` are labels: each model is compared with the base, and each that is no
+    parent with the parent that is best.
 
     >>> result = ws.evaluate(["base", "coder"], questions=["skill.jsonl"])
     >>> result.labels
@@ -31,6 +32,7 @@ class Evaluation:
     settings: EvaluationSettings
     base: str | None
     parents: tuple[str, ...]
+    models: tuple[EvaluatedModel, ...] = ()
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ Bars = list[tuple[str, list[tuple[float, float | None]]]]  # task, and for each 
 @dataclass(frozen=True)
 class SuiteTables:
     """`scores` and `differences` begin with their headings; `differences` is empty for a single model; `percentages`
-    and `perplexities` are what a plot shows."""
+    and `perplexities` are what a plot shows; `averages`: of each model over the parts of the suite, in percent; empty
+    where nothing can be averaged."""
 
     suite: str
     about: str
@@ -27,6 +28,7 @@ class SuiteTables:
     differences: list[list[str]]
     percentages: Bars
     perplexities: Bars
+    averages: tuple[float, ...] = ()
 
     def to_markdown(self) -> str:
         """Both tables, without a heading."""
@@ -42,6 +44,11 @@ class EvaluationTables:
 
     models: list[str]
     suites: list[SuiteTables]
+
+    @property
+    def averages(self) -> Bars:
+        """Of each suite that has averages."""
+        return [(suite.suite, [(value, None) for value in suite.averages]) for suite in self.suites if suite.averages]
 
     def to_markdown(self) -> str:
         """A page: for each suite a heading, what it is, and its tables."""
@@ -61,7 +68,12 @@ class EvaluationTables:
         """The inverse of `as_json`, after a way through JSON."""
         suites = [
             SuiteTables(
-                **{**suite, "percentages": _bars(suite["percentages"]), "perplexities": _bars(suite["perplexities"])}
+                **{
+                    **suite,
+                    "percentages": _bars(suite["percentages"]),
+                    "perplexities": _bars(suite["perplexities"]),
+                    "averages": tuple(suite.get("averages", ())),
+                }
             )
             for suite in value["suites"]
         ]
@@ -85,8 +97,16 @@ def tables_of(results: Sequence[SuiteResult], comparisons: Sequence[Comparison])
                 ]
             )
         about = f"{result.suite.about}. {note(result, comparisons)}"
+        averages = [model.average(result.suite) for model in result.models]
         suites.append(
-            SuiteTables(result.suite.name, about, score_rows(result), difference_rows(result, comparisons), *bars)
+            SuiteTables(
+                result.suite.name,
+                about,
+                score_rows(result),
+                difference_rows(result, comparisons),
+                *bars,
+                averages=tuple(value for value in averages if value is not None),
+            )
         )
     return EvaluationTables([model.label for model in results[0].models], suites)
 
@@ -112,8 +132,8 @@ def difference_rows(result: SuiteResult, comparisons: Sequence[Comparison]) -> l
                     other if other == role else f"{other} ({role})",
                     f"{comparison.difference:+.2f}",
                     f"{comparison.low:+.2f} to {comparison.high:+.2f}",
-                    _show_p(comparison.p),
-                    _show_p(comparison.p_holm),
+                    show_p(comparison.p),
+                    show_p(comparison.p_holm),
                     comparison.verdict,
                 ]
             )
@@ -185,7 +205,8 @@ def show_value(value: TaskResult) -> str:
     return f"{value.value:.2f}" + (f" ± {value.error:.2f}" if value.error is not None else "")
 
 
-def _show_p(p: float) -> str:
+def show_p(p: float) -> str:
+    """Three decimals, or `<0.001`."""
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 

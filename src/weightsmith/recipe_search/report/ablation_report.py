@@ -7,18 +7,18 @@ import io
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.evaluation.results.paired_tests import LEVEL, holm
 from weightsmith.files.write_whole import write_whole
-from weightsmith.machine import describe_machine
 from weightsmith.recipe_search.objectives import Objective
+from weightsmith.report.render_template import render_template
 from weightsmith.report.svg_figure import svg_figure
 
 TABLE, PAGE = "ablation.csv", "ablation.html"
+TEMPLATES = "weightsmith.recipe_search.report"
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ def discard_ablation(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def write_ablation(ablation: Ablation, folder: Path, recipe: str) -> list[Path]:
-    """The table and the page of an ablation of the file called `recipe`. Raises ReportError."""
+def write_ablation(ablation: Ablation, folder: Path, name: str, recipe: str) -> list[Path]:
+    """The table and the page of an ablation of the file `name`; `recipe`: what is in it, without paths. Raises
+    ReportError."""
     text = io.StringIO()
     writer = csv.writer(text)
     heads = [word for o in ablation.objectives for word in (o.name, f"{o.name}: p", f"{o.name}: p (Holm)")]
@@ -60,12 +61,15 @@ def write_ablation(ablation: Ablation, folder: Path, recipe: str) -> list[Path]:
     for label, rows in ablation.without.items():
         for block, *columns in zip(ablation.blocks, rows, ablation.p[label], ablation.p_holm[label], strict=True):
             writer.writerow([label, block, *(word for cell in zip(*columns, strict=True) for word in cell)])
-    maps = "".join(
-        f"<h2>{escape(objective.name)} ({objective.metric}): {ablation.whole[k]:.4g} with all of "
-        f"them</h2>{_svg(ablation, k)}"
-        for k, objective in enumerate(ablation.objectives)
-    )
-    page = _PAGE.format(recipe=escape(recipe), maps=maps, machine=describe_machine())
+    maps = [
+        (
+            f"{objective.name} ({objective.metric}): {ablation.whole[number]:.4g} with all of them",
+            _svg(ablation, number),
+        )
+        for number, objective in enumerate(ablation.objectives)
+    ]
+    values = {"title": f"Which layers carry which skill: {name}", "maps": maps, "recipe": recipe}
+    page = render_template("ablation_report.html.j2", values, TEMPLATES)
     return [write_whole(folder / TABLE, text.getvalue()), write_whole(folder / PAGE, page)]
 
 
@@ -94,18 +98,3 @@ def draw_heat_map(axis: Any, ablation: Ablation, number: int) -> None:
         f"{objective.name}: change of {ablation.whole[number]:.4g} {objective.metric}; in brackets: within noise",
         fontsize=9,
     )
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Ablation: {recipe}</title>
-<style>body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
-svg {{ max-width: 100%; height: auto; }} footer {{ color: #777; font-size: .9rem; }}</style>
-<h1>Which layers carry which skill: {recipe}</h1>
-<p>Each cell: one model left out of one block of layers, all else as in the recipe. Red is worse; brackets mark
-changes that chance may explain (paired bootstrap over questions, p of 0.05 or more after Holm's correction for all
-cells).</p>
-{maps}
-<footer>{machine}</footer>
-</html>
-"""

@@ -11,6 +11,7 @@ import numpy as np
 from weightsmith.errors import SearchError
 from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.evaluation.results.paired_tests import DRAWS, LEVEL, bootstrap_p, drawn_differences, holm
+from weightsmith.models.find_model import numbered
 from weightsmith.recipe_search.objectives import AllAnswers, Objective, utility
 from weightsmith.recipe_search.report.as_evaluation import as_evaluation
 from weightsmith.recipe_search.space import last_name
@@ -140,9 +141,9 @@ def models_of(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
             if reference_or_choice
             else []
         )
-    return [
-        ("base" if reference == base else last_name(reference), reference) for reference in dict.fromkeys(references)
-    ]
+    references = list(dict.fromkeys(references))
+    labels = numbered(["base" if reference == base else last_name(reference) for reference in references])
+    return list(zip(labels, references, strict=True))
 
 
 def gain(objectives: Sequence[Objective], ours: ScoredCandidate, other: ScoredCandidate) -> Gain:

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from weightsmith.errors import ReportError
+from weightsmith.evaluation.results.score_tables import show_p
 from weightsmith.evaluation.task import mean
-from weightsmith.files.inputs.yaml_file import YamlFile, dump_yaml
-from weightsmith.machine import describe_machine
 from weightsmith.recipe_search.objectives import Objective, value
+from weightsmith.recipe_search.report.ablation_report import TEMPLATES
 from weightsmith.recipe_search.report.final_scores import FinalScores
 from weightsmith.recipe_search.space import Space
 from weightsmith.recipe_search.trials.study import Study
 from weightsmith.recipe_search.trials.trial import Trial
+from weightsmith.report.render_template import megabytes, render_template
 from weightsmith.report.svg_figure import svg_figure
 
 _SHOWN = {"complete": "C0", "pruned": "C7"}
 
 
+@dataclass(frozen=True)
+class SearchFacts:
+    """`name`: of the search file; `recipe`: of the winner, without paths; `memory`: bytes that were resident at
+    most."""
+
+    name: str
+    recipe: str
+    memory: int
+
+
 def search_report(
-    file: YamlFile,
+    facts: SearchFacts,
     study: Study,
     spaces: Sequence[Space],
     objectives: Sequence[Objective],
@@ -30,16 +41,6 @@ def search_report(
     final: FinalScores,
 ) -> str:
     """A page that loads nothing from elsewhere. Raises ReportError where jinja2 or matplotlib is not installed."""
-    try:
-        from jinja2 import Environment, PackageLoader
-    except ImportError as error:
-        raise ReportError("a report needs jinja2: `pip install 'weightsmith[report]'`") from error
-    environment = Environment(
-        loader=PackageLoader("weightsmith.recipe_search.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     trials = study.trials
     scored = [trial for trial in trials if trial.state == "complete" and trial.score is not None]
     plots = [("Best score so far", history_plot(trials))]
@@ -50,35 +51,78 @@ def search_report(
         plots.append(("Parameters of the candidates; better ones are darker", _parallel_plot(scored, spaces)))
     if len(objectives) > 1:
         plots.append((f"{objectives[0].name} against {objectives[1].name}", _pareto_plot(scored, objectives)))
-    counts = {state: sum(1 for t in trials if t.state == state) for state in ("complete", "pruned", "failed")}
-    rows = [
-        (
-            candidate.label,
-            candidate.seen_score,
-            candidate.score,
-            [
-                (value(o, a), value(o, b))
-                for o, a, b in zip(objectives, candidate.seen, candidate.held_out, strict=True)
-            ],
-        )
-        for candidate in final.candidates
-    ]
-    return environment.get_template("search_report.html.j2").render(
-        file=Path(file.path).name,
-        machine=describe_machine(),
-        plots=plots,
-        counts=counts,
-        best=best,
-        recipe=dump_yaml(best.tree),
-        objectives=objectives,
-        rows=rows,
-        gains=final.gains,
-        tables=final.held_out(objectives).tables().suites[0],
-        final=final,
-        names=[space.name for space in spaces],
-        seconds=sum(t.merge_seconds + t.ask_seconds for t in trials),
-        front=pareto_front(scored, objectives),
+    values = {
+        "title": f"Search: {facts.name}",
+        "warnings": _warnings(best, final),
+        "summary": _summary(trials, best),
+        "recipe": facts.recipe,
+        "plots": plots,
+        "scores": _score_rows(objectives, final),
+        "gains": _gain_rows(final),
+        "evaluation": final.held_out(objectives).tables(),
+        "front": _front_rows(scored, spaces, objectives) if len(objectives) > 1 else [],
+        "times": _time_rows(trials, facts.memory),
+    }
+    return render_template("search_report.html.j2", values, TEMPLATES)
+
+
+def _warnings(best: Trial, final: FinalScores) -> list[str]:
+    if best.default:
+        return ["no candidate was better than the best default recipe on the questions that the search used"]
+    if final.within_noise:
+        return [
+            "the gain over the best default recipe is within noise: with this many questions, chance alone can produce "
+            "it. Use more questions, or the default recipe"
+        ]
+    return []
+
+
+def _summary(trials: Sequence[Trial], best: Trial) -> str:
+    counts = Counter(trial.state for trial in trials)
+    default = f" (one of the default recipes: {best.default})" if best.default else ""
+    return (
+        f"Of {len(trials)} candidates, {counts['complete']} were scored in full, {counts['pruned']} were stopped early "
+        f"because they were clearly behind, {counts['failed']} failed. The best is candidate {best.number}{default}."
     )
+
+
+def _score_rows(objectives: Sequence[Objective], final: FinalScores) -> list[list[str]]:
+    rows = [["model", "score", *(f"{objective.name}, {objective.metric}" for objective in objectives)]]
+    for candidate in final.candidates:
+        cells = [
+            f"{value(objective, seen):.2f} / {value(objective, held_out):.2f}"
+            for objective, seen, held_out in zip(objectives, candidate.seen, candidate.held_out, strict=True)
+        ]
+        rows.append([candidate.label, f"{candidate.seen_score:.4f} / {candidate.score:.4f}", *cells])
+    return rows
+
+
+def _gain_rows(final: FinalScores) -> list[list[str]]:
+    rows = [["the best candidate against", "difference of scores", "95 % interval", "p", "p (Holm)", "verdict"]]
+    for gain in final.gains:
+        interval = f"{gain.low:+.4f} to {gain.high:+.4f}"
+        rows.append(
+            [gain.other, f"{gain.difference:+.4f}", interval, show_p(gain.p), show_p(gain.p_holm), gain.verdict]
+        )
+    return rows
+
+
+def _front_rows(trials: Sequence[Trial], spaces: Sequence[Space], objectives: Sequence[Objective]) -> list[list[str]]:
+    rows = [["candidate", *(space.name for space in spaces)]]
+    for trial in pareto_front(trials, objectives):
+        chosen = [trial.params.get(space.name, "") for space in spaces]
+        rows.append([str(trial.number), *(f"{one:.3f}" if isinstance(one, float) else str(one) for one in chosen)])
+    return rows
+
+
+def _time_rows(trials: Sequence[Trial], memory: int) -> list[list[str]]:
+    merging, asking = sum(trial.merge_seconds for trial in trials), sum(trial.ask_seconds for trial in trials)
+    return [
+        ["", "of all candidates"],
+        ["merging", f"{merging:.1f} s"],
+        ["asking", f"{asking:.1f} s"],
+        ["memory at most", megabytes(memory)],
+    ]
 
 
 def pareto_front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:

@@ -14,7 +14,7 @@ from weightsmith.files.write_whole import write_whole
 from weightsmith.recipe_search.candidate_recipe import portable_recipe
 from weightsmith.recipe_search.objectives import Objective, value
 from weightsmith.recipe_search.report.final_scores import ANSWERS, FinalScores
-from weightsmith.recipe_search.report.search_report import search_report
+from weightsmith.recipe_search.report.search_report import SearchFacts, search_report
 from weightsmith.recipe_search.space import Space
 from weightsmith.recipe_search.trials.study import DATABASE, Study
 from weightsmith.recipe_search.trials.trial import Trial, by_score
@@ -30,15 +30,15 @@ def write_results(
     objectives: Sequence[Objective],
     best: Trial,
     final: FinalScores,
-    count: int,
+    facts: SearchFacts,
 ) -> list[Path]:
     """Raises ReportError."""
-    head = f"# Candidate {best.number} of {count} of {file.path.name}: the best one found.\n"
+    head = f"# Candidate {best.number} of {len(study.trials)} of {file.path.name}: the best one found.\n"
     contents = {
         "best.yml": head + dump_yaml(portable_recipe(best.tree, file.path.parent)),
         "trials.csv": _table(study.trials, spaces, objectives),
         "summary.json": json.dumps(_summary(best, objectives, final), indent=2) + "\n",
-        "report.html": search_report(file, study, spaces, objectives, best, final),
+        "report.html": search_report(facts, study, spaces, objectives, best, final),
     }
     return [write_whole(folder / name, content) for name, content in contents.items()]
 
