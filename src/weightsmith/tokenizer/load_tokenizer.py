@@ -11,9 +11,20 @@ from weightsmith.errors import EvaluationError
 from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 
 
-@lru_cache(maxsize=8)
+_READ = (".json", ".jinja", ".txt", ".model")
+
+
 def load_tokenizer(home: Path) -> Any:
-    """The tokenizer of a folder, or the one rebuilt from a GGUF file's metadata. Raises EvaluationError."""
+    """The tokenizer of a folder, or the one rebuilt from a GGUF file's metadata; loaded again where its files have
+    changed. Raises EvaluationError."""
+    files = [home] if home.is_file() else [path for path in sorted(home.iterdir()) if path.suffix in _READ]
+    stats = [path.stat() for path in files]
+    return _load(home, tuple((state.st_size, state.st_mtime_ns, state.st_ino) for state in stats))
+
+
+@lru_cache(maxsize=8)
+def _load(home: Path, stamps: tuple[tuple[int, int, int], ...]) -> Any:
+    """`stamps`: sizes and times of its files, which tell two tokenizers at one place apart."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if home.is_file():
