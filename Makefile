@@ -53,7 +53,7 @@ bench-matrices: $(VENV)/dev
 
 # Hours: adapters are trained, every method is searched and scored.
 bench-methods: $(VENV)/dev
-	for step in search score table; do $(BIN)/python benchmarks/compare_methods.py $$step || exit 1; done
+	$(BIN)/python benchmarks/compare_methods.py everything
 
 bench-beside: $(VENV)/dev
 	$(BIN)/python benchmarks/beside_others.py

@@ -4,8 +4,9 @@ search with equally many trials, on the demo's three skills (`demo`) and on fine
 
     .venv/bin/python benchmarks/compare_methods.py search SET [METHOD ...]   # on the adapters of seed 0, questions `tune`
     .venv/bin/python benchmarks/compare_methods.py score SET SEED [METHOD ...]   # defaults and winners, questions `test`
-    .venv/bin/python benchmarks/compare_methods.py pairs SET                 # is what `inspect --stats` suggests right?
+    .venv/bin/python benchmarks/compare_methods.py pairs SET SEED            # is what `inspect --stats` suggests right?
     .venv/bin/python benchmarks/compare_methods.py table                     # docs/method-evidence.md
+    .venv/bin/python benchmarks/compare_methods.py everything                # all of it: hours
 
 Winners are found on one seed and asked on all. What was found is in method_evidence.json beside this file, one merge
 after the other; each step goes on from there. Adapters are trained where they are not there.
@@ -19,11 +20,13 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import hard_set
+from pydantic import TypeAdapter
 
 import weightsmith
 from weightsmith.demo.run_demo import PACKAGE, base_model
@@ -31,6 +34,7 @@ from weightsmith.evaluation.results.paired_tests import Comparison, compare_aver
 from weightsmith.evaluation.results.task_result import TaskResult
 from weightsmith.evaluation.tasks.suite import SuiteEntry
 from weightsmith.files.digests import file_digest
+from weightsmith.inspection.movement import Movement
 from weightsmith.inspection.suggest_method import suggest
 from weightsmith.machine import describe_machine
 from weightsmith.methods.registry import METHODS
@@ -211,23 +215,23 @@ def answers(set_name: str, label: str, model: Any, paths: Sequence[Path]) -> dic
     return scores
 
 
-def pairs(set_name: str) -> None:
-    """Two fine-tunes at a time: what `inspect --stats` suggests, and what a few methods give."""
+def pairs(set_name: str, seed: int) -> None:
+    """Two fine-tunes at a time: how they moved, and what a few methods give."""
     tested = dict(zip(SKILLS[set_name], questions(set_name, "test"), strict=True))
     for skills in combinations(SKILLS[set_name], 2):
         name = "+".join(skills)
-        if "suggested" not in load_found()[set_name]["pairs"].get(name, {}):
-            adapters = [f"{base_model()}+{adapter(set_name, 0, skill)}" for skill in skills]
+        of_seed = load_found()[set_name]["pairs"].get(str(seed), {})
+        if "movement" not in of_seed.get(name, {}):
+            adapters = [f"{base_model()}+{adapter(set_name, seed, skill)}" for skill in skills]
             movement = weightsmith.inspect([str(base_model()), *adapters], stats=True).movement
-            suggestion = suggest(movement) if movement else None
-            assert suggestion is not None
-            keep(set_name, [list(suggestion.methods), suggestion.why], "pairs", name, "suggested")
+            assert movement is not None
+            keep(set_name, asdict(replace(movement, cells=(), names=skills)), "pairs", str(seed), name, "movement")
         for method in OF_PAIRS:
-            if method not in load_found()[set_name]["pairs"][name]:
-                model = recipe(set_name, method, 0, {}, skills)
+            if method not in of_seed.get(name, {}):
+                model = recipe(set_name, method, seed, {}, skills)
                 scores = answers(set_name, method, model, [tested[skill] for skill in skills])
-                keep(set_name, scores, "pairs", name, method)
-                print(f"{set_name}, {name}: {method}: {scores}", flush=True)
+                keep(set_name, scores, "pairs", str(seed), name, method)
+                print(f"{set_name}, seed {seed}, {name}: {method}: {scores}", flush=True)
 
 
 def keep(set_name: str, value: Any, *keys: str) -> None:
@@ -297,29 +301,34 @@ def suggestions(found: dict[str, Any]) -> list[str]:
     """How often nothing was better, by more than chance, than the first method that `inspect --stats` suggests."""
     lines, held, plain_held, highest = [], 0, 0, 0
     for set_name, of_set in found.items():
-        for name, of_pair in of_set["pairs"].items():
-            tasks = {
-                method: [task_result(skill, of_pair[method][skill]) for skill in name.split("+")]
-                for method in OF_PAIRS
-                if method in of_pair
-            }
-            means = {method: sum(task.value for task in own) / len(own) for method, own in tasks.items()}
-            first, best = of_pair["suggested"][0][0], max(means, key=lambda method: means[method])
-            if first not in means or len(means) < len(OF_PAIRS):
-                continue
-            held += (right := not beaten(first, tasks))
-            plain_held += not beaten(PLAIN, tasks)
-            highest += means[first] == means[best]
-            lines.append(
-                f"| {set_name} | {name} | `{first}` | {means[first]:.0f} | `{best}` {means[best]:.0f} | "
-                f"{'right' if right else 'wrong'} |"
-            )
+        for seed, of_seed in of_set["pairs"].items():
+            for name, of_pair in of_seed.items():
+                tasks = {
+                    method: [task_result(skill, of_pair[method][skill]) for skill in name.split("+")]
+                    for method in OF_PAIRS
+                    if method in of_pair
+                }
+                if len(tasks) < len(OF_PAIRS) or "movement" not in of_pair:
+                    continue
+                means = {method: sum(task.value for task in own) / len(own) for method, own in tasks.items()}
+                movement = TypeAdapter(Movement).validate_python(of_pair["movement"])
+                suggestion = suggest(movement)
+                assert suggestion is not None
+                first, best = suggestion.methods[0], max(means, key=lambda method: means[method])
+                held += (right := not beaten(first, tasks))
+                plain_held += not beaten(PLAIN, tasks)
+                highest += means[first] == means[best]
+                lines.append(
+                    f"| {set_name}, seed {seed} | {name} | {movement.pairs[0].cosine:+.3f} | `{first}` | "
+                    f"{means[first]:.0f} | {means[PLAIN]:.0f} | `{best}` {means[best]:.0f} | "
+                    f"{'right' if right else 'wrong'} |"
+                )
     if not lines:
         return []
     head = ["### What `inspect --stats` suggests, on pairs of fine-tunes\n"]
     head += [
-        "| set | pair | suggested first | mean | best of the methods tried | |",
-        "| --- | --- | --- | ---: | --- | --- |",
+        "| set | pair | cosine | suggested first | its mean | task arithmetic's | best of the methods tried | |",
+        "| --- | --- | ---: | --- | ---: | ---: | --- | --- |",
     ]
     return [
         *head,
@@ -347,16 +356,39 @@ def _shown(best: dict[str, Any]) -> str:
 
 BEGIN, END = "<!-- measured -->", "<!-- end -->"
 
+
+def prepare(set_name: str, seed: int) -> None:
+    """The adapters, trained where they are not there."""
+    if set_name == "hard":
+        hard_set.main(FOLDER / "hard-set", [seed])
+    check_adapters(set_name, seed)
+
+
+def everything() -> None:
+    for set_name, seeds in SEEDS.items():
+        for seed in seeds:
+            prepare(set_name, seed)
+        search(set_name, [])
+        for seed in seeds:
+            score(set_name, seed, [])
+            pairs(set_name, seed)
+    table()
+
+
 if __name__ == "__main__":
-    command, *names = sys.argv[1:]
-    if command == "table":
-        table()
-    else:
-        seeds = [int(names[1])] if command == "score" else [0]
-        if names[0] == "hard":
-            hard_set.main(FOLDER / "hard-set", seeds)
-        check_adapters(names[0], seeds[0])
-        if command == "pairs":
-            pairs(names[0])
-        else:
-            search(names[0], names[1:]) if command == "search" else score(names[0], seeds[0], names[2:])
+    match sys.argv[1:]:
+        case ["table"]:
+            table()
+        case ["everything"]:
+            everything()
+        case ["search", set_name, *methods]:
+            prepare(set_name, 0)
+            search(set_name, methods)
+        case ["score", set_name, seed, *methods]:
+            prepare(set_name, int(seed))
+            score(set_name, int(seed), methods)
+        case ["pairs", set_name, seed]:
+            prepare(set_name, int(seed))
+            pairs(set_name, int(seed))
+        case _:
+            sys.exit(__doc__)
