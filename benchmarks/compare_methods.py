@@ -110,13 +110,10 @@ def text_of(set_name: str, skill: str) -> Path:
     """What the fine-tune of that skill was trained with, as the model sees it."""
     path = (FOLDER / set_name / "text" / f"{skill}.txt").absolute()
     if not path.exists():
-        if set_name == "demo":
-            raise SystemExit(
-                "the demo's training examples: python scripts/make_demo_data.py --train-out build/demo/train"
-            )
-        rows = [
-            json.loads(line) for line in (FOLDER / "hard-set" / "train" / f"{skill}.jsonl").read_text().splitlines()
-        ]
+        train = FOLDER / ("demo-data" if set_name == "demo" else "hard-set/train")
+        if set_name == "demo" and not train.exists():
+            subprocess.run([sys.executable, "scripts/make_demo_data.py", "--train-out", str(train)], check=True)
+        rows = [json.loads(line) for line in (train / f"{skill}.jsonl").read_text().splitlines()]
         turn = "<|im_start|>{}\n{}<|im_end|>\n"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(turn.format("user", r["prompt"]) + turn.format("assistant", r["target"]) for r in rows))

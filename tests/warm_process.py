@@ -90,7 +90,11 @@ class WarmProcess:
     @property
     def fits(self) -> bool:
         """Whether a process that begins now would find the same environment."""
-        return _environment() == self.environment
+        now = _environment()
+        if now != self.environment:
+            with open("/tmp/envdiff.log", "a") as log:
+                print({k: (self.environment.get(k), now.get(k)) for k in now.keys() | self.environment.keys() if now.get(k) != self.environment.get(k)}, os.environ.get("PYTEST_CURRENT_TEST"), file=log)
+        return now == self.environment
 
     def run(self, arguments: Sequence[str], cwd: Path) -> subprocess.CompletedProcess[str]:
         command = [self.programs / "weightsmith", *arguments]
@@ -117,8 +121,12 @@ with socket.socket(socket.AF_UNIX) as asked:
 """
 
 
+# mergekit, lm-eval, ray and scikit-learn set variables when a test imports them: a command would not find those.
+_NOT_A_PERSONS = ("PYTEST_", "TORCHINDUCTOR_", "HF_XET_HIGH_PERFORMANCE", "RAY_", "KMP_", "TOKENIZERS_PARALLELISM")
+
+
 def _environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    return {key: value for key, value in os.environ.items() if not key.startswith(_NOT_A_PERSONS)}
 
 
 @cache
