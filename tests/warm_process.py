@@ -36,14 +36,16 @@ ROOT = Path(__file__).parents[1]
 
 
 def warm_up(folder: Path) -> None:
-    """Modules are imported, kernels loaded, names of tensors compiled."""
+    """Modules are imported, kernels loaded, names of tensors compiled, the commands with their options built."""
     import conversion.llama  # noqa: F401 - llama.cpp's converter
     import llama_cpp  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
+    import typer.main
     from transformers import AutoTokenizer  # noqa: F401
 
     import weightsmith
 
+    typer.main.get_command = cache(typer.main.get_command)
     for module in walk_packages(weightsmith.__path__, "weightsmith."):
         if module.name != "weightsmith.__main__":
             import_module(module.name)
@@ -54,6 +56,7 @@ def warm_up(folder: Path) -> None:
     for method in ("task_arithmetic", "ties"):
         (folder / f"{method}.yml").write_text(f"base_model: {good}\n{recipe(other, method=method)}")
         weightsmith.merge(folder / f"{method}.yml", folder / method, threads=1)
+    typer.main.get_command(import_module("weightsmith.commands.app").app)
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page
 
@@ -90,11 +93,7 @@ class WarmProcess:
     @property
     def fits(self) -> bool:
         """Whether a process that begins now would find the same environment."""
-        now = _environment()
-        if now != self.environment:
-            with open("/tmp/envdiff.log", "a") as log:
-                print({k: (self.environment.get(k), now.get(k)) for k in now.keys() | self.environment.keys() if now.get(k) != self.environment.get(k)}, os.environ.get("PYTEST_CURRENT_TEST"), file=log)
-        return now == self.environment
+        return _environment() == self.environment
 
     def run(self, arguments: Sequence[str], cwd: Path) -> subprocess.CompletedProcess[str]:
         command = [self.programs / "weightsmith", *arguments]
@@ -121,8 +120,16 @@ with socket.socket(socket.AF_UNIX) as asked:
 """
 
 
-# mergekit, lm-eval, ray and scikit-learn set variables when a test imports them: a command would not find those.
-_NOT_A_PERSONS = ("PYTEST_", "TORCHINDUCTOR_", "HF_XET_HIGH_PERFORMANCE", "RAY_", "KMP_", "TOKENIZERS_PARALLELISM")
+# Libraries set these when a test imports them (mergekit, lm-eval, ray, scikit-learn): a command would not find them.
+_NOT_A_PERSONS = (
+    "PYTEST_",
+    "TORCHINDUCTOR_",
+    "HF_XET_HIGH_PERFORMANCE",
+    "RAY_",
+    "KMP_",
+    "TOKENIZERS_PARALLELISM",
+    "HF_HUB_DISABLE_TELEMETRY",
+)
 
 
 def _environment() -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Every code block of the documentation that can run is run, page by page, as a reader pastes it.
 
 `sh` and `python` blocks run in one folder per page, with the models and files that the pages speak of; a YAML block that
-begins with `# name.yml` is that file. But for the README's, `weightsmith` and scripts are forked from a warm process. Blocks marked
-`console` show a session and are not run.
+begins with `# name.yml` is that file. `weightsmith` and scripts are forked from a warm process (tests/commands/test_wheel.py runs the
+installed program). Blocks marked `console` show a session and are not run.
 """
 
 from __future__ import annotations
@@ -30,12 +30,8 @@ RUNNING_PAGES = [page for page in PAGES if any(f"```{name}\n" in page.read_text(
 @pytest.mark.parametrize("page", RUNNING_PAGES, ids=lambda page: page.stem)
 def test_a_page_runs_as_it_is_pasted(page: Path, docs_folder: Path) -> None:
     save_recipes(page, docs_folder)
-    folders = [Path(sys.executable).parent, os.environ["PATH"]]
-    run = dict(RUN)
-    if page.stem != "README":
-        folders.insert(0, warm_process().programs)
-        run["python"] = warm_process().module_command("-c")
-    path = os.pathsep.join(map(str, folders))
+    run = RUN | {"python": warm_process().module_command("-c")}
+    path = os.pathsep.join(map(str, (warm_process().programs, Path(sys.executable).parent, os.environ["PATH"])))
     for language, text in blocks(page):
         if language in run:
             process = subprocess.run(

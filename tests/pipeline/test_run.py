@@ -168,7 +168,7 @@ def test_suites_tasks_and_questions_are_one_stage(
     assert "## Scores: quick" in report and "18 questions of 360" in report and "a (best parent)" in report
     assert all(suite.to_markdown() in report for suite in first.evaluation.suites)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<svg") == 4 and "<h2>Scores</h2>" in page and "capitals" in page
+    assert page.count("<svg") == 5 and "<h2>Averages</h2>" in page and "<h2>Scores</h2>" in page and "capitals" in page
     assert (tmp_path / "out" / "evaluation" / "merged" / "model-index.yml").exists()
     assert done(weightsmith.run(path, tmp_path / "out")) == []
     more = pipeline(chat_models, questions, tmp_path, export=[], evaluate=stage | {"limit": 4})
