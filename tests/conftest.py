@@ -54,7 +54,7 @@ LONGEST = (
 )
 APART = ("tests/docs/test_code_blocks.py", "tests/hostile/test_hostile.py")  # their tests share nothing that takes long
 COLD_MODULE_COMMAND = child_process.module_command
-DEMO_QUESTIONS = 20  # of each skill; it has 60
+DEMO_QUESTIONS = 12  # of each skill; it has 60
 SKILLS = ("dates", "records", "commands")
 
 
