@@ -13,6 +13,7 @@ import yaml
 
 import weightsmith as ws
 from tests.conftest import stderr_lines, weightsmith_process
+from tests.hostile.builders import write_adapter, write_model
 from weightsmith.methods.registry import METHODS
 from weightsmith.recipe.draft_recipe import draft_pipeline, draft_recipe
 
@@ -40,7 +41,16 @@ def test_a_pipeline_that_runs(chat_models: Path, questions: Path, tmp_path: Path
     assert done.returncode == 0 and "weightsmith run p.yml p" in done.stdout, done.stderr
     content = yaml.safe_load((tmp_path / "p.yml").read_text())
     assert content["export"] == ["q8_0"] and content["evaluate"]["models"]["merged"] == "$merged"
+    assert list(content["evaluate"]["models"]) == ["base", "a", "merged", "merged Q8_0"]
     assert ws.run(tmp_path / "p.yml", tmp_path / "out").report
+
+
+def test_an_adapter_goes_onto_the_base(tmp_path: Path) -> None:
+    write_model(tmp_path / "base", 0)
+    write_adapter(tmp_path / "tuned")
+    done = init(tmp_path, "r.yml", "--base", "base", "--model", "tuned", "--method", "task_arithmetic")
+    assert done.returncode == 0 and "tuned: an adapter; it goes onto the base" in done.stderr, done.stderr
+    assert yaml.safe_load((tmp_path / "r.yml").read_text())["models"][0]["model"] == "base+tuned"
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -51,7 +61,7 @@ def test_every_method_has_a_first_recipe(name: str) -> None:
     text = draft_recipe(method, names, "the: base" if method.needs_base else None)
     recipe = ws.Recipe.from_dict(yaml.safe_load(text))
     assert [entry.model for entry in recipe.schema.models or []] == names and recipe.method.name == name
-    pipeline = yaml.safe_load(draft_pipeline(text, ["q4_k_m"], ["q.jsonl"], "b"))
+    pipeline = yaml.safe_load(draft_pipeline(text, ["q4_k_m"], ["q.jsonl"], "b", names))
     assert pipeline["merge"] == yaml.safe_load(text) and pipeline["evaluate"]["questions"] == ["q.jsonl"]
 
 

@@ -15,7 +15,8 @@ def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The recipe, or pipeline, to write.")],
     base: Annotated[str | None, typer.Option(help="The base model.", show_default=False)] = None,
     models: Annotated[
-        list[str] | None, typer.Option("--model", help="A fine-tune; repeatable.", show_default=False)
+        list[str] | None,
+        typer.Option("--model", help="A fine-tune, or an adapter of the base; repeatable.", show_default=False),
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="The merge method (`weightsmith methods` lists them).", show_default=False)
@@ -42,6 +43,7 @@ def init(
     from weightsmith.files.suggestions import nearest
     from weightsmith.files.write_whole import write_whole
     from weightsmith.methods.registry import find_method, method_names
+    from weightsmith.models.find_model import is_adapter
     from weightsmith.recipe.draft_recipe import draft_pipeline, draft_recipe
     from weightsmith.recipe.recipe import Recipe
 
@@ -52,6 +54,11 @@ def init(
     if base is None:
         base = _asked("The base model (a folder, a GGUF file or a hub id; empty: none)", "", "--base", needed=False)
     models = models or _asked("The fine-tunes, with spaces between them", None, "--model").split()
+    if base:
+        adapters = [model for model in models if is_adapter(model, None)]
+        for model in adapters:
+            typer.echo(f"{model}: an adapter; it goes onto the base", err=True)
+        models = [f"{base}+{model}" if model in adapters else model for model in models]
     method = method or _asked("The merge method", "ties" if base else "linear", "--method")
     known = find_method(method)
     if known is None:
@@ -62,7 +69,7 @@ def init(
         for warning in open_plan(recipe, headers_only=True, to_be_run=False, state_dicts=True).warnings:
             typer.echo(f"warning: {warning}", err=True)
     if gguf or questions:
-        text = draft_pipeline(text, gguf or [], [str(path) for path in questions or []], base or None)
+        text = draft_pipeline(text, gguf or [], [str(path) for path in questions or []], base or None, models)
         write_whole(file, text)
         typer.echo(f"{file}: a pipeline; run it: weightsmith run {file} {file.with_suffix('')}")
     else:

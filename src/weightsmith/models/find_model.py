@@ -44,6 +44,15 @@ def find_model(reference: str, beside: Path | None, *, headers_only: bool = Fals
     return base, adapters
 
 
+def is_adapter(reference: str, beside: Path | None) -> bool:
+    """Whether a model is an adapter that has no base before it; of a hub id, by its headers. False for what cannot be
+    found: that is said when it is opened."""
+    try:
+        return (find_model(reference, beside, headers_only=True)[0] / "adapter_config.json").is_file()
+    except CheckpointError:
+        return False
+
+
 def short_name(reference: str) -> str:
     """The ends of its paths: `out/merged` is merged, `base.gguf+adapters/dates` is base+dates."""
     return "+".join(Path(part).name.removesuffix(".gguf") for part in reference.split("+"))

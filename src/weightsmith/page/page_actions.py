@@ -9,7 +9,7 @@ from typing import Any
 
 from weightsmith.errors import WeightsmithError
 from weightsmith.files.inputs.read_input import read_text
-from weightsmith.models.find_model import find_model
+from weightsmith.models.find_model import is_adapter
 from weightsmith.page.allowed_folders import AllowedFolders
 from weightsmith.page.page_views import good_view, inspection_view, method_view, plan_view, problem_view
 from weightsmith.page.run_folders import PIPELINE, RunFolder, find_run
@@ -76,7 +76,7 @@ class PageActions:
             first, *others = self._references(base, models)
             fine_tunes = others if base else [first, *others]
             recipe = draft_recipe(known, fine_tunes, first if base else None)
-            text = draft_pipeline(recipe, list(types), list(questions), first if base else None)
+            text = draft_pipeline(recipe, list(types), list(questions), first if base else None, fine_tunes)
         except WeightsmithError as error:
             return None, _refusal(error)
         return text, self.check(text)
@@ -142,15 +142,8 @@ class PageActions:
             raise WeightsmithError(f"{len(chosen)} models; the page takes {_MOST_MODELS}")
         for reference in (base, *chosen):
             self.allowed.check_reference(reference)
-        whole = [f"{base}+{model}" if base and self._is_adapter(model) else model for model in chosen]
+        whole = [f"{base}+{model}" if base and is_adapter(model, self.allowed.home) else model for model in chosen]
         return [*([base] if base else []), *whole]
 
     def _labelled(self, path: Path) -> str:
-        return f"{self.allowed.short(path)}{' (adapter)' if self._is_adapter(str(path)) else ''}"
-
-    def _is_adapter(self, model: str) -> bool:
-        """Of a hub id, by its headers; what cannot be found is said when it is opened."""
-        try:
-            return (find_model(model, self.allowed.home, headers_only=True)[0] / "adapter_config.json").is_file()
-        except WeightsmithError:
-            return False
+        return f"{self.allowed.short(path)}{' (adapter)' if is_adapter(str(path), self.allowed.home) else ''}"

@@ -9,8 +9,13 @@ from weightsmith.errors import RecipeError
 from weightsmith.files.inputs.yaml_file import dump_yaml
 from weightsmith.methods.describe import example_recipe
 from weightsmith.methods.method import REQUIRED, Method, Parameter
+from weightsmith.methods.task_vectors.task_vector_method import TaskVectorMethod
+from weightsmith.models.find_model import numbered, short_name
 
 _WIDTH = 110
+_ABOUT_WEIGHTS = """\
+# Weights: 1 for each adds all that each has learned, which suits skills that have nothing to do with each other; as
+# they stand here it is their mean, which suits those that overlap. `inspect --stats` says which, `search` finds better."""
 
 
 def draft_recipe(method: Method, models: Sequence[str], base: str | None) -> str:
@@ -24,6 +29,8 @@ def draft_recipe(method: Method, models: Sequence[str], base: str | None) -> str
         raise RecipeError(f"{method.name} needs a base model: the one that the others were trained from")
     plain = [_scalar(model) for model in models]
     text = example_recipe(method, base=_scalar(base) if base else None, models=plain)
+    if isinstance(method, TaskVectorMethod):
+        text += f"\n{_ABOUT_WEIGHTS}"
     optional = [parameter for parameter in method.parameters if parameter.default is not REQUIRED]
     if optional:
         notes = "\n".join(_note(parameter) for parameter in optional)
@@ -31,14 +38,19 @@ def draft_recipe(method: Method, models: Sequence[str], base: str | None) -> str
     return f"{text}\n"
 
 
-def draft_pipeline(recipe: str, types: Sequence[str], questions: Sequence[str], base: str | None) -> str:
-    """YAML: a pipeline that merges as `recipe` says, exports, compares with the base and writes a report."""
+def draft_pipeline(
+    recipe: str, types: Sequence[str], questions: Sequence[str], base: str | None, models: Sequence[str]
+) -> str:
+    """YAML: a pipeline that merges as `recipe` says, exports, compares what it made with the base and the fine-tunes
+    `models`, and writes a report."""
     parts = [f"merge:\n{indent(recipe.rstrip(), '  ')}"]
     if types:
         parts.append(f"export: [{', '.join(types)}]")
     if questions:
-        models = {"base": base, "merged": "$merged"} if base else {"merged": "$merged"}
-        stage = dump_yaml({"models": models, "questions": list(questions)})
+        labels = numbered([short_name(model).rpartition("+")[2] for model in models])
+        asked = ({"base": base} if base else {}) | dict(zip(labels, models, strict=True)) | {"merged": "$merged"}
+        asked |= {f"merged {name.upper()}": f"${name}" for name in types}
+        stage = dump_yaml({"models": asked, "questions": list(questions)})
         parts.append(f"evaluate:\n{indent(stage.rstrip(), '  ')}")
     return "\n".join([*parts, "report: {}"]) + "\n"
 

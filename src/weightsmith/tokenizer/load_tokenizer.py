@@ -10,7 +10,6 @@ from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import EvaluationError
 from weightsmith.tokenizer.gguf_tokenizer import tokenizer_from_gguf
 
-
 _READ = (".json", ".jinja", ".txt", ".model")
 
 
