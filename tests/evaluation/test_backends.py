@@ -19,6 +19,7 @@ from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.backend import question_tokens
 from weightsmith.evaluation.backends.llama_cpp.llama_cpp_backend import LlamaCppBackend
 from weightsmith.evaluation.backends.transformers.transformers_backend import TransformersBackend
+from weightsmith.evaluation.generation.growing_cache import cache_argument
 from weightsmith.evaluation.request import Request
 from weightsmith.models.open_model import open_model
 
@@ -228,3 +229,15 @@ def test_a_request_that_memory_has_no_room_for(chat_models: Path) -> None:
     backend = TransformersBackend(model, memory=weights + 100_000)
     with pytest.raises(EvaluationError, match="memory leaves room for keys and values of"):
         backend.score([Request(np.ones(2000, np.int32), 5)])
+
+
+def test_the_cache_goes_in_under_the_name_that_the_class_has() -> None:
+    """transformers 5.24 renamed it."""
+
+    class Before:
+        def forward(self, input_ids: object, past_key_values: object = None) -> None: ...
+
+    class Since:
+        def forward(self, input_ids: object, cache: object = None) -> None: ...
+
+    assert cache_argument(Before(), 1) == {"past_key_values": 1} and cache_argument(Since(), 1) == {"cache": 1}

@@ -74,6 +74,7 @@ def run(
     >>> [stage.name for stage in ws.run("pipeline.yml", "out").stages]
     ['merge', 'export f16', 'export q8_0', 'evaluate', 'report']
     """
+    log = _each_warning_once(log)
     checked = check_pipeline(read_yaml(Path(pipeline)))
     for warning in checked.plan.warnings:
         log(f"warning: {warning}")
@@ -134,6 +135,19 @@ def _existing(file: YamlFile, keys: list[str | int], name: str) -> Path:
 
 def _identity(stages: Stages, model: Model) -> list[str]:
     return [stages.files.of(path) for path in model.files]
+
+
+def _each_warning_once(log: Log) -> Log:
+    """Several stages say the same of the inputs' licenses."""
+    said: set[str] = set()
+
+    def say(text: str) -> None:
+        if text not in said:
+            log(text)
+        if text.startswith("warning: "):
+            said.add(text)
+
+    return say
 
 
 def _merge(

@@ -14,8 +14,9 @@ from weightsmith.models.find_model import numbered, short_name
 
 _WIDTH = 110
 _ABOUT_WEIGHTS = """\
-# Weights: 1 for each adds all that each has learned, which suits skills that have nothing to do with each other; as
-# they stand here it is their mean, which suits those that overlap. `inspect --stats` says which, `search` finds better."""
+# Weights: 1 for each adds all that each has learned, which suits skills that have nothing to do with each other. As
+# they stand here, the result is their mean, which suits those that overlap. `weightsmith inspect --stats` says which
+# they are, `weightsmith search` finds better ones."""
 
 
 def draft_recipe(method: Method, models: Sequence[str], base: str | None) -> str:

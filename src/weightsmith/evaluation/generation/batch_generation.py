@@ -11,7 +11,7 @@ import torch
 
 from weightsmith.evaluation.backend import GoesOn, OnAnswers, Sampling
 from weightsmith.evaluation.generation.generation_batches import generation_batches
-from weightsmith.evaluation.generation.growing_cache import growing_cache, padded_together
+from weightsmith.evaluation.generation.growing_cache import cache_argument, growing_cache, padded_together
 from weightsmith.evaluation.generation.next_token import next_tokens
 from weightsmith.evaluation.scoring.prefix_tree import common_prefix
 from weightsmith.evaluation.text_tokens import TextTokens
@@ -95,7 +95,7 @@ class BatchGeneration:
                 input_ids=tokens[:, None],
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
+                **cache_argument(self._model, cache),
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
@@ -110,7 +110,9 @@ class BatchGeneration:
             cache.crop(kept - cache.get_seq_length())
             ids = torch.from_numpy(prompt[kept:].astype(np.int64))[None].to(self._model.device)
             first_logits.append(
-                self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+                self._model(
+                    input_ids=ids, **cache_argument(self._model, cache), use_cache=True, logits_to_keep=1
+                ).logits[:, -1]
             )
             yield cache
             before = prompt

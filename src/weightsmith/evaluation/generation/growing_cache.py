@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -78,3 +80,14 @@ def padded_together(caches: Iterable[Cache], count: int, longest: int, room: int
             for into, states in ((target.keys, layer.keys), (target.values, layer.values)):
                 into[row, :, longest - states.shape[-2] :] = states[0]
     return batch_cache
+
+
+def cache_argument(model: Any, cache: Any) -> dict[str, Any]:
+    """`cache` under the name that the model's `forward` has for it: transformers 5.24 calls it so, before it was
+    `past_key_values`."""
+    return {"cache" if "cache" in _parameters(type(model)) else "past_key_values": cache}
+
+
+@lru_cache(maxsize=16)
+def _parameters(model_class: type) -> frozenset[str]:
+    return frozenset(signature(model_class.forward).parameters)  # type: ignore[attr-defined]

@@ -186,8 +186,9 @@ def note(result: SuiteResult, comparisons: Sequence[Comparison]) -> str:
     if any(value.factor is None for value in values.values()):
         text += " Perplexity: per token of each model's own tokenizer; less is better."
     if comparisons:
+        after = f" after Holm's correction for all {len(comparisons)} comparisons" if len(comparisons) > 1 else ""
         text += (
-            f" Better and worse: p < 0.05 after Holm's correction for all {len(comparisons)} comparisons "
+            f" Better and worse: p < 0.05{after} "
             "(p by McNemar's test where answers are right or wrong, else by a paired bootstrap; intervals are not "
             "corrected)."
         )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from weightsmith.evaluation.generation.growing_cache import growing_cache
+from weightsmith.evaluation.generation.growing_cache import cache_argument, growing_cache
 from weightsmith.evaluation.scoring.prefix_tree import Step
 from weightsmith.evaluation.scoring.tree_scorer import Prediction, Targets
 
@@ -36,7 +36,7 @@ class TransformersTree:
             input_ids=torch.from_numpy(step.tokens)[None].to(device),
             position_ids=torch.from_numpy(step.positions)[None].to(device),
             attention_mask=self._masks(step),
-            past_key_values=self._cache,
+            **cache_argument(self._model, self._cache),
             use_cache=True,
             logits_to_keep=torch.tensor(nodes, device=device) if nodes else 1,
         ).logits[0]
