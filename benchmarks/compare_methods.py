@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import combinations
@@ -296,7 +297,7 @@ def table() -> None:
 
 def suggestions(found: dict[str, Any]) -> list[str]:
     """How often nothing was better, by more than chance, than the first method that `inspect --stats` suggests."""
-    lines, held, plain_held, highest = [], 0, 0, 0
+    lines, held, highest, always = [], 0, 0, Counter[str]()
     for set_name, of_set in found.items():
         for seed, of_seed in of_set["pairs"].items():
             for name, of_pair in of_seed.items():
@@ -312,8 +313,9 @@ def suggestions(found: dict[str, Any]) -> list[str]:
                 suggestion = suggest(movement)
                 assert suggestion is not None
                 first, best = suggestion.methods[0], max(means, key=lambda method: means[method])
-                held += (right := not beaten(first, tasks))
-                plain_held += not beaten(PLAIN, tasks)
+                not_beaten = {method for method in OF_PAIRS if not beaten(method, tasks)}
+                held += (right := first in not_beaten)
+                always.update(not_beaten)
                 highest += means[first] == means[best]
                 lines.append(
                     f"| {set_name}, seed {seed} | {name} | {movement.pairs[0].cosine:+.3f} | `{first}` | "
@@ -330,9 +332,9 @@ def suggestions(found: dict[str, Any]) -> list[str]:
     return [
         *head,
         *lines,
-        f"\nRight {held} times of {len(lines)}: no method tried ({', '.join(OF_PAIRS)}, all at their defaults) was "
-        f"better by more than chance; {highest} times none had a higher mean. Always taking `{PLAIN}` would have been "
-        f"right {plain_held} times.\n",
+        f"\nRight {held} times of {len(lines)}: no method tried, all at their defaults, was better by more than chance; "
+        f"{highest} times none had a higher mean. Always taking the same one would have been right: "
+        f"{', '.join(f'`{method}` {always[method]}' for method in OF_PAIRS)} times.\n",
     ]
 
 

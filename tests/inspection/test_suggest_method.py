@@ -27,11 +27,12 @@ def few(direction: torch.Tensor, seed: int) -> torch.Tensor:
 
 one, two, common = directions(3)
 CASES = {
-    "hardly meet": ([one, two], ("task_arithmetic", "tsv_m", "swudi"), "they hardly meet"),
+    "hardly meet": ([one, two], ("tsv_m", "task_arithmetic", "swudi"), "they hardly meet"),
+    "a part": ([0.3 * common + one, 0.3 * common + two], ("linear", "ties", "svc"), "some have a part in common"),
     "same way": ([common + 0.5 * one, common + 0.5 * two], ("task_arithmetic", "svc"), "they pull the same way"),
     "against": ([common + 0.5 * one, -common + 0.5 * two], ("ties", "task_arithmetic"), "against each other"),
     "few elements": ([few(one, 2), few(two, 3)], ("ram", "task_arithmetic"), "each changed few elements"),
-    "uneven": ([one, 9 * two], ("task_arithmetic", "tsv_m", "swudi"), " times as far as another"),
+    "uneven": ([one, 9 * two], ("tsv_m", "task_arithmetic", "swudi"), " times as far as another"),
 }
 
 
@@ -60,4 +61,4 @@ def test_nothing_is_suggested_for_one_fine_tune(tmp_path: Path) -> None:
 
 def test_inspect_says_it(models: Path) -> None:
     done = weightsmith_process("inspect", "--stats", *(models / name for name in ("base", "a", "b")))
-    assert done.returncode == 0 and "to try first: task_arithmetic" in " ".join(done.stdout.split()), done.stderr
+    assert done.returncode == 0 and "to try first: tsv_m" in " ".join(done.stdout.split()), done.stderr

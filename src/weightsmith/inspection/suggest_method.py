@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from weightsmith.inspection.movement import Movement
 
 _SPARSE = 0.2  # share of elements: reinforcement learning changes fewer, other training and adapters change nearly all
-_SAME_WAY, _AGAINST = 0.3, -0.1  # cosines
+_SAME_WAY, _MEET, _AGAINST = 0.3, 0.03, -0.1  # cosines
 _UNEVEN = 3.0  # times longer
 
 
@@ -57,9 +57,16 @@ def suggest(movement: Movement) -> Suggestion | None:
             f"they pull the same way ({shown}): a sum counts what they share several times; of six methods plain task "
             f"arithmetic alone gained reliably on public fine-tunes (arXiv:2511.21437){uneven}",
         )
+    if cosines and max(cosines) > _MEET:
+        return Suggestion(
+            ("linear", "ties", "svc"),
+            "weights that sum to 1; or regmean, with a little text of each",
+            f"some have a part in common ({shown}), as skills with the same questions and other answers have: a sum "
+            f"counts that part several times, and one side is lost (docs/method-evidence.md){uneven}",
+        )
     return Suggestion(
-        ("task_arithmetic", "tsv_m", "swudi"),
-        "weight 1",
-        f"they hardly meet ({shown}): adding keeps each whole, a mean shrinks it to 1/{len(moved)}; so it was on the "
-        f"demo's three skills (docs/demo.md){uneven}",
+        ("tsv_m", "task_arithmetic", "swudi"),
+        "task_arithmetic: weight 1, or search it",
+        f"they hardly meet ({shown}): adding keeps each whole, a mean shrinks it to 1/{len(moved)}; tsv_m takes out "
+        f"what gets in the way, and has no weight to be found (docs/method-evidence.md){uneven}",
     )
