@@ -288,7 +288,7 @@ def table() -> None:
             cells = f"{one.difference:+.1f} | {one.p_holm:.3g} | {one.verdict}" if one else " | | "
             parts.append(f"| {label} | {mean:.1f} | {values} | {perplexity:.2f} | {cells} |")
         winners = [f"`{method}` {_shown(best)}" for method, best in of_set["winners"].items()]
-        parts.append(f"\nFound by the searches: {'; '.join(winners)}.\n")
+        parts.append(f"\nFound by the searches: {'; '.join(winners)}.\n" if winners else "")
     parts += suggestions(found)
     page = PAGE.read_text()
     begin, end = page.index(BEGIN) + len(BEGIN), page.index(END)

@@ -11,6 +11,7 @@ import pytest
 from packaging.version import Version
 
 import weightsmith
+from weightsmith.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +28,10 @@ def _reference_script():
 def test_the_reference_is_what_the_code_says(page: str) -> None:
     written = (ROOT / "docs/reference" / page).read_text(encoding="utf-8")
     assert written == _reference_script().PAGES[page](), "run scripts/write_reference.py"
+
+
+def test_every_method_says_when_to_take_it() -> None:
+    assert [name for name, method in METHODS.items() if not method.advice or not method.paper] == []
 
 
 def test_the_changelog_has_an_entry_for_the_last_release() -> None:

@@ -10,6 +10,10 @@ class Linear(Method):
     name = "linear"
     title = "Linear"
     paper = "https://arxiv.org/abs/2203.05482"
+    advice = (
+        "A mean: for checkpoints that are alike, such as those of one training run. Skills of their own shrink in "
+        "it to their share."
+    )
     parameters = (
         Parameter("weight", float, "input", "factor on this model"),
         Parameter("normalize", bool, "shared", "divide by the sum of the weights", default=True),

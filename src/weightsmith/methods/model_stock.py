@@ -23,6 +23,10 @@ class ModelStock(Method):
     title = "Model Stock"
     cost = "each input is read twice; once with filter_wise"
     paper = "https://arxiv.org/abs/2403.19522"
+    advice = (
+        "For fine-tunes of one task from one base; it stays close to the base, and distinct skills were lost in "
+        "it (docs/method-evidence.md)."
+    )
     parameters = (
         Parameter("filter_wise", bool, "shared", "one angle per row instead of one per tensor", default=False),
     )

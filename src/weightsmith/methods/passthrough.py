@@ -11,6 +11,7 @@ class Passthrough(Method):
     name = "passthrough"
     title = "Passthrough"
     paper = "https://arxiv.org/abs/2312.15166"  # depth up-scaling, its usual purpose
+    advice = "To stack layers of one or several models with `slices`, or to bake an adapter into its base."
     parameters = (Parameter("scale", float, "input", "factor on the tensor", default=None),)
     inputs = (1, 1)
 

@@ -16,6 +16,10 @@ class Knots(ComposedMethod):
     name = "knots"
     title = "KnOTS"
     paper = "https://arxiv.org/abs/2410.19735"
+    advice = (
+        "For LoRA adapters whose directions differ, with ties or dare_ties inside; core_space is exact there, and "
+        "faster."
+    )
     parameters = rule_parameters(rule="ties", embeddings="mean", vectors="mean")
     cost = (
         "one eigenvalue problem as tall as the matrix, N + 1 matrix products, and what the rule costs; each matrix is "

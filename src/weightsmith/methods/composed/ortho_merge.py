@@ -27,6 +27,10 @@ class OrthoMerge(ComposedMethod):
     name = "ortho_merge"
     title = "OrthoMerge"
     paper = "https://arxiv.org/abs/2602.05943"
+    advice = (
+        "For fine-tunes by orthogonal transformations (OFT); for others it was as good as ties and took minutes "
+        "for each merge (docs/method-evidence.md)."
+    )
     parameters = rule_parameters(
         Parameter(
             "rotate",

@@ -20,6 +20,10 @@ class Svc(ComposedMethod):
     name = "svc"
     title = "Singular value calibration"
     paper = "https://arxiv.org/abs/2602.05536"
+    advice = (
+        "Around a rule that adds: it takes back what fine-tunes have in common and a sum counts several times, "
+        "without a weight to be searched."
+    )
     parameters = rule_parameters(
         Parameter(
             "alpha", float, "shared", "the least that a model's share counts", default=0.1, above=0.0, at_most=100.0

@@ -21,6 +21,10 @@ class ArceeFusion(Method):
     title = "Arcee Fusion"
     cost = "each input is read three times"
     paper = "https://www.arcee.ai/blog/meet-mergekit-v0-1-arcee-fusion-expanded-model-support-multi-gpu-acceleration"
+    advice = (
+        "To bring a second model into a first one where it matters; it decides how much by itself, so there is "
+        "nothing to search."
+    )
     parameters = ()
     needs_base = True
     inputs = (2, 2)

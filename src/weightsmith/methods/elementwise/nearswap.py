@@ -12,6 +12,10 @@ class NearSwap(Method):
     name = "nearswap"
     title = "NearSwap"
     paper = "https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001"
+    advice = (
+        "To bring a little of a second model into a first one, where the two nearly agree; `t` is in units of the "
+        "weights."
+    )
     parameters = (Parameter("t", float, "shared", "distance up to which elements are swapped", at_least=0.0),)
     needs_base = True
     inputs = (2, 2)

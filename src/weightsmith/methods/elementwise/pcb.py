@@ -63,6 +63,10 @@ class Pcb(Method):
     name = "pcb"
     title = "PCB"
     paper = "https://arxiv.org/abs/2410.02396"
+    advice = (
+        "Its defaults were the best without text on five skills that interfere, by less than chance may explain; "
+        "on three that do not, adding was far better (docs/method-evidence.md)."
+    )
     cost = "each input is read five times: the whole model four times before the merge begins"
     parameters = (
         Parameter("weight", float, "non_base", "factor on this model's task vector, before anything else", default=1.0),

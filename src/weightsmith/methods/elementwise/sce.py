@@ -28,6 +28,7 @@ class Sce(Method):
         "three times more"
     )
     paper = "https://arxiv.org/abs/2408.07990"
+    advice = "Between a mean and ties; no better than either in our measurements (docs/method-evidence.md)."
     parameters = (
         Parameter(
             "select_topk", float, "shared", "share of the elements that vary, which is kept", default=1.0, at_least=0.0

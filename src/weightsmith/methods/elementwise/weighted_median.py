@@ -11,6 +11,7 @@ class WeightedMedian(Method):
     name = "weighted_median"
     title = "Weighted median"
     paper = "https://en.wikipedia.org/wiki/Weighted_median"
+    advice = "A mean that outliers do not move: for many fine-tunes of one task, some of them bad."
     parameters = (Parameter("weight", float, "input", "share of this model", default=1.0, above=0.0, at_most=1e6),)
 
     def combine(self, block, settings, statistics):

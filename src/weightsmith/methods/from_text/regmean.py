@@ -51,8 +51,8 @@ class RegMean(MatrixMethod):
     parameters = _parameters(reduction=0.5)
     reads_text = "gram"
     advice = (
-        "When there is a text for each model, of the kind that it is asked in use. With fewer tokens than the widest "
-        "layer has inputs, lower `reduction`."
+        "When there is a text for each model, of the kind that it is asked in use: on five skills that interfere the "
+        "best by far (docs/method-evidence.md). With fewer tokens than the widest layer has inputs, lower `reduction`."
     )
     cost = (
         "each model reads its text once, in float32 (all of it in memory); one matrix as wide as the inputs is kept on "

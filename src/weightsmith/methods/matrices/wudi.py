@@ -90,6 +90,7 @@ class Aswudi(_ClosedForm):
     name = "aswudi"
     title = "ASWUDI"
     paper = "https://arxiv.org/abs/2606.07289"
+    advice = "As swudi: in our measurements no difference was seen, in scores or in time (docs/method-evidence.md)."
     parameters = matrix_parameters(
         Parameter(
             "rank",
@@ -123,6 +124,10 @@ class ActMat(_ClosedForm):
     name = "actmat"
     title = "ActMat"
     paper = "https://arxiv.org/abs/2604.01329"
+    advice = (
+        "A special case of aswudi, with nothing to set but `lambda`; as good in our measurements "
+        "(docs/method-evidence.md)."
+    )
     parameters = matrix_parameters(embeddings="base")
     normalized = False
 

@@ -18,6 +18,7 @@ class Karcher(Method):
     title = "Karcher mean"
     cost = "each input is read twice"
     paper = "https://arxiv.org/abs/2603.04972"
+    advice = "The mean on the sphere for more than two; of fine-tunes of one base the result is close to their mean."
     parameters = (
         Parameter("max_iter", int, "shared", "most steps towards the mean", default=10, at_least=0),
         Parameter("tol", float, "shared", "a shorter step is the last", default=1e-5, at_least=0.0),

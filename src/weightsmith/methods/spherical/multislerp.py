@@ -22,6 +22,7 @@ class MultiSlerp(Method):
     title = "Multi-SLERP"
     cost = "each input is read twice"
     paper = "https://goddard.blog/posts/multislerp-wow-what-a-cool-idea"
+    advice = "slerp for more than two; of fine-tunes of one base the result is close to their mean."
     parameters = (
         Parameter("weight", float, "non_base", "share of this model"),
         Parameter("normalize_weights", bool, "shared", "divide the weights by their sum", default=True),

@@ -22,6 +22,7 @@ class NuSlerp(Method):
     title = "NuSLERP"
     cost = "each input is read twice"
     paper = "https://github.com/arcee-ai/mergekit/blob/main/docs/merge_methods.md#nuslerp-nuslerp"
+    advice = "slerp with weights, and with a base on the task vectors: take it for two fine-tunes of one base."
     parameters = (
         Parameter("weight", float, "non_base", "share of this model"),
         Parameter("nuslerp_flatten", bool, "shared", "one angle for the whole tensor", default=True),

@@ -19,6 +19,7 @@ class Slerp(Method):
     name = "slerp"
     title = "SLERP"
     paper = "https://dl.acm.org/doi/10.1145/325334.325242"
+    advice = "For two models, with or without a common base; a gradient of `t` gives each its layers."
     parameters = (Parameter("t", float, "shared", "position between the base (0) and the other model (1)"),)
     needs_base = True
     inputs = (2, 2)

@@ -66,6 +66,10 @@ class Breadcrumbs(TaskVectorMethod):
     name = "breadcrumbs"
     title = "Model Breadcrumbs"
     paper = "https://arxiv.org/abs/2312.06795"
+    advice = (
+        "Leaves out the largest changes as well: for fine-tunes with outliers. Search weight and gamma, and "
+        "compare it with task_arithmetic."
+    )
     parameters = task_vector_parameters(_GAMMA, normalize=False, rescale=False)
     sparsifier = WithoutOutliers()
 
@@ -75,4 +79,8 @@ class BreadcrumbsTies(Breadcrumbs):
 
     name = "breadcrumbs_ties"
     title = "Model Breadcrumbs with TIES"
+    advice = (
+        "Set `normalize: true`, or search the weight: at weight 1 five fine-tunes that overlap broke the model "
+        "(docs/method-evidence.md)."
+    )
     elect = True

@@ -24,6 +24,10 @@ class DareLinear(TaskVectorMethod):
     name = "dare_linear"
     title = "Linear DARE"
     paper = "https://arxiv.org/abs/2311.03099"
+    advice = (
+        "With few models as good as task_arithmetic, which is simpler: what it drops at random it makes up for by "
+        "its factor. Search the weight first."
+    )
     parameters = task_vector_parameters(normalize=False, rescale=True)
     sparsifier = AtRandom()
     random = True
@@ -34,4 +38,8 @@ class DareTies(DareLinear):
 
     name = "dare_ties"
     title = "DARE TIES"
+    advice = (
+        "Set `normalize: true`, or search the weight: at weight 1 five fine-tunes that overlap broke the model "
+        "(docs/method-evidence.md)."
+    )
     elect = True

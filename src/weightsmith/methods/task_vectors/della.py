@@ -40,6 +40,7 @@ class Della(TaskVectorMethod):
     name = "della"
     title = "DELLA"
     paper = "https://arxiv.org/abs/2406.11617"
+    advice = "Like ties, for distinct specialists; in our measurements the two were equal (docs/method-evidence.md)."
     parameters = task_vector_parameters(_EPSILON, normalize=True, rescale=True)
     sparsifier = ByRankAtRandom()
     row_wise = True
@@ -67,5 +68,6 @@ class DellaLinear(Della):
 
     name = "della_linear"
     title = "Linear DELLA"
+    advice = "Like dare_linear: compare it with task_arithmetic, which is simpler, and search the weight first."
     parameters = task_vector_parameters(_EPSILON, normalize=False, rescale=True)
     elect = False
