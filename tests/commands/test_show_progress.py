@@ -47,6 +47,31 @@ def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+SHOW_NAMES = """
+import sys
+from weightsmith.commands.terminal.show_progress import show_progress
+from weightsmith.commands.terminal.tables import plain_console
+from weightsmith.progress import Progress
+from rich.table import Table
+table = Table()
+table.add_column("[/] pip install 'weightsmith[bench]' :warning:")
+console = plain_console()
+console.file = sys.stderr
+console.print(table)
+with show_progress(quiet=False) as (log, on_progress):
+    on_progress(Progress("evaluating [/red] a[b]", 1, 2, "requests"))
+    log("[/] done :warning:")
+"""
+
+
+def test_what_is_in_brackets_is_a_name() -> None:
+    """rich would take it for markup: leave it out, or end with an error."""
+    environment = os.environ | {"TERM": "xterm-256color"}
+    shown = _in_a_terminal([sys.executable, "-c", SHOW_NAMES], environment)
+    assert "[/] pip install 'weightsmith[bench]' :warning:" in shown and "[/] done :warning:" in shown
+    assert "evaluating [/red] a[b]" in shown and "Traceback" not in shown
+
+
 @pytest.mark.parametrize("no_color", [False, True])
 def test_on_a_terminal(no_color: bool, tmp_path: Path) -> None:
     for seed, name in enumerate("ab"):

@@ -14,7 +14,7 @@ _WHAT_FOR = {
     "gguf": "export to GGUF, GGUF files evaluated",
     "eval": "evaluate with questions and texts",
     "bench": "evaluate with benchmarks of lm-evaluation-harness",
-    "report": "reports of run, search, ablate",
+    "report": "reports of run, evaluate, search, ablate",
     "search": "search, ablate",
     "ray": "merge --ray",
     "demo": "demo",

@@ -36,10 +36,13 @@ def _bar() -> Iterator[tuple[Log, OnProgress]]:
     from rich.progress import Progress as Bar
     from rich.table import Column
 
-    amount = TextColumn("{task.fields[amount]}", table_column=Column(no_wrap=True, min_width=_AMOUNT_WIDTH))
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), amount, TimeRemainingColumn())
+    amount = TextColumn(
+        "{task.fields[amount]}", markup=False, table_column=Column(no_wrap=True, min_width=_AMOUNT_WIDTH)
+    )
+    stage = TextColumn("{task.description}", markup=False)  # a model may be called `[/]`
+    columns = (stage, BarColumn(bar_width=20), amount, TimeRemainingColumn())
     clock = StageClock()
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=Console(stderr=True, markup=False, emoji=False), transient=True) as bar:
         task = bar.add_task("", total=None, amount="", visible=False)
 
         def update(progress: Progress) -> None:
@@ -50,7 +53,7 @@ def _bar() -> Iterator[tuple[Log, OnProgress]]:
                 task, description=progress.stage, completed=progress.done, total=progress.total or None, amount=text
             )
 
-        yield lambda line: bar.console.print(line, markup=False, highlight=False), update
+        yield lambda line: bar.console.print(line, highlight=False), update
 
 
 class _Lines:

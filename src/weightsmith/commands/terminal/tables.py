@@ -6,4 +6,6 @@ from rich.console import Console
 
 
 def plain_console() -> Console:
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+    """What is in brackets is a name, never markup of rich's."""
+    width = None if sys.stdout.isatty() else 200
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
