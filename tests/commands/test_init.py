@@ -45,6 +45,13 @@ def test_a_pipeline_that_runs(chat_models: Path, questions: Path, tmp_path: Path
     assert ws.run(tmp_path / "p.yml", tmp_path / "out").report
 
 
+def test_a_fine_tune_that_is_called_as_the_result() -> None:
+    models = yaml.safe_load(draft_pipeline("a: b", [], ["q.jsonl"], "x/base", ["y/base", "z/merged"]))["evaluate"][
+        "models"
+    ]
+    assert list(models.values()) == ["x/base", "y/base", "z/merged", "$merged"] and len(models) == 4
+
+
 def test_an_adapter_goes_onto_the_base(tmp_path: Path) -> None:
     write_model(tmp_path / "base", 0)
     write_adapter(tmp_path / "tuned")

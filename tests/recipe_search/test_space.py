@@ -142,5 +142,13 @@ def test_any_value_of_a_space_comes_back(tmp_path: Path) -> None:
 
 
 def test_models_of_one_name_are_told_apart() -> None:
-    recipe = {"base_model": "x/base", "models": [{"model": "x/base"}, {"model": "a/last"}, {"model": "b/last"}]}
-    assert models_of(recipe) == [("base", "x/base"), ("last (1)", "a/last"), ("last (2)", "b/last")]
+    recipe = {
+        "base_model": "x/base",
+        "models": [{"model": "x/base"}, {"model": "a/last"}, {"model": "b/last"}, {"model": "winner"}],
+    }
+    assert models_of(recipe) == [
+        ("base", "x/base"),
+        ("last (1)", "a/last"),
+        ("last (2)", "b/last"),
+        ("winner (2)", "winner"),
+    ]

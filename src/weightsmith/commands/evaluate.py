@@ -145,6 +145,7 @@ def _report(evaluation: Evaluation, output: Path) -> str:
     try:
         write_evaluation_report(evaluation, output)
     except ReportError as error:
+        (output / PAGE).unlink(missing_ok=True)  # an earlier one has other scores
         return f"begin with evaluation.md (no {PAGE}: {error})"
     return f"begin with {PAGE} or evaluation.md"
 

@@ -55,7 +55,7 @@ def init(
         base = _asked("The base model (a folder, a GGUF file or a hub id; empty: none)", "", "--base", needed=False)
     models = models or _asked("The fine-tunes, with spaces between them", None, "--model").split()
     if base:
-        adapters = [model for model in models if is_adapter(model, None)]
+        adapters = [model for model in models if (check or Path(model).exists()) and is_adapter(model, None)]
         for model in adapters:
             typer.echo(f"{model}: an adapter; it goes onto the base", err=True)
         models = [f"{base}+{model}" if model in adapters else model for model in models]

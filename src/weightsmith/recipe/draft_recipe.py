@@ -48,10 +48,12 @@ def draft_pipeline(
     if types:
         parts.append(f"export: [{', '.join(types)}]")
     if questions:
-        labels = numbered([short_name(model).rpartition("+")[2] for model in models])
-        asked = ({"base": base} if base else {}) | dict(zip(labels, models, strict=True)) | {"merged": "$merged"}
-        asked |= {f"merged {name.upper()}": f"${name}" for name in types}
-        stage = dump_yaml({"models": asked, "questions": list(questions)})
+        asked = [("base", base)] if base else []
+        asked += [(short_name(model).rpartition("+")[2], model) for model in models]
+        asked += [("merged", "$merged"), *((f"merged {name.upper()}", f"${name}") for name in types)]
+        labels = numbered([label for label, _ in asked])  # a fine-tune may be called `merged`, too
+        named = dict(zip(labels, (model for _, model in asked), strict=True))
+        stage = dump_yaml({"models": named, "questions": list(questions)})
         parts.append(f"evaluate:\n{indent(stage.rstrip(), '  ')}")
     return "\n".join([*parts, "report: {}"]) + "\n"
 

@@ -19,7 +19,7 @@ from weightsmith.recipe_search.trials.kept_answers import KeptAnswers
 from weightsmith.recipe_search.trials.run_trial import Setup, TrialJob, run_trial
 from weightsmith.recipe_search.trials.trial import Trial, by_score
 
-DEFAULT = "best default"
+WINNER, DEFAULT = "winner", "best default"
 ANSWERS = "answers.sqlite"
 
 
@@ -84,7 +84,7 @@ def final_scores(
     """Answers that an interrupted search has kept are not asked for again; `models_digest`: of the weights of all
     models, which they depend on. Raises SearchError where the winner cannot be scored; another that cannot be is left
     out."""
-    winner = f"winner ({best.default}, a default)" if best.default else "winner"
+    winner = f"{WINNER} ({best.default}, a default)" if best.default else WINNER
     to_score: list[tuple[str, dict[str, Any], AllAnswers | None]] = [(winner, best.tree, best.answers)]
     defaults = [trial for trial in by_score(trials) if trial.default and trial.number != best.number]
     for rank, trial in enumerate(defaults):
@@ -142,7 +142,8 @@ def models_of(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
             else []
         )
     references = list(dict.fromkeys(references))
-    labels = numbered(["base" if reference == base else last_name(reference) for reference in references])
+    names = ["base" if reference == base else last_name(reference) for reference in references]
+    _, *labels = numbered([WINNER, *names])
     return list(zip(labels, references, strict=True))
 
 
