@@ -71,7 +71,6 @@ def _show_search(summary: SearchSummary, top: int) -> None:
     from rich.table import Table
 
     from weightsmith.commands.terminal.tables import plain_console
-    from weightsmith.recipe_search.objectives import value
 
     table = Table(title="search / held out")
     titles = ("", *(f"{o.name}, {o.metric}" for o in summary.objectives), "score", "the winner is (p, Holm)")
@@ -79,12 +78,7 @@ def _show_search(summary: SearchSummary, top: int) -> None:
         table.add_column(title, justify="left" if not title else "right")
     verdicts = {gain.other: f"{gain.verdict} ({_p_value(gain.p_holm)})" for gain in summary.final.gains}
     for candidate in summary.final.candidates:
-        cells = [
-            f"{value(objective, seen):.2f} / {value(objective, held_out):.2f}"
-            for objective, seen, held_out in zip(summary.objectives, candidate.seen, candidate.held_out, strict=True)
-        ]
-        score = f"{candidate.seen_score:.4f} / {candidate.score:.4f}"
-        table.add_row(candidate.label, *cells, score, verdicts.get(candidate.label, ""))
+        table.add_row(candidate.label, *candidate.shown(summary.objectives), verdicts.get(candidate.label, ""))
     plain_console().print(table)
     if summary.best.default:
         typer.echo("no candidate was better than the best default recipe")

@@ -12,7 +12,7 @@ from weightsmith.errors import SearchError
 from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.evaluation.results.paired_tests import DRAWS, LEVEL, bootstrap_p, drawn_differences, holm
 from weightsmith.models.find_model import numbered
-from weightsmith.recipe_search.objectives import AllAnswers, Objective, utility
+from weightsmith.recipe_search.objectives import AllAnswers, Objective, utility, value
 from weightsmith.recipe_search.report.as_evaluation import as_evaluation
 from weightsmith.recipe_search.space import last_name
 from weightsmith.recipe_search.trials.kept_answers import KeptAnswers
@@ -33,6 +33,14 @@ class ScoredCandidate:
     held_out: AllAnswers
     seen_score: float
     score: float
+
+    def shown(self, objectives: Sequence[Objective]) -> list[str]:
+        """`seen / held out` of each objective, and last of the score."""
+        cells = [
+            f"{value(objective, seen):.2f} / {value(objective, held_out):.2f}"
+            for objective, seen, held_out in zip(objectives, self.seen, self.held_out, strict=True)
+        ]
+        return [*cells, f"{self.seen_score:.4f} / {self.score:.4f}"]
 
 
 @dataclass(frozen=True)

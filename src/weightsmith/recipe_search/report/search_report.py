@@ -89,11 +89,8 @@ def _summary(trials: Sequence[Trial], best: Trial) -> str:
 def _score_rows(objectives: Sequence[Objective], final: FinalScores) -> list[list[str]]:
     rows = [["model", "score", *(f"{objective.name}, {objective.metric}" for objective in objectives)]]
     for candidate in final.candidates:
-        cells = [
-            f"{value(objective, seen):.2f} / {value(objective, held_out):.2f}"
-            for objective, seen, held_out in zip(objectives, candidate.seen, candidate.held_out, strict=True)
-        ]
-        rows.append([candidate.label, f"{candidate.seen_score:.4f} / {candidate.score:.4f}", *cells])
+        *cells, score = candidate.shown(objectives)
+        rows.append([candidate.label, score, *cells])
     return rows
 
 
