@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.hub_server import Hub, serving
+from tests.tiny_tokenizer import keep_first_tokens
 from tests.warm_process import use_warm_modules, warm_process
 from weightsmith import child_process
 
@@ -55,6 +56,7 @@ LONGEST = (
 APART = ("tests/docs/test_code_blocks.py", "tests/hostile/test_hostile.py")  # their tests share nothing that takes long
 COLD_MODULE_COMMAND = child_process.module_command
 DEMO_QUESTIONS = 12  # of each skill; it has 60
+CHAT_TOKENS = 4096  # so that a vocabulary is read in no time
 SKILLS = ("dates", "records", "commands")
 
 
@@ -180,12 +182,24 @@ def smollm() -> Path:
 
 @pytest.fixture(scope="session")
 def chat_models(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Path:
-    """`base`, `a`, `b`, `c`: two-layer Llamas with SmolLM2's tokenizer and chat template."""
+    """`base`, `a`, `b`, `c`: two-layer Llamas with SmolLM2's chat template and the first tokens of its vocabulary."""
+    root = _save_chat_models(tmp_path_factory.mktemp("chat-models"), smollm, CHAT_TOKENS)
+    for folder in root.iterdir():
+        keep_first_tokens(folder, CHAT_TOKENS)
+    return root
+
+
+@pytest.fixture(scope="session")
+def whole_vocabulary(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Path:
+    """The same with all of SmolLM2's tokens."""
+    return _save_chat_models(tmp_path_factory.mktemp("whole-vocabulary"), smollm, 49152)
+
+
+def _save_chat_models(root: Path, smollm: Path, vocabulary: int) -> Path:
     from weightsmith.models.open_model import open_model
     from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
 
-    root = tmp_path_factory.mktemp("chat-models")
-    settings = CONFIG | {"num_hidden_layers": 2, "vocab_size": 49152, "max_position_embeddings": 2048}
+    settings = CONFIG | {"num_hidden_layers": 2, "vocab_size": vocabulary, "max_position_embeddings": 2048}
     settings |= {"tie_word_embeddings": True, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2}
     del settings["architectures"], settings["model_type"]
     save_family(root, settings, 0.05)

@@ -28,6 +28,22 @@ def save_tokenizer(folder: Path, size: int = 384, *, digits: bool = False) -> No
     whole.save_pretrained(folder)
 
 
+def keep_first_tokens(folder: Path, size: int) -> None:
+    """Of the byte-level BPE tokenizer in `folder` the first `size` tokens stay, and the merges that make them."""
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    model = content["model"]
+    model["vocab"] = {token: number for token, number in model["vocab"].items() if number < size}
+    model["merges"] = [merge for merge in model["merges"] if "".join(_pair(merge)) in model["vocab"]]
+    assert all(added["id"] < size for added in content["added_tokens"])
+    assert all(part in model["vocab"] for merge in model["merges"] for part in _pair(merge))
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def _pair(merge: str | list[str]) -> list[str]:
+    return merge.split(" ") if isinstance(merge, str) else merge
+
+
 def save_sentencepiece(folder: Path, size: int, *, gemma: bool = True) -> None:
     """Write tokenizer.model with `size` tokens, as Gemma has one; or as Llama 2 and Phi-3, which put a space in front
     of a text, with the tokenizer.json that those are published with, and tokens of a chat format in it."""

@@ -28,10 +28,18 @@ LIMIT = 12
 
 
 @pytest.fixture(scope="module")
-def reference(chat_models: Path):
+def whole_gguf(whole_vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("gguf") / "a-f32.gguf"
+    return weightsmith.export(whole_vocabulary / "a", out, types="f32").out
+
+
+@pytest.fixture(scope="module")
+def reference(whole_vocabulary: Path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    return AutoModelForCausalLM.from_pretrained(chat_models / "a"), AutoTokenizer.from_pretrained(chat_models / "a")
+    return AutoModelForCausalLM.from_pretrained(whole_vocabulary / "a"), AutoTokenizer.from_pretrained(
+        whole_vocabulary / "a"
+    )
 
 
 def expected(reference, prompt: str) -> str:
@@ -46,25 +54,25 @@ def always(question: int, text: str) -> bool:
     return True
 
 
-def test_batched_answers_are_those_of_generate(reference, chat_models: Path) -> None:
-    backend = TransformersBackend(open_model(str(chat_models / "a")))
+def test_batched_answers_are_those_of_generate(reference, whole_vocabulary: Path) -> None:
+    backend = TransformersBackend(open_model(str(whole_vocabulary / "a")))
     got = backend.generate([question_tokens(backend, p) for p in PROMPTS], LIMIT, always)
     assert got == [expected(reference, p) for p in PROMPTS]
 
 
 def test_llama_cpp_asks_the_same_tokens_and_gives_the_same_answers(
-    reference, chat_models: Path, gguf_file: Path
+    reference, whole_vocabulary: Path, whole_gguf: Path
 ) -> None:
     llama_cpp_backend, transformers_backend = (
-        LlamaCppBackend(gguf_file, 2),
-        TransformersBackend(open_model(str(chat_models / "a"))),
+        LlamaCppBackend(whole_gguf, 2),
+        TransformersBackend(open_model(str(whole_vocabulary / "a"))),
     )
     questions = [question_tokens(llama_cpp_backend, p) for p in PROMPTS]
     assert [q.tolist() for q in questions] == [question_tokens(transformers_backend, p).tolist() for p in PROMPTS]
     assert llama_cpp_backend.generate(questions, LIMIT, always) == [expected(reference, p) for p in PROMPTS]
 
 
-def test_perplexity(reference, chat_models: Path, gguf_file: Path, tmp_path: Path) -> None:
+def test_perplexity(reference, whole_vocabulary: Path, whole_gguf: Path, tmp_path: Path) -> None:
     model, tokenizer = reference
     text = "The quick brown fox jumps over the lazy dog, and nobody minds. " * 60
     (tmp_path / "fox.txt").write_text(text)
@@ -74,7 +82,9 @@ def test_perplexity(reference, chat_models: Path, gguf_file: Path, tmp_path: Pat
         total += model(input_ids=window, labels=window).loss.item() * (window.shape[1] - 1)
         count += window.shape[1] - 1
     assert len(ids) > 512
-    result = weightsmith.evaluate({"hf": str(chat_models / "a"), "gguf": str(gguf_file)}, texts=[tmp_path / "fox.txt"])
+    result = weightsmith.evaluate(
+        {"hf": str(whole_vocabulary / "a"), "gguf": str(whole_gguf)}, texts=[tmp_path / "fox.txt"]
+    )
     (suite,) = result.suites
     hf, gguf = (next(iter(model.values.values())) for model in suite.models)
     for text_result in (hf, gguf):
@@ -84,13 +94,15 @@ def test_perplexity(reference, chat_models: Path, gguf_file: Path, tmp_path: Pat
     assert gguf.value == pytest.approx(hf.value, rel=2e-2)  # llama.cpp keeps keys and values in float16
 
 
-def test_an_answer_is_right_only_as_a_whole(reference, chat_models: Path, gguf_file: Path, tmp_path: Path) -> None:
+def test_an_answer_is_right_only_as_a_whole(
+    reference, whole_vocabulary: Path, whole_gguf: Path, tmp_path: Path
+) -> None:
     rows = []
     for prompt in PROMPTS[:3]:
         answer = expected(reference, prompt)
         rows += [{"prompt": prompt, "target": answer[:-2]}, {"prompt": prompt, "target": answer + "!"}]
     (tmp_path / "near.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    models = {"hf": str(chat_models / "a"), "gguf": str(gguf_file)}
+    models = {"hf": str(whole_vocabulary / "a"), "gguf": str(whole_gguf)}
     (suite,) = weightsmith.evaluate(models, questions=[tmp_path / "near.jsonl"]).suites
     assert [value.value for model in suite.models for value in model.values.values()] == [0, 0]
 
@@ -103,21 +115,23 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_questions(case: str, chat_models: Path, tmp_path: Path) -> None:
+def test_bad_questions(case: str, whole_vocabulary: Path, tmp_path: Path) -> None:
     text, message = BAD[case]
     (tmp_path / "near.jsonl").write_text(text)
     output = tmp_path / "out"
     result = weightsmith_process(
-        "evaluate", chat_models / "a", "--questions", tmp_path / "near.jsonl", "--output", output
+        "evaluate", whole_vocabulary / "a", "--questions", tmp_path / "near.jsonl", "--output", output
     )
     assert result.returncode == 2
     assert message in result.stderr and len(stderr_lines(result)) == 1
     assert not output.exists()
 
 
-def test_tables_and_files(chat_models: Path, questions: Path, tmp_path: Path) -> None:
+def test_tables_and_files(whole_vocabulary: Path, questions: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    result = weightsmith_process("evaluate", f"mine={chat_models / 'a'}", "--questions", questions, "--output", output)
+    result = weightsmith_process(
+        "evaluate", f"mine={whole_vocabulary / 'a'}", "--questions", questions, "--output", output
+    )
     assert result.returncode == 0, result.stderr
     assert re.search(r"^\|\s+\|\s+mine \|\n.*\n\| capitals \|\s+\d+\.\d\d ± \d+\.\d\d \|$", result.stdout, re.MULTILINE)
     assert (output / "evaluation.md").read_text().strip() == result.stdout.strip()
@@ -126,10 +140,10 @@ def test_tables_and_files(chat_models: Path, questions: Path, tmp_path: Path) ->
     assert all(sample["exact_match"] == (sample["filtered_resps"][0].strip() == sample["target"]) for sample in samples)
 
 
-def test_llama_cpp_scores_as_transformers_does(chat_models: Path, gguf_file: Path) -> None:
+def test_llama_cpp_scores_as_transformers_does(whole_vocabulary: Path, whole_gguf: Path) -> None:
     llama_cpp_backend, transformers_backend = (
-        LlamaCppBackend(gguf_file, 2),
-        TransformersBackend(open_model(str(chat_models / "a"))),
+        LlamaCppBackend(whole_gguf, 2),
+        TransformersBackend(open_model(str(whole_vocabulary / "a"))),
     )
     random = np.random.default_rng(3)
     stem = random.integers(17, 9000, 700, dtype=np.int32)  # longer than one call to llama.cpp takes
@@ -167,28 +181,28 @@ print("largest difference", max(abs(a - b) for a, b in zip(expected, found)) < a
 
 
 @pytest.mark.parametrize("backend", ["transformers", "llama.cpp"])
-def test_out_of_memory_halves_the_batch_and_goes_on(backend: str, chat_models: Path, gguf_file: Path) -> None:
+def test_out_of_memory_halves_the_batch_and_goes_on(backend: str, whole_vocabulary: Path, whole_gguf: Path) -> None:
     if backend == "transformers":
-        given = [chat_models / "a", "40000", "30000000", "0.01"]
+        given = [whole_vocabulary / "a", "40000", "30000000", "0.01"]
     else:
-        given = [gguf_file, "9000", "80000000", "0.1"]
+        given = [whole_gguf, "9000", "80000000", "0.1"]
     done = subprocess.run([sys.executable, "-c", _LITTLE_MEMORY, *given], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "out of memory; continuing with batches half as large (256 tokens)" in done.stdout
     assert done.stdout.splitlines()[-1] == "largest difference True"
 
 
-def test_llama_cpp_keeps_to_the_memory(chat_models: Path, gguf_file: Path) -> None:
+def test_llama_cpp_keeps_to_the_memory(whole_vocabulary: Path, whole_gguf: Path) -> None:
     random = np.random.default_rng(3)
     stem = random.integers(17, 9000, 200, dtype=np.int32)
     requests = [Request(np.concatenate([stem, random.integers(17, 9000, 30, dtype=np.int32)]), 29) for _ in range(12)]
-    weights = gguf_file.stat().st_size
-    free, little = LlamaCppBackend(gguf_file, 2), LlamaCppBackend(gguf_file, 2, memory=weights + 2_000_000)
+    weights = whole_gguf.stat().st_size
+    free, little = LlamaCppBackend(whole_gguf, 2), LlamaCppBackend(whole_gguf, 2, memory=weights + 2_000_000)
     expected = [score.log_likelihood for score in free.score(requests)]
     assert [s.log_likelihood for s in little.score(requests)] == pytest.approx(expected, rel=5e-4)
     prompts = [request.tokens for request in requests]
     assert little.generate(prompts, 4, lambda question, text: True) == free.generate(prompts, 4, lambda q, text: True)
-    least = LlamaCppBackend(gguf_file, 2, memory=weights + 2000)
+    least = LlamaCppBackend(whole_gguf, 2, memory=weights + 2000)
     with pytest.raises(EvaluationError, match="memory leaves room for keys and values of"):
         least.score(requests)
 
@@ -215,16 +229,16 @@ print(told("VmHWM") - before)
 """
 
 
-def test_memory_is_a_bound(chat_models: Path) -> None:
+def test_memory_is_a_bound(whole_vocabulary: Path) -> None:
     used = {}
     for extra in (0, 60_000_000):
-        command = [sys.executable, "-c", _MEMORY_USED, chat_models / "a", str(extra)]
+        command = [sys.executable, "-c", _MEMORY_USED, whole_vocabulary / "a", str(extra)]
         used[extra] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert used[60_000_000] < 60_000_000 < used[0]
 
 
-def test_a_request_that_memory_has_no_room_for(chat_models: Path) -> None:
-    model = open_model(str(chat_models / "a"))
+def test_a_request_that_memory_has_no_room_for(whole_vocabulary: Path) -> None:
+    model = open_model(str(whole_vocabulary / "a"))
     weights = TransformersBackend(model)._model.num_parameters() * 4
     backend = TransformersBackend(model, memory=weights + 100_000)
     with pytest.raises(EvaluationError, match="memory leaves room for keys and values of"):

@@ -166,11 +166,11 @@ def test_a_backend_that_shifts_a_token_is_caught(chat_models: Path, data: Path) 
     assert len(differing(ours, lm_eval_results)) > 4
 
 
-def test_tokens_that_merge_across_the_boundary_are_cut_as_lm_eval_cuts_them(chat_models: Path) -> None:
+def test_tokens_that_merge_across_the_boundary_are_cut_as_lm_eval_cuts_them(whole_vocabulary: Path) -> None:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    folder = str(chat_models / "a")
+    folder = str(whole_vocabulary / "a")
     pairs = [
         ("The word is unders", "tanding of things"),
         ("un", "der the sea"),
