@@ -51,6 +51,12 @@ def test_general_text_is_not_forgotten(table) -> None:
     assert table["merged"]["general"] < table["base"]["general"] * 1.05
 
 
+def test_the_same_run_again_has_nothing_to_do(demo: Path) -> None:
+    """As `weightsmith run demo/pipeline.yml demo`, which the docs have."""
+    again = weightsmith.run(demo / "pipeline.yml", demo)
+    assert all(stage.reused for stage in again.stages)
+
+
 def test_the_plain_average_loses_a_skill(specialists: Path, table, tmp_path: Path) -> None:
     from weightsmith.demo.run_demo import PACKAGE
 

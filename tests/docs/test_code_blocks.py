@@ -45,6 +45,22 @@ def test_a_page_runs_as_it_is_pasted(page: Path, docs_folder: Path) -> None:
             assert process.returncode == 0, f"{text}\n{process.stdout}\n{process.stderr}"
 
 
+def test_a_translation_has_commands_that_run() -> None:
+    """Its console blocks have the commands of pages that run, or of tests/demo; how to install is tried in a fresh clone."""
+    english = {command for page in RUNNING_PAGES for command in _commands(page, "sh")}
+    english |= {"weightsmith run demo/pipeline.yml demo"}
+    for page in (ROOT / "docs" / "zh").glob("*.md"):
+        other = set(_commands(page, "console")) - english
+        assert all(command.startswith(("make ", "pip ", "uv ")) for command in other), other
+
+
+def _commands(page: Path, wanted: str) -> list[str]:
+    lines = [
+        line.partition("  #")[0].strip() for name, text in blocks(page) if name == wanted for line in text.splitlines()
+    ]
+    return [line.removeprefix("$ ") for line in lines if wanted == "sh" or line.startswith("$ ")]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_recipes_and_data_follow_their_schema(page: Path, tmp_path: Path) -> None:
     for language, text in blocks(page):
