@@ -114,12 +114,12 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_full_disk(small_disk: Path, chat_models: Path, tmp_path: Path) -> None:
-    models = [{"model": str(chat_models / n), "parameters": {"weight": 1}} for n in "ab"]
+def test_full_disk(small_disk: Path, whole_vocabulary: Path, tmp_path: Path) -> None:
+    models = [{"model": str(whole_vocabulary / n), "parameters": {"weight": 1}} for n in "ab"]
     (tmp_path / "recipe.yml").write_text(yaml.safe_dump({"merge_method": "linear", "models": models}))
     for command in (
         ("merge", tmp_path / "recipe.yml", small_disk / "out"),
-        ("export", chat_models / "a", small_disk / "out.gguf"),
+        ("export", whole_vocabulary / "a", small_disk / "out.gguf"),
     ):
         done = weightsmith_process(*command)
         assert done.returncode == 2, done.stderr
@@ -127,9 +127,9 @@ def test_full_disk(small_disk: Path, chat_models: Path, tmp_path: Path) -> None:
         assert list(small_disk.iterdir()) == []
 
 
-def test_disk_that_fills_up_while_writing(small_disk: Path, chat_models: Path, tmp_path: Path) -> None:
+def test_disk_that_fills_up_while_writing(small_disk: Path, whole_vocabulary: Path, tmp_path: Path) -> None:
     # the check beforehand is told of more room than there is, as when another program takes it meanwhile
-    models = [{"model": str(chat_models / n), "parameters": {"weight": 1}} for n in "ab"]
+    models = [{"model": str(whole_vocabulary / n), "parameters": {"weight": 1}} for n in "ab"]
     (tmp_path / "recipe.yml").write_text(yaml.safe_dump({"merge_method": "linear", "models": models}))
     script = (
         "import shutil, sys; room = shutil.disk_usage('/'); shutil.disk_usage = lambda path: room._replace(free=1 "

@@ -116,7 +116,7 @@ def plan(
 
     >>> print(ws.plan("ties.yml"))  # doctest: +ELLIPSIS
     ties: 3 models, 20 tensors
-    model.embed_tokens.weight [49152, 64] BF16: coder (weight 1, density 0.5), writer (weight 1, density 0.5), ...
+    model.embed_tokens.weight [4096, 64] BF16: coder (weight 1, density 0.5), writer (weight 1, density 0.5), ...
     """
     return open_plan(
         load_recipe(recipe),
