@@ -32,7 +32,7 @@ import typer
 from measured import measure, processor
 from ruamel.yaml import YAML
 
-from weightsmith.files.markdown_table import markdown_table
+from weightsmith.files.markdown import markdown_table
 from weightsmith.machine import describe_machine, fast_precision
 
 app = typer.Typer(add_completion=False, help=__doc__, rich_markup_mode=None)

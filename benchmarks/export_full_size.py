@@ -20,7 +20,7 @@ from measured import Measured, floor_command, measure, processor
 from unify_full_size import FOLDER, make
 
 from weightsmith.demo.run_demo import base_model
-from weightsmith.files.markdown_table import markdown_table
+from weightsmith.files.markdown import markdown_table
 from weightsmith.machine import describe_machine
 from weightsmith.models.open_model import open_model
 from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files

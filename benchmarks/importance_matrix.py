@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 import weightsmith
 from weightsmith.demo.run_demo import pipeline_text
-from weightsmith.files.markdown_table import markdown_table
+from weightsmith.files.markdown import markdown_table
 from weightsmith.gguf.conversion.export_source import ExportJob
 from weightsmith.machine import describe_machine
 

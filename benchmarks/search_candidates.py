@@ -30,7 +30,7 @@ from merge_demo_models import FOLDER, SCRIPTS, make_inputs
 from synthetic_phi2 import make_models
 
 from weightsmith.demo.run_demo import base_model
-from weightsmith.files.markdown_table import markdown_table
+from weightsmith.files.markdown import markdown_table
 from weightsmith.machine import fast_precision
 from weightsmith.models.open_model import open_model
 from weightsmith.recipe_search.trials.input_cache import InputCache

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from weightsmith.evaluation.results.paired_tests import bootstrap_p
-from weightsmith.files.markdown_table import markdown_table
+from weightsmith.files.markdown import markdown_table
 from weightsmith.recipe_search.report.ablation_report import Ablation, draw_heat_map
 from weightsmith.report.svg_figure import svg_figure
 

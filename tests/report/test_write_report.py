@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.browser import needs_chromium, shown
 from weightsmith.evaluation.results.score_tables import EvaluationTables, SuiteTables
-from weightsmith.files.markdown_table import markdown_text
+from weightsmith.files.markdown import markdown_text
 from weightsmith.inspection.movement import Cell, Movement, Pair
 from weightsmith.report.report_facts import ReportFacts, ReportFile, ReportInput, ReportStep
 from weightsmith.report.write_report import write_report

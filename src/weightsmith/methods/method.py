@@ -106,6 +106,11 @@ class Method:
         return block.out
 
     @property
+    def paper_address(self) -> str | None:
+        """`paper`, where that is an address."""
+        return self.paper if self.paper.startswith("https://") else None
+
+    @property
     def input_count(self) -> str:
         """How many models it takes, the base among them, in words: `2`, `3 or more`, `2 to 3`."""
         fewest, most = self.inputs

@@ -15,7 +15,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from weightsmith.files.digests import digest
 from weightsmith.files.inputs.read_input import read_text
 from weightsmith.files.inputs.yaml_file import dump_yaml
-from weightsmith.files.markdown_table import markdown_table, markdown_text
+from weightsmith.files.markdown import fenced, markdown_table, markdown_text
 from weightsmith.files.write_whole import write_whole
 from weightsmith.model_card.describe_inputs import CARD
 from weightsmith.model_card.license import license_of
@@ -178,12 +178,6 @@ def _quoted(value: Any) -> Any:
         return [_quoted(item) for item in value]
     is_safe = not isinstance(value, str) or (_SAFE.fullmatch(value) and value.lower() not in _NOT_TEXT)
     return value if is_safe else DoubleQuotedScalarString(value)
-
-
-def fenced(code: str, language: str) -> str:
-    """A code block with a fence that no line of `code` closes."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
-    return f"{fence}{language}\n{code.rstrip()}\n{fence}"
 
 
 def write_card(folder: Path, card: Card) -> bool:

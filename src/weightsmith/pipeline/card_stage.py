@@ -9,7 +9,7 @@ from typing import Any
 
 from weightsmith.evaluation.results.score_tables import EvaluationTables
 from weightsmith.files.inputs.yaml_file import read_yaml
-from weightsmith.files.markdown_table import markdown_text
+from weightsmith.files.markdown import markdown_text
 from weightsmith.gguf.companions.export_card import write_export_card
 from weightsmith.gguf.conversion.conversion import PLAIN_TYPES
 from weightsmith.methods.registry import find_method
@@ -69,13 +69,12 @@ def run_card_stage(
 
 def _write_merged(folder: Path, name: str, provenance: Provenance, results: CardResults | None) -> bool:
     method = find_method(provenance.method) if provenance.method else None
-    paper = method.paper if method and method.paper.startswith("https://") else None
     card = Card(
         name,
         "merge",
         provenance,
         method.title if method else provenance.method,
-        paper,
+        method.paper_address if method else None,
         usage_of_folder(folder),
         results=results,
     )

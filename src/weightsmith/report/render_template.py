@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from weightsmith.errors import ReportError
-from weightsmith.files.markdown_table import markdown_table, markdown_text
+from weightsmith.files.markdown import fenced, markdown_table, markdown_text
 from weightsmith.machine import describe_machine
 from weightsmith.report.movement_plot import movement_plot, similarity_plot
 from weightsmith.report.score_plot import average_plot, score_plot
@@ -33,7 +33,12 @@ def render_template(template: str, values: dict[str, Any], *packages: str) -> st
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"text": markdown_text, "markdown_table": markdown_table, "megabytes": megabytes}
+    environment.filters |= {
+        "text": markdown_text,
+        "markdown_table": markdown_table,
+        "fenced": fenced,
+        "megabytes": megabytes,
+    }
     environment.globals |= {
         "machine": describe_machine(),
         "score_plot": score_plot,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from weightsmith.files.write_whole import write_whole
@@ -20,7 +19,6 @@ def write_report(facts: ReportFacts, folder: Path) -> tuple[Path, Path]:
         "warnings": facts.warnings,
         "summary": facts.summary,
         "facts": facts,
-        "fence": _fence(facts.recipe),
         "pairs": pair_rows(facts.movement) if facts.movement else [],
     }
     written = [
@@ -39,8 +37,3 @@ def pair_rows(movement: Movement) -> list[list[str]]:
         ]
         rows.append([pair.first, pair.second, *numbers, pair.verdict])
     return rows if len(rows) > 1 else []
-
-
-def _fence(code: str) -> str:
-    """A fence that no line of `code` closes."""
-    return "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))

@@ -45,7 +45,7 @@ def write_merge_card(
         "adapter" if adapter else "merge",
         provenance,
         plan.method.title,
-        plan.method.paper if plan.method.paper.startswith("https://") else None,
+        plan.method.paper_address,
         usage_of_adapter(home) if adapter else usage_of_folder(folder),
     )
     write_card(folder, card)

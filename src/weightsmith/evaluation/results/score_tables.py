@@ -11,7 +11,7 @@ from weightsmith.evaluation.results.paired_tests import Comparison
 from weightsmith.evaluation.results.suite_result import ModelResult, Scope, SuiteResult
 from weightsmith.evaluation.results.task_result import TaskResult
 from weightsmith.evaluation.tasks.suite import SuiteEntry
-from weightsmith.files.markdown_table import markdown_table, markdown_text
+from weightsmith.files.markdown import markdown_table, markdown_text
 
 Bars = list[tuple[str, list[tuple[float, float | None]]]]  # task, and for each model its value and standard error
 

@@ -51,7 +51,7 @@ def write_export_card(
         "quantized",
         provenance,
         method.title if method else provenance.method,
-        method.paper if method and method.paper.startswith("https://") else None,
+        method.paper_address if method else None,
         usage_of_gguf(main_file, chat=chat),
         tuple(GgufFile(entry.file, entry.bytes, entry.sha256, _how(entry)) for entry in entries),
         results,

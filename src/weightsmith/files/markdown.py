@@ -1,4 +1,4 @@
-"""A Markdown table that reads in a terminal as well."""
+"""Markdown out of any text: a table that reads in a terminal as well, a line, a block of code."""
 
 from __future__ import annotations
 
@@ -27,3 +27,15 @@ def markdown_text(text: str) -> str:
     (https://spec.commonmark.org/0.31.2/#backslash-escapes)."""
     plain = "".join(letter if letter.isprintable() else " " for letter in text)
     return _MARKUP.sub(r"\\\g<0>", _TAG.sub("&lt;", plain.replace("&", "&amp;")))
+
+
+def fenced(code: str, language: str) -> str:
+    """A code block with a fence that no line of `code` closes (https://spec.commonmark.org/0.31.2/#fenced-code-blocks).
+
+    >>> print(fenced("a: 1", "yaml"))
+    ```yaml
+    a: 1
+    ```
+    """
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+    return f"{fence}{language}\n{code.rstrip()}\n{fence}"
