@@ -51,6 +51,20 @@ def test_metadata(sample: Path) -> None:
 
 
 @ONE_FILE
+@given(st.lists(st.text(max_size=9), min_size=1, max_size=40), st.integers(32, 200))
+def test_texts_wherever_a_piece_of_the_file_ends(tmp_path: Path, texts: list[str], piece: int) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "t.gguf", "llama")
+    writer.add_array("texts", texts)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("weightsmith.checkpoint.formats.gguf_file._HEADER_CHUNK", piece)
+        assert GGUFFile(tmp_path / "t.gguf").metadata["texts"] == texts
+
+
+@ONE_FILE
 @given(st.integers(0, len(KINDS) - 1), st.data())
 def test_any_range_equals_the_reference(sample: Path, number: int, data: st.DataObject) -> None:
     theirs = gguf.GGUFReader(sample).tensors[number]

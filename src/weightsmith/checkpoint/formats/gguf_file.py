@@ -22,6 +22,7 @@ from weightsmith.errors import CheckpointError, shown
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")  # in bytes, in front of each text
 _PLAIN = {0: "F32", 1: "F16", 30: "BF16"}
 _HEADER_CHUNK = 1 << 24
 _MAX_HEADER = 1 << 29  # bytes: a vocabulary of a million tokens takes tens of MB
@@ -88,7 +89,22 @@ class _Cursor:
             raise CheckpointError(
                 f"{self.file.path}: a GGUF array of {count} values of type {item} cannot be read", path=self.file.path
             )
-        return [self.string() for _ in range(count)]
+        return self._strings(count)
+
+    def _strings(self, count: int) -> list[str]:
+        """As `string` so many times. What has been fetched is gone through here: a vocabulary has 100,000 and more."""
+        strings: list[str] = []
+        while len(strings) < count:
+            strings.append(self.string())  # fetches what is needed, and refuses what cannot be
+            buffer, at, fetched = self.buffer, self.at, min(len(self.buffer), self.file.size, _MAX_HEADER)
+            while len(strings) < count and (begin := at + _LENGTH.size) <= fetched:
+                end = begin + _LENGTH.unpack_from(buffer, at)[0]
+                if end > fetched or end - begin > _MAX_STRING:
+                    break
+                strings.append(buffer[begin:end].decode("utf-8", errors="replace"))
+                at = end
+            self.at = at
+        return strings
 
 
 class GGUFFile:
