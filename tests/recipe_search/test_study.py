@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,14 @@ models:
   - {model: one, parameters: {weight: {uniform: [0, 10]}}}
   - {model: two, parameters: {weight: {uniform: [0, 10]}}}
 """
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory, where that can be: a database waits for the disk at each of its commits."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 @dataclass
