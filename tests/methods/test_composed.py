@@ -219,8 +219,22 @@ def test_adapters_are_merged_in_their_own_space(rule: str, lora_models: Path, mo
     assert torch.equal(tensors[untouched], base[untouched])
 
 
-def test_merged_adapters_are_the_same_from_whole_models(lora_models: Path, tmp_path: Path) -> None:
-    recipe = lora_recipe(lora_models, "core_space")
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        *((name, {}) for name in ("core_space", "tsv_m", "iso_c", "iso_cts", "swudi", "aswudi", "actmat", "knots")),
+        *(("svc", {"rule": rule}) for rule in ("task_arithmetic", "tsv_m", "swudi")),
+        ("aswudi", {"rank": "participation"}),
+        ("swudi", {"rank_ratio": 0.05, "start": "sum"}),
+        ("iso_cts", {"common_space_fraction": 0.1}),
+    ],
+    ids=str,
+)
+def test_merged_adapters_are_the_same_from_whole_models(
+    method: str, parameters: dict, lora_models: Path, tmp_path: Path
+) -> None:
+    """Adapters are merged from their matrices, whole models are not."""
+    recipe = lora_recipe(lora_models, method, **parameters)
     from_adapters = ws.merge(recipe)
     for entry, name in zip(recipe["models"], ("one", "two", "three"), strict=True):
         ws.merge({"merge_method": "passthrough", "models": [entry], "dtype": "float32"}, tmp_path / name)

@@ -27,7 +27,18 @@ class Knots(ComposedMethod):
     )
     weighted = False
 
-    def merge_matrices(self, deltas, settings, streams):
+    def takes_factors(self, settings):
+        return True
+
+    def merge_factors(self, factors, settings, streams):
+        import torch
+
+        u = torch.linalg.svd(torch.cat([b for b, _ in factors], 1).double(), full_matrices=False)[0]
+        deltas = torch.stack([(u.T @ b.double() @ a.double()).float() for b, a in factors])
+        shape = len(u), deltas.shape[2]
+        return (u @ self.merge_matrices(deltas, settings, streams, shape).double()).float()
+
+    def merge_matrices(self, deltas, settings, streams, shape):
         import torch
 
         u, s, _ = gram_svd(torch.cat(list(deltas), 1))

@@ -60,7 +60,7 @@ class OrthoMerge(ComposedMethod):
             blocks.append(torch.cat([inputs[settings.others] - base, base.unsqueeze(0)]))
         return torch.cat(blocks, 1)
 
-    def merge_matrices(self, deltas, settings, streams):
+    def merge_matrices(self, deltas, settings, streams, shape):
         import torch
 
         base, changes = deltas[-1].double(), deltas[:-1].double()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from weightsmith.methods.composed.rules import ComposedMethod, rule_of, rule_parameters
+from weightsmith.methods.matrices.adapter_space import adapter_space
 from weightsmith.methods.matrices.linear_algebra import gram_svd
+from weightsmith.methods.matrices.matrix_method import MatrixMethod
 from weightsmith.methods.method import Parameter
 
 _LEAST = 1e-12
@@ -38,6 +40,24 @@ class Svc(ComposedMethod):
     )
     weighted = False
 
+    def takes_factors(self, settings):
+        rule, own = rule_of(settings)
+        if isinstance(rule, MatrixMethod):
+            return rule.equivariant
+        return rule.name == "task_arithmetic" and not own.shared["normalize"]
+
+    def merge_factors(self, factors, settings, streams):
+        import torch
+
+        rule, own = rule_of(settings)
+        space = adapter_space(factors)
+        shape = len(space.u), len(space.v)
+        weights = torch.tensor([own.per_input[i]["weight"] for i in own.others]).view(-1, 1, 1)
+        weighted = space.cores * weights
+        of_matrices = isinstance(rule, MatrixMethod)
+        merged = rule.merge_matrices(weighted, own, streams, shape) if of_matrices else weighted.sum(0)
+        return space.expanded(self.merge_matrices(torch.cat([space.cores, merged[None]]), settings, streams, shape))
+
     def gathered(self, scan, settings):
         import torch
 
@@ -51,7 +71,7 @@ class Svc(ComposedMethod):
             blocks.append(torch.cat([inputs[settings.others], merged.unsqueeze(0)]) - base)
         return torch.cat(blocks, 1)
 
-    def merge_matrices(self, deltas, settings, streams):
+    def merge_matrices(self, deltas, settings, streams, shape):
         *own, merged = deltas
         u, _, _ = gram_svd(merged)
         along = u.T @ merged

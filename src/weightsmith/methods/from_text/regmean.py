@@ -59,7 +59,7 @@ class RegMean(MatrixMethod):
         "the disk for each linear layer and model; then one Cholesky factorization for each"
     )
 
-    def merge_matrices(self, deltas, settings, streams):
+    def merge_matrices(self, deltas, settings, streams, shape):
         import torch
 
         if settings.text is None:

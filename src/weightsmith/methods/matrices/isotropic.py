@@ -6,6 +6,8 @@ from weightsmith.methods.matrices.linear_algebra import gram_svd, polar_factor
 from weightsmith.methods.matrices.matrix_method import MatrixMethod, matrix_parameters
 from weightsmith.methods.method import Parameter
 
+_ROUNDING = 1e-5  # of a task vector's length: a smaller direction is what subtraction left
+
 
 class IsoC(MatrixMethod):
     """The sum of the task vectors with every singular value set to their mean: directions that few models share count
@@ -14,6 +16,7 @@ class IsoC(MatrixMethod):
 
     name = "iso_c"
     flattens = True
+    equivariant = True
     title = "Iso-C"
     paper = "https://arxiv.org/abs/2502.04959"
     parameters = matrix_parameters()
@@ -23,10 +26,10 @@ class IsoC(MatrixMethod):
         "rounding in the others. Search `lambda`: published values, 1 to 1.5, are for image classifiers."
     )
 
-    def merge_matrices(self, deltas, settings, streams):
+    def merge_matrices(self, deltas, settings, streams, shape):
         total = deltas.sum(0)
         direction = polar_factor(total)
-        return direction * ((direction * total).sum() / min(total.shape))
+        return direction * ((direction * total).sum() / min(shape))
 
 
 class IsoCts(MatrixMethod):
@@ -36,6 +39,7 @@ class IsoCts(MatrixMethod):
 
     name = "iso_cts"
     flattens = True
+    equivariant = True
     title = "Iso-CTS"
     paper = "https://arxiv.org/abs/2502.04959"
     parameters = matrix_parameters(
@@ -55,11 +59,11 @@ class IsoCts(MatrixMethod):
     )
     advice = IsoC.advice
 
-    def merge_matrices(self, deltas, settings, streams):
+    def merge_matrices(self, deltas, settings, streams, shape):
         import torch
 
         count, total = len(deltas), deltas.sum(0)
-        rank = min(total.shape)
+        rank = min(shape)
         wanted = int(rank * settings.shared["common_space_fraction"])
         own = round((rank - wanted) / count)  # directions of each model
         common = rank - own * count
@@ -68,8 +72,9 @@ class IsoCts(MatrixMethod):
         us, values, vs = [], [], []
         for delta in deltas if own else ():
             own_u, own_s, own_v = gram_svd(delta - u @ (u.T @ delta), own)
-            us.append(own_u)
-            values.append(own_s)
-            vs.append(own_v)
+            kept = own_s > _ROUNDING * delta.norm()
+            us.append(own_u * kept)
+            values.append(own_s * kept)
+            vs.append(own_v * kept)
         u, v = (polar_factor(torch.cat(vectors, 1)) for vectors in ([*us, u], [*vs, v]))
-        return (u @ v.T) * torch.cat([*values, s]).mean()
+        return (u @ v.T) * (torch.cat([*values, s]).sum() / (common + own * count))

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from weightsmith.blocks.block import Block, Scan
 from weightsmith.methods.depth_scaling import DEPTH_SCALING
+from weightsmith.methods.matrices.adapter_space import adapter_space
 from weightsmith.methods.method import Method, Parameter, Statistics
 from weightsmith.methods.tensor_settings import Settings
 
 if TYPE_CHECKING:
     import torch
+
+    from weightsmith.methods.matrices.adapter_space import Factors
 
 _RULES = ("mean", "sum", "base")
 
@@ -54,11 +57,25 @@ class MatrixMethod(Method):
     cost = "each matrix is held whole, in float32, one of every model for each thread"
 
     weighted: ClassVar[bool] = True  # task vectors are multiplied by their weight before they are merged
+    equivariant: ClassVar[bool] = False  # turned task vectors give the turned result, with no direction that none has
 
-    def merge_matrices(self, deltas: torch.Tensor, settings: Settings, streams: tuple[int, ...]) -> torch.Tensor:
+    def merge_matrices(
+        self, deltas: torch.Tensor, settings: Settings, streams: tuple[int, ...], shape: tuple[int, int]
+    ) -> torch.Tensor:
         """The merged task vector [outputs, inputs] of what `gathered` gives, float32 [models, outputs, inputs].
-        `streams`: for each input the key of its random numbers."""
+        `streams`: for each input the key of its random numbers; `shape`: of the weight, larger than that of task
+        vectors of adapters, which an `equivariant` method gets in the space that they span."""
         raise NotImplementedError
+
+    def takes_factors(self, settings: Settings) -> bool:
+        """Whether adapters on the base are merged from their matrices, by `merge_factors`."""
+        return self.equivariant
+
+    def merge_factors(self, factors: Factors, settings: Settings, streams: tuple[int, ...]) -> torch.Tensor:
+        """As `merge_matrices` of the task vectors b_i a_i, whose ranks are not all 0."""
+        space = adapter_space(factors)
+        shape = len(space.u), len(space.v)
+        return space.expanded(self.merge_matrices(space.cores, settings, streams, shape))
 
     def gathered(self, scan: Scan, settings: Settings) -> torch.Tensor:
         """The task vectors of a whole tensor, float32 [models, elements]."""
@@ -78,6 +95,8 @@ class MatrixMethod(Method):
         shared = settings.shared
         if settings.role != "matrix" or not scan.numel:
             return Statistics({"rule": shared["embeddings" if settings.role == "embedding" else "vectors"]})
+        if (merged := self._merge_adapters(scan, settings)) is not None:
+            return Statistics({"merged": merged.reshape(-1), "from": scan.begin})
         gathered = self.gathered(scan, settings)
         deltas = gathered.view(len(gathered), -1, scan.width)
         spoiled = ~deltas.isfinite().all(0)  # no eigenvalue problem has a solution with these
@@ -89,14 +108,42 @@ class MatrixMethod(Method):
     def _merge_parts(self, deltas: torch.Tensor, settings: Settings, streams: tuple[int, ...]) -> torch.Tensor:
         layout = settings.matrix
         if layout is None:
-            return self.merge_matrices(deltas, settings, streams)
+            return self.merge_matrices(deltas, settings, streams, deltas[0].shape)
         if layout.transposed:
             deltas = deltas.transpose(1, 2)
         merged = deltas.new_zeros(deltas.shape[1:])
         for rows in layout.rows_of_parts():
             index = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
-            merged[index] = self.merge_matrices(deltas[:, index].contiguous(), settings, streams)
+            part = deltas[:, index].contiguous()
+            merged[index] = self.merge_matrices(part, settings, streams, part[0].shape)
         return merged.T.contiguous() if layout.transposed else merged
+
+    def _merge_adapters(self, scan: Scan, settings: Settings) -> torch.Tensor | None:
+        """As `_merge_parts`, where all inputs are adapters on the base; without the rounding of base + adapter."""
+        import torch
+
+        if not self.takes_factors(settings):
+            return None
+        factors: Factors = []
+        for i in settings.others:
+            if (pair := scan.low_rank(i)) is None:
+                return None
+            b, a = pair
+            factors.append((b * settings.per_input[i]["weight"] if self.weighted else b, a))
+        rows, layout = scan.numel // scan.width, settings.matrix
+        if not all(b.isfinite().all() and a.isfinite().all() for b, a in factors):
+            return torch.full((rows, scan.width), torch.nan)  # the engine says which input has them
+        if not any(len(a) for _, a in factors):
+            return torch.zeros((rows, scan.width))
+        if layout is None:
+            return self.merge_factors(factors, settings, scan.streams)
+        if layout.transposed:
+            factors = [(a.T, b.T) for b, a in factors]
+        merged = torch.zeros((len(factors[0][0]), factors[0][1].shape[1]))
+        for part in layout.rows_of_parts():
+            index = list(part)
+            merged[index] = self.merge_factors([(b[index], a) for b, a in factors], settings, scan.streams)
+        return merged.T if layout.transposed else merged
 
     def combine(self, block: Block, settings: Settings, statistics: Statistics) -> torch.Tensor:
         values = statistics.values

@@ -16,6 +16,7 @@ class TsvM(MatrixMethod):
 
     name = "tsv_m"
     title = "TSV-M"
+    equivariant = True
     paper = "https://arxiv.org/abs/2412.00081"
     parameters = matrix_parameters()
     cost = (
@@ -27,13 +28,13 @@ class TsvM(MatrixMethod):
         "gave 34.2 and TIES 39.2 (table 2 of arXiv 2602.05943, not measured here)."
     )
 
-    def merge_matrices(self, deltas, settings, streams):
+    def merge_matrices(self, deltas, settings, streams, shape):
         import torch
 
         count = len(deltas)
         if count == 1:
             return deltas[0]
-        kept = max(1, min(deltas.shape[1:]) // count)
+        kept = max(1, min(shape) // count)
         us, values, vs = zip(*(gram_svd(delta, kept) for delta in deltas), strict=True)
         u, v = polar_factor(torch.cat(us, 1)), polar_factor(torch.cat(vs, 1))
         return (u * torch.cat(values)) @ v.T

@@ -25,13 +25,14 @@ _START = Parameter(
 
 
 class _ClosedForm(MatrixMethod):
+    equivariant = True
     normalized = True  # each model's part divided by its squared norm
     cost = (
         "one eigenvalue problem as wide as the matrix and 2 N + 3 matrix products; each matrix is held whole, one of "
         "every model for each thread, and its Gram matrix in float64"
     )
 
-    def merge_matrices(self, deltas, settings, streams):
+    def merge_matrices(self, deltas, settings, streams, shape):
         import torch
 
         squares = deltas.double().square().sum((1, 2))
@@ -48,8 +49,12 @@ class _ClosedForm(MatrixMethod):
             system += gram
             target += double @ gram
         eigenvalues, vectors = torch.linalg.eigh(system)
-        eigenvalues = eigenvalues.clamp(min=_LEAST if self.normalized else 0)
-        filters = self._filters(eigenvalues, deltas.shape[1:], settings)
+        least = _LEAST if self.normalized else 0.0
+        eigenvalues = eigenvalues.clamp(min=least)
+        beyond = shape[1] - width  # directions of the weight that no task vector has
+        filters = self._filters(torch.cat([eigenvalues.new_full((beyond,), least), eigenvalues]), shape, settings)[
+            beyond:
+        ]
         start = {"mean": mean, "sum": deltas.sum(0), "zero": mean * 0}[settings.shared.get("start", "zero")].double()
         inverse = torch.where(filters > 0, filters / eigenvalues.clamp(min=1e-300), 0.0)
         merged = start + (-(start @ vectors) * filters + (target @ vectors) * inverse) @ vectors.T
