@@ -223,7 +223,9 @@ def pairs(set_name: str, seed: int) -> None:
             adapters = [f"{base_model()}+{adapter(set_name, seed, skill)}" for skill in skills]
             movement = weightsmith.inspect([str(base_model()), *adapters], stats=True).movement
             assert movement is not None
-            keep(set_name, asdict(replace(movement, cells=(), names=skills)), "pairs", str(seed), name, "movement")
+            (pair,) = movement.pairs
+            named = replace(movement, cells=(), names=skills, pairs=(replace(pair, first=skills[0], second=skills[1]),))
+            keep(set_name, asdict(named), "pairs", str(seed), name, "movement")
         for method in OF_PAIRS:
             if method not in of_seed.get(name, {}):
                 model = recipe(set_name, method, seed, {}, skills)
