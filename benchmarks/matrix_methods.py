@@ -136,16 +136,18 @@ def main() -> None:
 
 
 def of_adapters(shape: str) -> None:
-    """Core Space against TSV-M on whole matrices, which gives the same where all ranks are; and the largest singular
-    values of a few against an SVD."""
+    """Adapters against whole models that are the same; and a few of the largest singular values against an SVD."""
     pairs = adapters(*map(int, shape.split("x")))
-    whole_seconds, whole = timed(partial(ours, "tsv_m", scan_of(torch.stack([b @ a for b, a in pairs]))))
-    seconds, result = timed(partial(ours, "core_space", Adapters(pairs)))
-    apart = float((result - whole).norm() / whole.norm())
-    print(
-        f"| {shape} | `core_space`, rank {RANK}, against our `tsv_m` | {whole_seconds:.2f} | {seconds:.3f} | "
-        f"{whole_seconds / seconds:.0f} | {apart:.1e} |"
-    )
+    scan = scan_of(torch.stack([b @ a for b, a in pairs]))
+    for name in ("tsv_m", "iso_c", "iso_cts", "swudi", "aswudi", "actmat", "knots", "svc", "core_space"):
+        whole_seconds, whole = timed(partial(ours, name, scan))
+        seconds, result = timed(partial(ours, name, Adapters(pairs)))
+        apart = float((result - whole).norm() / whole.norm())
+        print(
+            f"| {shape} | `{name}` of adapters, rank {RANK}, against whole models | {whole_seconds:.2f} | {seconds:.3f} | "
+            f"{whole_seconds / seconds:.0f} | {apart:.1e} |",
+            flush=True,
+        )
     matrix = experts(*map(int, shape.split("x"))).sum(0)
     svd_seconds, exact = timed(lambda: svd(matrix, RANK)[1])
     seconds, found = timed(lambda: top_svd(matrix, RANK)[1])

@@ -9,9 +9,10 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 import weightsmith as ws
+from tests.conftest import weightsmith_process
 from tests.methods.test_matrices import close, experts, merged, svc, tsv_m
 from weightsmith.engine.tensor_scan import TensorScan
 from weightsmith.errors import RecipeError
@@ -244,6 +245,44 @@ def test_merged_adapters_are_the_same_from_whole_models(
     for name, tensor in from_adapters.items():
         change = tensor - base[name]
         assert float((from_models[name] - tensor).norm()) <= 1e-3 * float(change.norm()) + 1e-6, name
+
+
+@pytest.mark.parametrize("method", ["tsv_m", "aswudi", "core_space"])
+def test_adapters_of_fused_and_transposed_weights(method: str, tmp_path: Path) -> None:
+    """GPT-2 stores query, key and value in one matrix, inputs by outputs."""
+    torch.manual_seed(0)
+    base = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=16, n_embd=24, n_layer=1, n_head=2))
+    base.save_pretrained(tmp_path / "base")
+    for seed, name in enumerate(("one", "two", "three")):
+        torch.manual_seed(seed)
+        config = peft.LoraConfig(r=2 + seed, target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True)
+        tuned = peft.get_peft_model(GPT2LMHeadModel.from_pretrained(tmp_path / "base"), config)
+        tuned.save_pretrained(str(tmp_path / name))
+    recipe = lora_recipe(tmp_path, method)
+    from_adapters = ws.merge(recipe)
+    for entry, name in zip(recipe["models"], ("one", "two", "three"), strict=True):
+        ws.merge({"merge_method": "passthrough", "models": [entry], "dtype": "float32"}, tmp_path / "whole" / name)
+        entry["model"] = str(tmp_path / "whole" / name)
+    from_models = ws.merge(recipe)
+    name = "transformer.h.0.attn.c_attn.weight"
+    change = from_models[name] - base.state_dict()[name]
+    assert float(change.norm()) > 0.1
+    close(from_adapters[name] - base.state_dict()[name], change, 1e-3)
+
+
+def test_adapters_are_not_held_as_matrices(lora_models: Path, tmp_path: Path) -> None:
+    """Their bytes do not depend on the threads, and the plan says what they take."""
+    recipe = lora_recipe(lora_models, "tsv_m")
+    for threads in (1, 3):
+        ws.merge(recipe, tmp_path / str(threads), threads=threads)
+    one, three = ((tmp_path / str(threads) / "model.safetensors").read_bytes() for threads in (1, 3))
+    assert one == three
+    (tmp_path / "r.yml").write_text(json.dumps(recipe))
+    done = weightsmith_process("merge", tmp_path / "r.yml", tmp_path / "out", "--dry-run")
+    assert "adapters are merged from their own matrices; embeddings: mean" in done.stdout, done.stderr
+    (tmp_path / "r.yml").write_text(json.dumps(lora_recipe(lora_models, "svc", rule="ties")))
+    done = weightsmith_process("merge", tmp_path / "r.yml", tmp_path / "out", "--dry-run")
+    assert "matrices are held whole" in done.stdout, done.stderr
 
 
 def test_parts_of_a_fused_weight_have_cores_of_their_own() -> None:

@@ -298,7 +298,9 @@ def _show_cost(plan: Plan, cost: Estimate, written: int, threads: int) -> None:
         f"{show_size(cost.disk_bytes)} of disk, {show_size(cost.disk_free_bytes)} are free"
     )
     if plan.method.of_matrices:
-        typer.echo(f"matrices are held whole, one of each model for each thread; {_about_the_rest(plan)}")
+        held = "matrices are held whole, one of each model for each thread"
+        small = "adapters are merged from their own matrices"
+        typer.echo(f"{held if cost.whole_matrices else small}; {_about_the_rest(plan)}")
     if plan.method.reads_text:
         typer.echo(_about_text(plan))
 

@@ -20,6 +20,7 @@ from weightsmith.engine.know_whole_model import know_of_scan
 from weightsmith.engine.run_tensors import make_block
 from weightsmith.engine.tensor_scan import BLOCK, Buffers, TensorScan
 from weightsmith.machine import peak_memory
+from weightsmith.methods.matrices.matrix_method import MatrixMethod
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.tokenizer.tokenizer_files import bytes_beside_weights
 
@@ -42,6 +43,7 @@ class Estimate:
     disk_free_bytes: int
     beside_bytes: int  # of disk_bytes, what is not weights
     disk_bound: bool
+    whole_matrices: int  # how many are held whole, one of each model; those of adapters need not be
 
 
 def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Estimate:
@@ -58,19 +60,22 @@ def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Est
         spent += _seconds_of_group(plan, groups[group], buffers, device)
         tried += elements[group]
     work = spent * sum(elements.values()) / max(1, tried) / threads**_GAIN
+    matrices = [t for t in plan.tensors if plan.method.of_matrices and not t.copy and t.settings.role == "matrix"]
+    whole = {tensor.name for tensor in matrices if not _from_factors(plan, tensor, buffers)}
+    # One of each input and three more; of adapters the result alone, in float64 and float32.
+    held = max((t.matrix_ends[0] * 4 * (len(t.sources) + 3 if t.name in whole else 4) for t in matrices), default=0)
     parent = next(folder for folder in out.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(parent).free
     writing = plan.output_bytes / _write_rate(parent, min(_PROBE_BYTES, plan.output_bytes, free // 2))
     beside = bytes_beside_weights(plan.home.home, len(plan.tensors))
     return Estimate(
         seconds=max(work, writing) + _START_UP,
-        memory_bytes=peak_memory()
-        + (threads - 1) * buffers.nbytes
-        + threads * (_expert_bytes(plan) + _matrix_bytes(plan)),
+        memory_bytes=peak_memory() + (threads - 1) * buffers.nbytes + threads * (_expert_bytes(plan) + held),
         disk_bytes=plan.output_bytes + beside,
         beside_bytes=beside,
         disk_free_bytes=free,
         disk_bound=writing > work,
+        whole_matrices=len(whole),
     )
 
 
@@ -89,7 +94,10 @@ def _seconds_of_group(plan: Plan, tensors: list[TensorPlan], buffers: Buffers, d
 
 def _seconds_of_matrices(plan: Plan, tensors: list[TensorPlan], buffers: Buffers, device: str) -> float:
     """The same of matrices that are taken as a whole: some rows of one are, and the time grows with what the products
-    and eigenvalue problems of all of it take."""
+    and eigenvalue problems of all of it take. Adapters that are merged from their own matrices take no longer than one
+    of them does."""
+    if _from_factors(plan, tensors[0], buffers, device):
+        return _seconds(plan, tensors[0], tensors[0].info.numel, buffers, device) * len(tensors)
     ends = tensors[0].matrix_ends
     width = tensors[0].sources[0].model.checkpoint.tensors[tensors[0].sources[0].tensor].shape[-1]
     rows = ends[0] // width
@@ -102,11 +110,22 @@ def _seconds_of_matrices(plan: Plan, tensors: list[TensorPlan], buffers: Buffers
     return seconds * work * len(ends) * len(tensors)
 
 
+def _from_factors(plan: Plan, tensor: TensorPlan, buffers: Buffers, device: str = "cpu") -> bool:
+    """Whether it is merged from the matrices of adapters, and no task vector is held."""
+    if not isinstance(plan.method, MatrixMethod) or tensor.settings.role != "matrix":
+        return False
+    return plan.method.factors(_scan(plan, tensor, buffers, device), tensor.settings) is not None
+
+
+def _scan(plan: Plan, tensor: TensorPlan, buffers: Buffers, device: str) -> TensorScan:
+    return TensorScan(tensor, buffers, threading.Event(), row_wise=plan.method.row_wise, seed=0, device=device)
+
+
 def _seconds(plan: Plan, tensor: TensorPlan, count: int, buffers: Buffers, device: str) -> float:
     """Seconds to read, survey, combine and round about `count` elements of a tensor."""
     times = []
     for to_end in (False, True):  # the first time kernels may have to be compiled
-        scan = TensorScan(tensor, buffers, threading.Event(), row_wise=plan.method.row_wise, seed=0, device=device)
+        scan = _scan(plan, tensor, buffers, device)
         scan.shorten(count, to_end=to_end)
         began = time.perf_counter()
         tensor = know_of_scan(plan, tensor, scan)
@@ -121,18 +140,6 @@ def _expert_bytes(plan: Plan) -> int:
     """Of the largest expert that is put in order before it is written."""
     layouts = ((tensor.experts, tensor.info.nbytes) for tensor in plan.tensors)
     return max((nbytes // e.experts * 2 for e, nbytes in layouts if e and not e.is_straight), default=0)
-
-
-def _matrix_bytes(plan: Plan) -> int:
-    """Of the largest matrix that is held whole, one of each input and three more."""
-    if not plan.method.of_matrices:
-        return 0
-    sizes = (
-        (tensor.matrix_ends[0] * 4 * (len(tensor.sources) + 3), tensor.settings.role == "matrix")
-        for tensor in plan.tensors
-        if not tensor.copy
-    )
-    return max((size for size, whole in sizes if whole), default=0)
 
 
 def _write_rate(folder: Path, count: int) -> float:

@@ -124,7 +124,7 @@ class TensorScan:
     def shorten(self, count: int, *, to_end: bool) -> None:
         """Shorten the scan to about `count` elements, whole rows, the first ones or the last ones."""
         count = min(self.numel, max(1, count // max(1, self.width)) * self.width)
-        self._whole = False
+        self._whole = self._whole and count == self.numel
         self._first, self.numel = self.numel - count if to_end else 0, count
 
     def apart(self) -> TensorScan:

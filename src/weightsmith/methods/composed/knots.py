@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from weightsmith.methods.composed.rules import ComposedMethod, merge_by_rule, rule_parameters
 from weightsmith.methods.matrices.linear_algebra import gram_svd
+from weightsmith.methods.matrices.matrix_method import OF_ADAPTERS
 
 _LEAST = 1e-5  # a smaller singular value is none, as in the authors' code
 
@@ -23,7 +24,7 @@ class Knots(ComposedMethod):
     parameters = rule_parameters(rule="ties", embeddings="mean", vectors="mean")
     cost = (
         "one eigenvalue problem as tall as the matrix, N + 1 matrix products, and what the rule costs; each matrix is "
-        "held whole, in float32, one of every model for each thread"
+        "held whole, in float32, one of every model for each thread" + OF_ADAPTERS
     )
     weighted = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from weightsmith.methods.composed.rules import ComposedMethod, rule_of, rule_parameters
 from weightsmith.methods.matrices.adapter_space import adapter_space
 from weightsmith.methods.matrices.linear_algebra import gram_svd
-from weightsmith.methods.matrices.matrix_method import MatrixMethod
+from weightsmith.methods.matrices.matrix_method import OF_ADAPTERS, MatrixMethod
 from weightsmith.methods.method import Parameter
 
 _LEAST = 1e-12
@@ -36,7 +36,7 @@ class Svc(ComposedMethod):
     )
     cost = (
         "what the rule costs, and one eigenvalue problem and N + 2 matrix products per matrix, which is held whole, in "
-        "float32, one of every model and one more for each thread"
+        "float32, one of every model and one more for each thread" + OF_ADAPTERS + ", unless the rule looks at elements"
     )
     weighted = False
 

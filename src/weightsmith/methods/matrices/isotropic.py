@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weightsmith.methods.matrices.linear_algebra import gram_svd, polar_factor
-from weightsmith.methods.matrices.matrix_method import MatrixMethod, matrix_parameters
+from weightsmith.methods.matrices.matrix_method import OF_ADAPTERS, MatrixMethod, matrix_parameters
 from weightsmith.methods.method import Parameter
 
 _ROUNDING = 1e-5  # of a task vector's length: a smaller direction is what subtraction left
@@ -20,7 +20,10 @@ class IsoC(MatrixMethod):
     title = "Iso-C"
     paper = "https://arxiv.org/abs/2502.04959"
     parameters = matrix_parameters()
-    cost = "one eigenvalue problem per matrix, which is held whole, in float32, one of every model for each thread"
+    cost = (
+        "one eigenvalue problem per matrix, which is held whole, in float32, one of every model for each thread"
+        + OF_ADAPTERS
+    )
     advice = (
         "For full fine-tunes: the task vector of a LoRA adapter has few directions, and a flat spectrum lifts the "
         "rounding in the others. Search `lambda`: published values, 1 to 1.5, are for image classifiers."
@@ -55,7 +58,7 @@ class IsoCts(MatrixMethod):
     )
     cost = (
         "one eigenvalue problem per model and matrix, and three more; each matrix is held whole, in float32, one of "
-        "every model for each thread"
+        "every model for each thread" + OF_ADAPTERS
     )
     advice = IsoC.advice
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from weightsmith.methods.matrices.adapter_space import Factors
 
+OF_ADAPTERS = "; for adapters on the base their own matrices are enough, which take a small part of that"
 _RULES = ("mean", "sum", "base")
 
 
@@ -108,20 +109,21 @@ class MatrixMethod(Method):
     def _merge_parts(self, deltas: torch.Tensor, settings: Settings, streams: tuple[int, ...]) -> torch.Tensor:
         layout = settings.matrix
         if layout is None:
-            return self.merge_matrices(deltas, settings, streams, deltas[0].shape)
+            return self._merge_whole(deltas, settings, streams)
         if layout.transposed:
             deltas = deltas.transpose(1, 2)
         merged = deltas.new_zeros(deltas.shape[1:])
         for rows in layout.rows_of_parts():
             index = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
-            part = deltas[:, index].contiguous()
-            merged[index] = self.merge_matrices(part, settings, streams, part[0].shape)
+            merged[index] = self._merge_whole(deltas[:, index].contiguous(), settings, streams)
         return merged.T.contiguous() if layout.transposed else merged
 
-    def _merge_adapters(self, scan: Scan, settings: Settings) -> torch.Tensor | None:
-        """As `_merge_parts`, where all inputs are adapters on the base; without the rounding of base + adapter."""
-        import torch
+    def _merge_whole(self, deltas: torch.Tensor, settings: Settings, streams: tuple[int, ...]) -> torch.Tensor:
+        _, rows, columns = deltas.shape
+        return self.merge_matrices(deltas, settings, streams, (rows, columns))
 
+    def factors(self, scan: Scan, settings: Settings) -> Factors | None:
+        """The matrices that a whole weight is merged from, where all inputs are adapters on the base."""
         if not self.takes_factors(settings):
             return None
         factors: Factors = []
@@ -130,6 +132,14 @@ class MatrixMethod(Method):
                 return None
             b, a = pair
             factors.append((b * settings.per_input[i]["weight"] if self.weighted else b, a))
+        return factors
+
+    def _merge_adapters(self, scan: Scan, settings: Settings) -> torch.Tensor | None:
+        """As `_merge_parts` of `factors`, where there are such: without the rounding of base + adapter."""
+        import torch
+
+        if (factors := self.factors(scan, settings)) is None:
+            return None
         rows, layout = scan.numel // scan.width, settings.matrix
         if not all(b.isfinite().all() and a.isfinite().all() for b, a in factors):
             return torch.full((rows, scan.width), torch.nan)  # the engine says which input has them

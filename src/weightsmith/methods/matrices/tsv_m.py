@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weightsmith.methods.matrices.linear_algebra import gram_svd, polar_factor
-from weightsmith.methods.matrices.matrix_method import MatrixMethod, matrix_parameters
+from weightsmith.methods.matrices.matrix_method import OF_ADAPTERS, MatrixMethod, matrix_parameters
 
 
 class TsvM(MatrixMethod):
@@ -21,7 +21,7 @@ class TsvM(MatrixMethod):
     parameters = matrix_parameters()
     cost = (
         "one eigenvalue problem per model and matrix, and two more; each matrix is held whole, in float32, one of "
-        "every model for each thread"
+        "every model for each thread" + OF_ADAPTERS
     )
     advice = (
         "For distinct specialists of one base; on Llama-3.2-3B with five of them it gave 41.5 where task arithmetic "

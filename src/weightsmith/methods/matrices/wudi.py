@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from weightsmith.methods.matrices.matrix_method import MatrixMethod, matrix_parameters
+from weightsmith.methods.matrices.matrix_method import OF_ADAPTERS, MatrixMethod, matrix_parameters
 from weightsmith.methods.method import Parameter
 
 _LEAST = 1e-8  # the authors' bound for eigenvalues
@@ -29,7 +29,7 @@ class _ClosedForm(MatrixMethod):
     normalized = True  # each model's part divided by its squared norm
     cost = (
         "one eigenvalue problem as wide as the matrix and 2 N + 3 matrix products; each matrix is held whole, one of "
-        "every model for each thread, and its Gram matrix in float64"
+        "every model for each thread, and its Gram matrix in float64" + OF_ADAPTERS
     )
 
     def merge_matrices(self, deltas, settings, streams, shape):
