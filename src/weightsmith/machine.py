@@ -57,10 +57,13 @@ def processor_flags() -> set[str]:
         return set()
 
 
-def check_device(device: str) -> None:
-    """Raises MergeError where torch has no such device. `cpu` asks for no torch at all."""
+def usable_device(device: str) -> str:
+    """`device`, or for `auto` the accelerator that torch finds here. Raises MergeError where torch has no such device.
+    `cpu` asks for no torch at all."""
+    if device == "auto":
+        return best_device()
     if device == "cpu":
-        return
+        return device
     import torch
 
     try:
@@ -70,6 +73,7 @@ def check_device(device: str) -> None:
         raise MergeError(
             f"--device {device}: torch cannot use it here ({reason}); leave --device out to use the processor"
         ) from error
+    return device
 
 
 def best_device() -> str:

@@ -30,7 +30,7 @@ def test_the_same_scores(precision: str, chat_models: Path, questions: Path, tmp
 def test_a_file_that_llama_cpp_cannot_offload_is_asked_on_the_processor(
     gguf_file: Path, questions: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("weightsmith.evaluation.evaluate.check_device", lambda device: None)
+    monkeypatch.setattr("weightsmith.evaluation.evaluate.usable_device", lambda device: device)
     log: list[str] = []
     plain, offloaded = (
         scores(weightsmith.evaluate([gguf_file], questions=[questions], device=device, log=log.append))

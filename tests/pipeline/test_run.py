@@ -132,6 +132,10 @@ BAD = {
     "no such suite": ({"evaluate": {"suites": ["nouz"]}}, "did you mean 'nous'"),
     "no such base": ({"evaluate": {"suites": ["quick"], "base": "x"}}, "'x' is not one of the models"),
     "no questions file": ({"evaluate": {"questions": ["/nowhere.jsonl"]}}, "/nowhere.jsonl: no such file"),
+    "no such device": (
+        {"evaluate": {"suites": ["quick"], "device": "warp"}},
+        "--device warp: torch cannot use it here",
+    ),
     "merge is missing": ({"merge": "absent"}, "the key 'merge' is missing"),
     "unknown method": ({"merge": {"merge_method": "tiez", "models": [{"model": "x"}]}}, "did you mean 'ties'"),
     "no such model": (

@@ -99,10 +99,6 @@ def evaluate(
     from weightsmith.report.evaluation_files import write_evaluation
 
     labelled = _labelled(models)
-    if device == "auto":
-        from weightsmith.machine import best_device
-
-        device = best_device()
     with resumable(), show_progress(quiet=quiet) as (log, on_progress):
         evaluation = evaluate_models(
             labelled,

@@ -117,10 +117,10 @@ def merge(
     from weightsmith.commands.export import export_and_show
     from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.engine.merge import merge as merge_models
-    from weightsmith.machine import available_cores, best_device
+    from weightsmith.machine import available_cores, usable_device
     from weightsmith.units import parse_shard_size
 
-    device = best_device() if device == "auto" else device
+    device = usable_device(device)
     recipe, out = _recipe_and_out(arguments, output, method, base, parameters or [], dtype)
     if method and not (quiet or json_):
         typer.echo(str(recipe))
@@ -172,10 +172,8 @@ def merge(
     if dry_run:
         from weightsmith.engine.stages.plan_stages import open_plan
         from weightsmith.files.output_folder import check_output
-        from weightsmith.machine import check_device
         from weightsmith.recipe.recipe import load_recipe
 
-        check_device(device)
         check_output(out, force=force, inputs=None)
         plan = open_plan(
             load_recipe(recipe),

@@ -29,6 +29,12 @@ def search(
     precision: Annotated[
         Precision, typer.Option(help="Compute precision: float32, bfloat16, or auto, the faster one on this processor.")
     ] = Precision.auto,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where candidates are merged and asked: cpu, an accelerator that torch knows, such as cuda, or auto."
+        ),
+    ] = "cpu",
     export_top: Annotated[int, typer.Option(min=0, help="Merge the best N candidates into OUT/top-1, ...")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Discard the search in OUT.")] = False,
     json_: AsJson = False,
@@ -52,6 +58,7 @@ def search(
             ray=ray,
             threads=threads,
             precision=precision.value,
+            device=device,
             trials=trials,
             resume=resume,
             force=force,

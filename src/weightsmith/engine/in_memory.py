@@ -27,7 +27,8 @@ def compute_tensors(
     on_tensor: Callable[[str, Tally], None] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Every tensor in its output dtype, bit for bit what `merge` would write. Those of `into` that have the name, shape
-    and dtype are written in place; `on_tensor` as in `run_tensors`. Raises MergeError."""
+    and dtype, and lie in the processor's memory, are written in place; `on_tensor` as in `run_tensors`. Raises
+    MergeError."""
     import torch
 
     memory = {}
@@ -35,6 +36,7 @@ def compute_tensors(
         dtype, target = torch_dtypes()[tensor.info.dtype], (into or {}).get(tensor.name)
         fits = (
             target is not None
+            and target.device.type == "cpu"
             and target.dtype == dtype
             and target.shape == tensor.info.shape
             and target.is_contiguous()

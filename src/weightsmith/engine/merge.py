@@ -28,7 +28,7 @@ from weightsmith.engine.run_tensors import NotFinite, OnBytes, RunSettings, Tall
 from weightsmith.engine.stages.plan_stages import open_plan, stages_to_write
 from weightsmith.errors import OutputError
 from weightsmith.files.output_folder import check_output
-from weightsmith.machine import available_cores, check_device
+from weightsmith.machine import available_cores, usable_device
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.progress import OnProgress, counted, no_progress
 from weightsmith.recipe.recipe import Recipe, load_recipe
@@ -159,7 +159,7 @@ def merge(
     torch.bfloat16
     """
     recipe = load_recipe(recipe)
-    check_device(device)
+    device = usable_device(device)
     plan_it = partial(
         open_plan,
         mappings=mappings,

@@ -32,6 +32,7 @@ class EvaluateStage(StrictModel):
     system: str | None = None
     precision: Precision = "auto"
     memory: str | None = None
+    device: str = "cpu"
 
 
 class ReportStage(StrictModel):

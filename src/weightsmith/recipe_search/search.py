@@ -15,6 +15,7 @@ from typing import Any
 
 from weightsmith.engine.output.run_digest import inputs_digest
 from weightsmith.errors import OutputError, SearchError, WeightsmithError
+from weightsmith.evaluation.backends.precision_on import precision_on
 from weightsmith.evaluation.results.evaluation import Evaluation
 from weightsmith.files.digests import file_digest
 from weightsmith.files.find_path import is_file, path_beside
@@ -22,7 +23,7 @@ from weightsmith.files.inputs.yaml_file import YamlFile, dump_yaml, parse_yaml, 
 from weightsmith.files.output_folder import check_apart, check_place
 from weightsmith.files.suggestions import nearest
 from weightsmith.files.work_folder import entries_of, work_folder
-from weightsmith.machine import available_cores, fast_precision
+from weightsmith.machine import available_cores, fast_precision, usable_device
 from weightsmith.methods.registry import METHODS, find_method, method_names
 from weightsmith.model_card.public_recipe import public_recipe
 from weightsmith.models.model import Model
@@ -78,6 +79,7 @@ def search(
     ray: str | None = None,
     threads: int | None = None,
     precision: str = "auto",
+    device: str = "cpu",
     trials: int | None = None,
     resume: bool = False,
     force: bool = False,
@@ -87,7 +89,8 @@ def search(
     """Find the best values for the spaces in `search_file` (see `SearchFile`), and write them, with the
     evidence, into the folder `out`. `resume` resumes a search that is there, `force` discards it; `trials` takes
     the place of the file's. `workers` candidates are tried at once, each with `threads` threads, in processes of their
-    own or, with `ray`, on a cluster. Raises WeightsmithError; for everything that can be known then, before the first
+    own or, with `ray`, on a cluster; `device`: where they are merged and asked, `cpu`, another that torch knows, or
+    `auto`. Raises WeightsmithError; for everything that can be known then, before the first
     candidate is merged.
 
     >>> summary = ws.search("search.yml", "found", trials=3)
@@ -95,6 +98,7 @@ def search(
     'task_arithmetic'
     """
     started = time.monotonic()
+    device = usable_device(device)
     file = _read(Path(search_file))
     config = file.validate(SearchFile)
     config = config.model_copy(update={"trials": trials}) if trials else config
@@ -120,8 +124,9 @@ def search(
             Path.cwd(),
             folder.absolute(),
             count,
-            fast_precision() if precision == "auto" else precision,
+            fast_precision(device) if precision == "auto" else precision,
             workers=workers,
+            device=device,
         )
         _check_plans(setup, recipe, spaces, methods)
         models = _models(recipe, file.path.parent)
@@ -129,7 +134,9 @@ def search(
         objectives = _objectives(setup, candidate(recipe.tree, middle(spaces, methods[0]), spaces), log)
         defaults = default_recipes(spaces, recipe.tree, methods)
         models_digest = inputs_digest(models)
-        depends_on = {"precision": setup.precision, "models": models_digest} | _digests(file, config)
+        depends_on = {"precision": precision_on(setup.precision, device), "models": models_digest} | _digests(
+            file, config
+        )
         depends_on |= {f"merge_method {name}": METHODS[name].identity for name in methods if METHODS[name].identity}
         if force and not resume:
             discard(folder)

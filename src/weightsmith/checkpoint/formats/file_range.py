@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ class RangeFile:
         self._fd = open_regular(path)
         self.size = os.fstat(self._fd).st_size
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the end of a process `os` is gone
         if hasattr(self, "_fd"):
-            os.close(self._fd)
+            close(self._fd)
 
     def read_into(self, offset: int, out: np.ndarray) -> None:
         """Fill the 1-d contiguous array `out` with the bytes at `offset`."""

@@ -44,12 +44,21 @@ class LiveMerge:
     are relative to its folder."""
 
     def __init__(
-        self, path: Path, *, threads: int, precision: str, cache: InputCache, memory: int | None = None
+        self,
+        path: Path,
+        *,
+        threads: int,
+        precision: str,
+        cache: InputCache,
+        memory: int | None = None,
+        device: str = "cpu",
     ) -> None:
         self._path, self._threads, self._precision, self._memory = path, threads, precision, memory
+        self._device = device
         self._opened: dict[str, Model] = {}
         self._bases: dict[Path, Model] = {}
-        self._cache, self._bounds = cache, BoundTable()
+        self._cache = cache
+        self._settings = RunSettings(bounds=BoundTable(), device=device)
         self._scratch = contextlib.ExitStack()
         self._frame: Any = None  # what the live model's shape, tokenizer and names depend on
         self._computed_from: dict[str, tuple[Any, ...]] = {}  # tensor -> what it was computed from
@@ -66,7 +75,7 @@ class LiveMerge:
         """Have `backend` be the merge. Raises MergeError or EvaluationError."""
         started = time.perf_counter()
         try:
-            plan = know_whole_model(plan, self._threads, RunSettings(bounds=self._bounds))
+            plan = know_whole_model(plan, self._threads, self._settings)
         finally:
             torch.set_num_threads(self._threads)
         frame = (
@@ -104,9 +113,13 @@ class LiveMerge:
         weights = self._compute(plan, tensors, {})
         model = fill_model(str(self._path), plan.config, weights, PRECISIONS[self._precision])
         self.backend = TransformersBackend(
-            described_model, precision=self._precision, memory=self._memory, load=lambda: model
+            described_model,
+            precision=self._precision,
+            memory=self._memory,
+            device=self._device,
+            load=lambda: model,
         )
-        self._places = {name: tensor for name, tensor in model.state_dict().items()}
+        self._places = self.backend.weights()
 
     def _fill(self, plan: Plan, tensors: list[TensorPlan]) -> None:
         fits = all(t.name in self._places and self._places[t.name].shape == t.info.shape for t in tensors)
@@ -122,9 +135,9 @@ class LiveMerge:
         """Compute the tensors in the live model's precision, into `into` where it has the name."""
         dtype, weights = PRECISIONS[self._precision], dict[str, torch.Tensor]()
         try:
-            for group in _groups(tensors, dtype):
+            for group in _groups(tensors, dtype if self._device.startswith("cpu") else None):
                 computed = compute_tensors(
-                    group, plan.method, into=into, threads=self._threads, settings=RunSettings(bounds=self._bounds)
+                    group, plan.method, into=into, threads=self._threads, settings=self._settings
                 )
                 for name, weight in computed.items():
                     if name not in into:
@@ -136,8 +149,9 @@ class LiveMerge:
         return weights
 
 
-def _groups(tensors: list[TensorPlan], dtype: torch.dtype) -> Iterator[list[TensorPlan]]:
-    """Those that become the live model's own memory together, the others a few at a time: they are copied."""
+def _groups(tensors: list[TensorPlan], dtype: torch.dtype | None) -> Iterator[list[TensorPlan]]:
+    """Those of `dtype`, which become the live model's own memory, together, the others a few at a time: they are
+    copied."""
     direct = [t for t in tensors if torch_dtypes()[t.info.dtype] == dtype]
     if direct:
         yield direct

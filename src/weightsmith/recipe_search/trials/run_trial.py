@@ -38,6 +38,7 @@ class Setup:
     precision: str
     memory: int | None = None
     workers: int = 1
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def worker_of(setup: Setup) -> _Worker:
             precision=setup.precision,
             cache=InputCache(setup.scratch, budget),
             memory=setup.memory,
+            device=setup.device,
         )
         _workers[setup] = _Worker(setup, search, live)
     return _workers[setup]

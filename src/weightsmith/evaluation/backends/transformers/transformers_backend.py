@@ -65,6 +65,10 @@ class TransformersBackend:
             use_bfloat16_attention(model)
         return model
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The live model's own, on its device: what is written into them counts for all that is asked from then on."""
+        return dict(self._model.state_dict())
+
     @cached_property
     def _plan(self) -> MemoryPlan:
         weights = sum(tensor.numel() * tensor.element_size() for tensor in self._model.parameters())
