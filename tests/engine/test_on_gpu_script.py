@@ -10,7 +10,7 @@ from tests.code_blocks import ROOT
 
 
 def test_it_runs_dry() -> None:
-    script, environment = ROOT / "benchmarks/on_gpu.sh", os.environ | {"PYTHON": sys.executable}
+    script, environment = ROOT / "benchmarks/on_gpu.sh", os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([script, "--dry"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ties |")]
