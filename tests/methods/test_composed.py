@@ -188,6 +188,14 @@ def lora_recipe(root: Path, method: str, **parameters) -> dict:
     }
 
 
+def merged_from_whole_models(recipe: dict, folder: Path) -> dict[str, torch.Tensor]:
+    """What the recipe gives of its adapters after each was written as a model."""
+    for entry, name in zip(recipe["models"], ("one", "two", "three"), strict=True):
+        ws.merge({"merge_method": "passthrough", "models": [entry], "dtype": "float32"}, folder / name)
+        entry["model"] = str(folder / name)
+    return ws.merge(recipe)
+
+
 def factors_of(root: Path, adapter: str, module: str) -> tuple[torch.Tensor, torch.Tensor]:
     stored = {name: value.double() for name, value in load_file(root / adapter / "adapter_model.safetensors").items()}
     config = json.loads((root / adapter / "adapter_config.json").read_text())
@@ -237,10 +245,7 @@ def test_merged_adapters_are_the_same_from_whole_models(
     """Adapters are merged from their matrices, whole models are not."""
     recipe = lora_recipe(lora_models, method, **parameters)
     from_adapters = ws.merge(recipe)
-    for entry, name in zip(recipe["models"], ("one", "two", "three"), strict=True):
-        ws.merge({"merge_method": "passthrough", "models": [entry], "dtype": "float32"}, tmp_path / name)
-        entry["model"] = str(tmp_path / name)
-    from_models = ws.merge(recipe)
+    from_models = merged_from_whole_models(recipe, tmp_path)
     base = load_file(lora_models / "base" / "model.safetensors")
     for name, tensor in from_adapters.items():
         change = tensor - base[name]
@@ -260,10 +265,7 @@ def test_adapters_of_fused_and_transposed_weights(method: str, tmp_path: Path) -
         tuned.save_pretrained(str(tmp_path / name))
     recipe = lora_recipe(tmp_path, method)
     from_adapters = ws.merge(recipe)
-    for entry, name in zip(recipe["models"], ("one", "two", "three"), strict=True):
-        ws.merge({"merge_method": "passthrough", "models": [entry], "dtype": "float32"}, tmp_path / "whole" / name)
-        entry["model"] = str(tmp_path / "whole" / name)
-    from_models = ws.merge(recipe)
+    from_models = merged_from_whole_models(recipe, tmp_path / "whole")
     name = "transformer.h.0.attn.c_attn.weight"
     change = from_models[name] - base.state_dict()[name]
     assert float(change.norm()) > 0.1

@@ -96,7 +96,7 @@ def _seconds_of_matrices(plan: Plan, tensors: list[TensorPlan], buffers: Buffers
     """The same of matrices that are taken as a whole: some rows of one are, and the time grows with what the products
     and eigenvalue problems of all of it take. Adapters that are merged from their own matrices take no longer than one
     of them does."""
-    if _from_factors(plan, tensors[0], buffers, device):
+    if _from_factors(plan, tensors[0], buffers):
         return _seconds(plan, tensors[0], tensors[0].info.numel, buffers, device) * len(tensors)
     ends = tensors[0].matrix_ends
     width = tensors[0].sources[0].model.checkpoint.tensors[tensors[0].sources[0].tensor].shape[-1]
@@ -110,11 +110,11 @@ def _seconds_of_matrices(plan: Plan, tensors: list[TensorPlan], buffers: Buffers
     return seconds * work * len(ends) * len(tensors)
 
 
-def _from_factors(plan: Plan, tensor: TensorPlan, buffers: Buffers, device: str = "cpu") -> bool:
+def _from_factors(plan: Plan, tensor: TensorPlan, buffers: Buffers) -> bool:
     """Whether it is merged from the matrices of adapters, and no task vector is held."""
     if not isinstance(plan.method, MatrixMethod) or tensor.settings.role != "matrix":
         return False
-    return plan.method.factors(_scan(plan, tensor, buffers, device), tensor.settings) is not None
+    return plan.method.factors(_scan(plan, tensor, buffers, "cpu"), tensor.settings) is not None
 
 
 def _scan(plan: Plan, tensor: TensorPlan, buffers: Buffers, device: str) -> TensorScan:

@@ -134,9 +134,8 @@ def search(
         objectives = _objectives(setup, candidate(recipe.tree, middle(spaces, methods[0]), spaces), log)
         defaults = default_recipes(spaces, recipe.tree, methods)
         models_digest = inputs_digest(models)
-        depends_on = {"precision": precision_on(setup.precision, device), "models": models_digest} | _digests(
-            file, config
-        )
+        depends_on = {"precision": precision_on(setup.precision, device), "models": models_digest}
+        depends_on |= _digests(file, config)
         depends_on |= {f"merge_method {name}": METHODS[name].identity for name in methods if METHODS[name].identity}
         if force and not resume:
             discard(folder)

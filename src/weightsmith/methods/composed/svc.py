@@ -51,12 +51,13 @@ class Svc(ComposedMethod):
 
         rule, own = rule_of(settings)
         space = adapter_space(factors)
-        shape = len(space.u), len(space.v)
         weights = torch.tensor([own.per_input[i]["weight"] for i in own.others]).view(-1, 1, 1)
         weighted = space.cores * weights
         of_matrices = isinstance(rule, MatrixMethod)
-        merged = rule.merge_matrices(weighted, own, streams, shape) if of_matrices else weighted.sum(0)
-        return space.expanded(self.merge_matrices(torch.cat([space.cores, merged[None]]), settings, streams, shape))
+        merged = rule.merge_matrices(weighted, own, streams, space.shape) if of_matrices else weighted.sum(0)
+        return space.expanded(
+            self.merge_matrices(torch.cat([space.cores, merged[None]]), settings, streams, space.shape)
+        )
 
     def gathered(self, scan, settings):
         import torch

@@ -20,6 +20,11 @@ class AdapterSpace:
     v: torch.Tensor
     cores: torch.Tensor
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the weight."""
+        return len(self.u), len(self.v)
+
     def expanded(self, core: torch.Tensor) -> torch.Tensor:
         """u core v^T, float32 [rows, columns]."""
         return (self.u @ core.double() @ self.v.T).float()

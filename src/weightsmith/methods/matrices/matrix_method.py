@@ -75,8 +75,7 @@ class MatrixMethod(Method):
     def merge_factors(self, factors: Factors, settings: Settings, streams: tuple[int, ...]) -> torch.Tensor:
         """As `merge_matrices` of the task vectors b_i a_i, whose ranks are not all 0."""
         space = adapter_space(factors)
-        shape = len(space.u), len(space.v)
-        return space.expanded(self.merge_matrices(space.cores, settings, streams, shape))
+        return space.expanded(self.merge_matrices(space.cores, settings, streams, space.shape))
 
     def gathered(self, scan: Scan, settings: Settings) -> torch.Tensor:
         """The task vectors of a whole tensor, float32 [models, elements]."""
