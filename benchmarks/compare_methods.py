@@ -84,10 +84,10 @@ SPACES: dict[str, dict[str, Any]] = {
     "knots": _SIGNS,
     "svc": {"rule": {"choice": ["task_arithmetic", "ties", "tsv_m"]}, "alpha": {"uniform": [0.05, 1.0]}},
     "core_space": {"rule": {"choice": ["tsv_m", "swudi", "iso_c"]}, "lambda": _LAMBDA},
-    "ortho_merge": {},  # minutes for each merge: its defaults alone
     "regmean": {"reduction": {"uniform": [0.0, 1.0]}, "lambda": _LAMBDA},
     "regmean_plusplus": {},
     "fisher": {},
+    "ortho_merge": {},  # minutes for each merge: its defaults alone
 }
 
 
