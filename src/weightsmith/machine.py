@@ -57,6 +57,14 @@ def processor_flags() -> set[str]:
         return set()
 
 
+def usable_devices(devices: str) -> str:
+    """The same of several, `cuda:0,cuda:1`, which are accelerators. Raises MergeError."""
+    names = devices.split(",")
+    if len(names) > 1 and "cpu" in names:
+        raise MergeError(f"--device {devices}: several devices are accelerators; leave cpu out")
+    return ",".join(usable_device(name) for name in names)
+
+
 def usable_device(device: str) -> str:
     """`device`, or for `auto` the accelerator that torch finds here. Raises MergeError where torch has no such device.
     `cpu` asks for no torch at all."""
@@ -74,6 +82,17 @@ def usable_device(device: str) -> str:
             f"--device {device}: torch cannot use it here ({reason}); leave --device out to use the processor"
         ) from error
     return device
+
+
+def device_memory(device: str) -> tuple[int, int]:
+    """Bytes of memory that are free, and all there are, on an accelerator; of this process where `device` is the
+    processor."""
+    if device.startswith("cpu"):
+        return available_memory(), available_memory()
+    import torch
+
+    free, total = torch.accelerator.get_memory_info(device)
+    return int(free), int(total)
 
 
 def best_device() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 import weightsmith
 from tests.conftest import weightsmith_process
+from weightsmith.errors import MergeError
 from weightsmith.methods.registry import METHODS
 
 READING = {"text": "random", "samples": 2, "context": 16}
@@ -50,7 +52,7 @@ def test_the_same_numbers_as_the_kernels(method: str, models: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", ["ties", "breadcrumbs", "dare_ties", "della", "slerp", "model_stock", "sce"])
-def test_tensors_larger_than_a_block(method: str, models: Path, tmp_path: Path, monkeypatch) -> None:
+def test_tensors_larger_than_a_block(method: str, models: Path) -> None:
     names = ["base", "a"] if method == "slerp" else ["a", "b"]
     own = {"weight": 0.7, "density": 0.6} if "density" in {p.name for p in METHODS[method].parameters} else {}
     recipe = {
@@ -60,10 +62,43 @@ def test_tensors_larger_than_a_block(method: str, models: Path, tmp_path: Path, 
         "dtype": "bfloat16",
     } | ({"parameters": {"t": 0.3}} if method == "slerp" else {})
     whole = weightsmith.merge(recipe, device="cpu:0")
-    monkeypatch.setattr("weightsmith.engine.tensor_scan.DEVICE_BLOCK", 1000)
-    pieces = weightsmith.merge(recipe, device="cpu:0")
+    pieces = weightsmith.merge(recipe, device="cpu:0", memory="150kB")  # blocks of some thousand elements
+    on_two = weightsmith.merge(recipe, device="cpu:0,cpu:1")
     for name, tensor in whole.items():
-        assert torch.equal(tensor, pieces[name]), name
+        assert torch.equal(tensor, pieces[name]) and torch.equal(tensor, on_two[name]), name
+
+
+def test_memory_that_holds_nothing(models: Path, tmp_path: Path) -> None:
+    recipe: dict[str, Any] = {
+        "merge_method": "tsv_m",
+        "base_model": str(models / "base"),
+        "models": [{"model": str(models / name)} for name in ("a", "b")],
+    }
+    with pytest.raises(MergeError, match=r"a matrix of 6,144 elements of 3 models takes up to 688 kB"):
+        weightsmith.merge(recipe, tmp_path / "out", device="cpu:0", memory="200kB")
+    recipe |= {"merge_method": "ties", "parameters": {"weight": 1.0, "density": 0.5}}
+    with pytest.raises(MergeError, match="the smallest block of 3 models"):
+        weightsmith.merge(recipe, tmp_path / "out", device="cpu:0", memory=1000)
+    with pytest.raises(MergeError, match="on the processor, memory grows with threads"):
+        weightsmith.merge(recipe, tmp_path / "out", memory=1000)
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_that_is_full(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(METHODS["linear"].__class__, "combine", full)
+    recipe = {"merge_method": "linear", "models": [{"model": str(models / "a"), "parameters": {"weight": 1}}]}
+    with pytest.raises(MergeError, match=r"its memory is full .* --memory 4GB makes the blocks smaller"):
+        weightsmith.merge(recipe, tmp_path / "out", device="cpu:0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_devices_of_which_one_is_the_processor(models: Path, tmp_path: Path) -> None:
+    recipe = {"merge_method": "linear", "models": [{"model": str(models / "a"), "parameters": {"weight": 1}}]}
+    with pytest.raises(MergeError, match="several devices are accelerators; leave cpu out"):
+        weightsmith.merge(recipe, tmp_path / "out", device="cpu:0,cpu")
 
 
 def test_a_device_that_is_not_there(models: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_more_threads_than_any_machine_has(recipe: Path, tmp_path: Path) -> None
 
 def test_a_worker_that_sees_other_files(recipe: Path, tmp_path: Path) -> None:
     here = Path.cwd()
-    order = RayJob(recipe, recipe.read_text(), recipe.parent, tmp_path, {}, 1000, 1, 0, False, "cpu", {}, False)
+    order = RayJob(recipe, recipe.read_text(), recipe.parent, tmp_path, {}, 1000, 1, 0, False, "cpu", None, {}, False)
     try:
         with pytest.raises(MergeError, match="sees another device, inputs, layout, recipe, seed, version than"):
             _make_shard(replace(order, seed=1), ["net.1.w"])
@@ -127,7 +127,7 @@ def test_a_worker_reads_the_mappings_too(recipe: Path, tmp_path: Path, monkeypat
     run = run_digest(plan, 1000, 0, "cpu", {"a": mapping})
     assert run["mappings"]
     job = RayJob(
-        recipe, recipe.read_text(), recipe.parent, tmp_path, run, 1000, 1, 0, False, "cpu", {"a": mapping}, False
+        recipe, recipe.read_text(), recipe.parent, tmp_path, run, 1000, 1, 0, False, "cpu", None, {"a": mapping}, False
     )
     _check_same(plan, job)
     mapping.write_text("[]")

@@ -3,8 +3,8 @@ other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,7 +24,7 @@ class Block:
 
     `rows`: uint8 [models, room], each row the bytes of one input as it is stored; `dtype_codes`: int64 [models], what
     those bytes are (`blocks.convert`); `out`: float32 [n], for the result. Kernels take these; `inputs`, `base` and
-    `others` are for everyone else."""
+    `others` are for everyone else. `there`: inputs that are on the device already, whose rows hold nothing."""
 
     start: int
     rows: np.ndarray
@@ -32,6 +32,7 @@ class Block:
     out: np.ndarray
     device: str = "cpu"
     base_index: int | None = None
+    there: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, start: int, values: np.ndarray) -> Block:
@@ -40,6 +41,8 @@ class Block:
 
     def floats(self) -> np.ndarray:
         """float32 [models, n], a copy."""
+        if self.there:
+            return self.inputs.cpu().numpy()
         values = np.empty((len(self.rows), len(self.out)), np.float32)
         for row, dtype_code, row_values in zip(self.rows, self.dtype_codes, values, strict=True):
             load(dtype_code, row, 0, row_values)
@@ -51,16 +54,19 @@ class Block:
         converted."""
         import torch
 
-        return torch.stack([stored.to(torch.float32) for stored in self._stored])
+        return torch.stack([stored.to(torch.float32) for stored in self.stored])
 
     @cached_property
-    def _stored(self) -> list[torch.Tensor]:
+    def stored(self) -> list[torch.Tensor]:
         """[n] of each input on `device`, in the dtype that it is stored in. They stay there for the next pass."""
         import torch
 
         dtypes = {F32: torch.float32, F16: torch.float16, BF16: torch.bfloat16}
         count, values = len(self.out), []
-        for row, dtype_code in zip(self.rows, self.dtype_codes.tolist(), strict=True):
+        for number, (row, dtype_code) in enumerate(zip(self.rows, self.dtype_codes.tolist(), strict=True)):
+            if number in self.there:
+                values.append(self.there[number])
+                continue
             dtype = dtypes[dtype_code]
             stored = torch.from_numpy(row[: count * dtype.itemsize]).to(self.device, non_blocking=True)
             values.append(stored.view(dtype))

@@ -62,8 +62,14 @@ def merge(
     ] = OnNan.error,
     device: Annotated[
         str,
-        typer.Option(help="Where blocks are combined: cpu, a device that torch knows, such as cuda or mps, or auto."),
+        typer.Option(
+            help="Where blocks are combined: cpu, a device that torch knows, such as cuda (all GPUs), cuda:0,cuda:1 or "
+            "mps, or auto."
+        ),
     ] = "cpu",
+    memory: Annotated[
+        str | None, typer.Option(help="With --device: limit of what is taken of its memory, such as 4GB.")
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(help="A Ray cluster that makes the shards, --threads cores each: its address, auto, or local."),
@@ -117,10 +123,15 @@ def merge(
     from weightsmith.commands.export import export_and_show
     from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.engine.merge import merge as merge_models
-    from weightsmith.machine import available_cores, usable_device
+    from weightsmith.machine import available_cores, usable_devices
     from weightsmith.units import parse_shard_size
 
-    device = usable_device(device)
+    device = usable_devices(device)
+    if memory and device == "cpu":
+        raise typer.BadParameter(
+            "is a limit for an accelerator, and goes with --device; memory on the processor grows with --threads",
+            param_hint="--memory",
+        )
     recipe, out = _recipe_and_out(arguments, output, method, base, parameters or [], dtype)
     if method and not (quiet or json_):
         typer.echo(str(recipe))
@@ -203,6 +214,7 @@ def merge(
             on_nan=on_nan.value,
             seed=seed,
             device=device,
+            memory=memory,
             ray=ray,
             mappings=mapping_files,
             accept_mapping=accept_mapping,

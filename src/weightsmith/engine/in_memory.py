@@ -9,6 +9,7 @@ import numpy as np
 
 from weightsmith.checkpoint.dtypes import torch_dtypes
 from weightsmith.engine.run_tensors import DEFAULT_RUN, OnBytes, RunSettings, Tally, run_tensors
+from weightsmith.engine.workers.device_streams import device_names, wait_for
 from weightsmith.methods.method import Method
 from weightsmith.planning.plan import TensorPlan
 
@@ -27,24 +28,22 @@ def compute_tensors(
     on_tensor: Callable[[str, Tally], None] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Every tensor in its output dtype, bit for bit what `merge` would write. Those of `into` that have the name, shape
-    and dtype, and lie in the processor's memory, are written in place; `on_tensor` as in `run_tensors`. Raises
-    MergeError."""
+    and dtype are written in place, and the others are where those of `into` are; what a device merges stays there.
+    `on_tensor` as in `run_tensors`. Raises MergeError."""
     import torch
 
     memory = {}
     for tensor in tensors:
         dtype, target = torch_dtypes()[tensor.info.dtype], (into or {}).get(tensor.name)
-        fits = (
-            target is not None
-            and target.device.type == "cpu"
-            and target.dtype == dtype
-            and target.shape == tensor.info.shape
-            and target.is_contiguous()
-        )
-        memory[tensor.name] = (
-            target.detach() if fits and target is not None else torch.empty(tensor.info.shape, dtype=dtype)
-        )
-    run_tensors(tensors, method, _Memory(memory), threads, on_progress, settings=settings, on_tensor=on_tensor)
+        place = target.device if target is not None else None
+        if target is not None and target.dtype == dtype and target.shape == tensor.info.shape:
+            memory[tensor.name] = target.detach() if target.is_contiguous() else torch.empty_like(target)
+        else:
+            memory[tensor.name] = torch.empty(tensor.info.shape, dtype=dtype, device=place)
+    on_device = settings.device != "cpu" or any(tensor.device.type != "cpu" for tensor in memory.values())
+    writer = _DeviceMemory(memory, settings.device) if on_device else _Memory(memory)
+    wait_for(settings.device)  # what is computed with the memory that is written now
+    run_tensors(tensors, method, writer, threads, on_progress, settings=settings, on_tensor=on_tensor)
     return memory
 
 
@@ -60,6 +59,30 @@ class _Memory:
         stored = block.view(np.uint8)
         begin = start * self._sizes[name]
         self._bytes[name][begin : begin + len(stored)] = stored
+
+
+class _DeviceMemory:
+    """The same of tensors that may be on `device`."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], device: str) -> None:
+        import torch
+
+        kinds = {torch.device(name).type for name in device_names(device)}
+        self._there = {name for name, tensor in tensors.items() if tensor.device.type in kinds}
+        self._bytes = {name: tensor.view(-1).view(torch.uint8) for name, tensor in tensors.items() if tensor.numel()}
+        self._sizes = {name: tensor.element_size() for name, tensor in tensors.items()}
+
+    def on_device(self, name: str) -> torch.Tensor | None:
+        """As DeviceWriter.on_device."""
+        return self._bytes.get(name) if name in self._there else None
+
+    def write(self, name: str, start: int, block: np.ndarray) -> None:
+        """As ShardWriter.write."""
+        import torch
+
+        stored = torch.from_numpy(block.view(np.uint8))
+        begin = start * self._sizes[name]
+        self._bytes[name][begin : begin + len(stored)].copy_(stored)
 
 
 def _as_bytes(tensor: torch.Tensor) -> np.ndarray:

@@ -10,6 +10,7 @@ from weightsmith.engine.run_tensors import DEFAULT_RUN, RunSettings
 from weightsmith.engine.tensor_scan import Buffers, TensorScan
 from weightsmith.engine.text_statistics.know_text import know_text, with_text
 from weightsmith.engine.text_statistics.stored_statistics import StandIn
+from weightsmith.engine.workers.device_streams import Devices
 from weightsmith.engine.workers.on_threads import Stop, on_threads
 from weightsmith.methods.depth_scaling import AUTO, MeanLength, scaled
 from weightsmith.methods.tensor_settings import Settings
@@ -103,26 +104,32 @@ def _totals(
     if plan.method.needs_torch or settings.device != "cpu":
         import torch  # noqa: F401  # before the threads start, each of which then has it compute with one
 
+    devices = Devices(settings.device)
+    pace = devices.pace(threads, merged, plan.method, settings.memory)
+
     def work(tensor: TensorPlan, stop: Stop) -> tuple[Totals, int]:
         own, ends = Totals(), tensor.matrix_ends
-        for part in zip((0, *ends[:-1]), ends, strict=True):
-            scan = TensorScan(
-                tensor,
-                buffers,
-                stop,
-                row_wise=plan.method.row_wise,
-                seed=settings.seed,
-                device=settings.device,
-                bounds=settings.bounds,
-                part=part,
-            )
-            one.gather(scan, tensor.settings, own)
+        with devices.work() as device:
+            for part in zip((0, *ends[:-1]), ends, strict=True):
+                scan = TensorScan(
+                    tensor,
+                    buffers,
+                    stop,
+                    row_wise=plan.method.row_wise,
+                    seed=settings.seed,
+                    block=pace.block,
+                    device=device,
+                    bounds=settings.bounds,
+                    device_inputs=settings.device_inputs,
+                    part=part,
+                )
+                one.gather(scan, tensor.settings, own)
         return own, tensor.read_bytes
 
     def tick() -> None:
         on_progress(Progress(stage, sum(done), total, "bytes"))
 
-    for own, nbytes in on_threads(work, merged, threads, tick=tick):  # never forks: a stage may be read in a fork
+    for own, nbytes in on_threads(work, merged, pace.threads, tick=tick):  # never forks: a stage may be read in a fork
         totals.include(own)
         done.append(nbytes)
     tick()

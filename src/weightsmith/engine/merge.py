@@ -26,15 +26,15 @@ from weightsmith.engine.output.resumable_folder import resumable_folder
 from weightsmith.engine.output.run_digest import input_files, output_digest, run_digest
 from weightsmith.engine.run_tensors import NotFinite, OnBytes, RunSettings, Tally, run_tensors
 from weightsmith.engine.stages.plan_stages import open_plan, stages_to_write
-from weightsmith.errors import OutputError
+from weightsmith.errors import MergeError, OutputError
 from weightsmith.files.output_folder import check_output
-from weightsmith.machine import available_cores, usable_device
+from weightsmith.machine import available_cores, usable_devices
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.progress import OnProgress, counted, no_progress
 from weightsmith.recipe.recipe import Recipe, load_recipe
 from weightsmith.tokenizer.merged_tokenizer import write_merged_tokenizer
 from weightsmith.tokenizer.tokenizer_files import bytes_beside_weights
-from weightsmith.units import parse_shard_size
+from weightsmith.units import parse_shard_size, parse_size
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +77,7 @@ def merge(
     on_nan: Literal["error", "warn"] = "error",
     seed: int = 0,
     device: str = "cpu",
+    memory: int | str | None = None,
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
     allow_different_settings: bool = False,
@@ -97,6 +98,7 @@ def merge(
     on_nan: Literal["error", "warn"] = "error",
     seed: int = 0,
     device: str = "cpu",
+    memory: int | str | None = None,
     ray: str | None = None,
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
@@ -120,6 +122,7 @@ def merge(
     on_nan: Literal["error", "warn"] = "error",
     seed: int = 0,
     device: str = "cpu",
+    memory: int | str | None = None,
     ray: str | None = None,
     mappings: Mapping[str, Path] | None = None,
     accept_mapping: bool = False,
@@ -139,9 +142,11 @@ def merge(
     that was interrupted or killed is continued by the same call, to the same bytes, and one that was finished is left
     as it is; `restart` discards an interrupted one; `force` replaces an output that exists. `on_nan`: NaN and
     infinities in the inputs are an error, or counted (in memory: a Python warning). `device`: where blocks are
-    combined, `cpu`, or one that torch knows, which gives the plain form of the method, and so bytes of its own. `ray`:
-    the address of a Ray cluster whose workers make the shards, or `auto`, or `local`. `mappings` and `accept_mapping`
-    are for models in a layout of their own (docs/naming-schemes.md); `allow_different_settings` merges models that
+    combined, `cpu`, or one that torch knows, which gives the plain form of the method, and so bytes of its own;
+    several in the form `cuda:0,cuda:1`, and `cuda` for all that are visible; each takes other tensors. `memory`: bytes
+    of each that may be taken, or a size such as "4GB", instead of what is free. `ray`: the
+    address of a Ray cluster whose workers make the shards, or `auto`, or `local`. `mappings` and `accept_mapping` are
+    for models in a layout of their own (docs/naming-schemes.md); `allow_different_settings` merges models that
     config.json makes different functions, such as of 4 heads and of 8. `keep_stages`: of a recipe with several
     documents, the result of each stays in `OUT-stages/NAME`; otherwise a stage is computed as the next one reads it,
     or, where its tokenizer is a new one, written and removed in the end. `lora_rank`: the result is a LoRA adapter of
@@ -159,7 +164,12 @@ def merge(
     torch.bfloat16
     """
     recipe = load_recipe(recipe)
-    device = usable_device(device)
+    device = usable_devices(device)
+    memory = parse_size(memory, "memory") if isinstance(memory, str) else memory
+    if memory is not None and device == "cpu":
+        raise MergeError(
+            "memory: a limit for an accelerator, and goes with device; on the processor, memory grows with threads"
+        )
     plan_it = partial(
         open_plan,
         mappings=mappings,
@@ -178,7 +188,7 @@ def merge(
         return _merge_in_memory(
             plan_it(recipe),
             threads or available_cores(),
-            RunSettings(seed, tolerant=on_nan == "warn", device=device),
+            RunSettings(seed, tolerant=on_nan == "warn", device=device, memory=memory),
             on_progress,
             on_plan,
         )
@@ -186,7 +196,7 @@ def merge(
     job = _Job(
         threads or available_cores(),
         parse_shard_size(out_shard_size) if isinstance(out_shard_size, str) else out_shard_size,
-        RunSettings(seed, tolerant=on_nan == "warn", device=device),
+        RunSettings(seed, tolerant=on_nan == "warn", device=device, memory=memory),
         restart=restart,
         mappings=dict(mappings or {}),
         accept_mapping=accept_mapping,
@@ -312,6 +322,7 @@ def _merge_to_folder(
                 seed,
                 settings.tolerant,
                 settings.device,
+                settings.memory,
                 job.mappings,
                 job.accept_mapping,
                 job.allow_different_settings,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import xxhash
@@ -15,13 +15,17 @@ from weightsmith.blocks.block import Block
 from weightsmith.blocks.convert import DTYPE_CODES, store
 from weightsmith.blocks.on_device.device_store import device_store
 from weightsmith.checkpoint.dtypes import ITEM_SIZES
-from weightsmith.engine.tensor_scan import BLOCK, DEVICE_BLOCK, Bounds, Buffers, Stopped, TensorScan
-from weightsmith.engine.workers.device_streams import device_threads, own_stream
+from weightsmith.engine.tensor_scan import BLOCK, Bounds, Buffers, Stopped, TensorScan
+from weightsmith.engine.workers.device_inputs import DeviceInputs
+from weightsmith.engine.workers.device_streams import Devices
 from weightsmith.engine.workers.on_processes import Count, forks, on_workers
 from weightsmith.engine.workers.on_threads import Stop, on_threads
 from weightsmith.errors import MergeError
 from weightsmith.methods.method import Method, Statistics
 from weightsmith.planning.plan import TensorPlan
+
+if TYPE_CHECKING:
+    import torch
 
 OnBytes = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -30,6 +34,15 @@ class Writer(Protocol):
     """Where blocks go: `ShardWriter`, or memory."""
 
     def write(self, name: str, start: int, block: np.ndarray) -> None: ...
+
+
+@runtime_checkable
+class DeviceWriter(Protocol):
+    """A writer that has memory on a device for some tensors."""
+
+    def on_device(self, name: str) -> torch.Tensor | None:
+        """uint8 [bytes of the tensor], to be written; its bytes then have no digest."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,12 +81,15 @@ class Tally:
 @dataclass(frozen=True)
 class RunSettings:
     """How tensors are computed. `seed`: of methods that draw random numbers; `tolerant`: NaN and infinities in the
-    inputs are counted and let through; `bounds` knows what need not be counted again."""
+    inputs are counted and let through; `device`: one, or several in the form `cuda:0,cuda:1`; `memory`: bytes on each
+    that may be taken; `bounds` knows what need not be counted again, `device_inputs` what need not be copied again."""
 
     seed: int = 0
     tolerant: bool = False
     device: str = "cpu"
+    memory: int | None = None
     bounds: Bounds | None = None
+    device_inputs: DeviceInputs | None = None
 
 
 DEFAULT_RUN = RunSettings()
@@ -88,6 +104,7 @@ class _Run:
     buffers: Buffers
     written: Callable[[int], None]
     settings: RunSettings
+    block: int | None  # elements, where it is not the usual number
 
 
 def run_tensors(
@@ -109,23 +126,25 @@ def run_tensors(
     may_fork = may_fork and settings.device == "cpu" and settings.bounds is None and not method.needs_torch
     on_cores = on_workers if may_fork else on_threads
     done = Count(across=may_fork and forks(threads))
-    run = _Run(method, writer, Buffers(settings.device), done.add, settings)
     if method.needs_torch or settings.device != "cpu":
         import torch  # noqa: F401  # before the threads start, each of which then has it compute with one
 
-        models = max((len(tensor.sources) for tensor in tensors), default=1)
-        threads = device_threads(settings.device, threads, DEVICE_BLOCK, models)
+    devices = Devices(settings.device)
+    pace = devices.pace(threads, tensors, method, settings.memory)
+    run = _Run(method, writer, Buffers(settings.device), done.add, settings, pace.block)
 
     def work(tensor: TensorPlan, stop: Stop) -> tuple[str, Tally]:
-        with own_stream(settings.device):
-            return tensor.name, (_copy_tensor if tensor.copy else _merge_tensor)(tensor, run, stop)
+        with devices.work() as device:
+            if tensor.copy:
+                return tensor.name, _copy_tensor(tensor, run, stop)
+            return tensor.name, _merge_tensor(tensor, run, device, stop)
 
     def tick() -> None:
         if on_progress:
             on_progress(done.now, total)
 
     ordered = sorted(tensors, key=lambda tensor: (not tensor.copy, -tensor.info.numel))
-    for name, tensor_tally in on_cores(work, ordered, threads, tick=tick):
+    for name, tensor_tally in on_cores(work, ordered, pace.threads, tick=tick):
         if on_tensor:
             on_tensor(name, tensor_tally)
         tally.add(tensor_tally)
@@ -150,12 +169,13 @@ def _copy_tensor(tensor: TensorPlan, run: _Run, stop: Stop) -> Tally:
     return tally
 
 
-def _merge_tensor(tensor: TensorPlan, run: _Run, stop: Stop) -> Tally:
+def _merge_tensor(tensor: TensorPlan, run: _Run, device: str, stop: Stop) -> Tally:
     tally, output = Tally(), _Output(tensor, run)
     ends = tensor.matrix_ends
     for part in zip((0, *ends[:-1]), ends, strict=True):
-        _merge_part(tensor, part, run, stop, tally, output)
-    tally.digests[tensor.name] = output.digest.hexdigest()
+        _merge_part(tensor, part, run, device, stop, tally, output)
+    if output.on_device is None:
+        tally.digests[tensor.name] = output.digest.hexdigest()
     return tally
 
 
@@ -170,8 +190,20 @@ class _Output:
         if self._layout:
             self._item = ITEM_SIZES[tensor.info.dtype]
             self._expert = np.empty(tensor.info.numel // self._layout.experts * self._item, np.uint8)
+        self.on_device: torch.Tensor | None = None  # bytes there, where a merge ends in them
+        if isinstance(run.writer, DeviceWriter) and self._layout is None and not tensor.copy:
+            self.on_device = run.writer.on_device(tensor.name)
+
+    def room(self, start: int, count: int) -> torch.Tensor | None:
+        """uint8 [bytes of so many elements] on the device, from element `start` on, where the output is there."""
+        if self.on_device is None:
+            return None
+        size = ITEM_SIZES[self._tensor.info.dtype]
+        return self.on_device[start * size : (start + count) * size]
 
     def write(self, start: int, stored: np.ndarray) -> None:
+        if self.on_device is not None:
+            return self._run.written(len(stored))
         if self._layout is None:
             return self._write(start, stored)
         size = len(self._expert) // self._item
@@ -191,6 +223,7 @@ def _merge_part(
     tensor: TensorPlan,
     part: tuple[int, int],
     run: _Run,
+    device: str,
     stop: Stop,
     tally: Tally,
     output: _Output,
@@ -202,8 +235,10 @@ def _merge_part(
         stop,
         row_wise=run.method.row_wise,
         seed=run.settings.seed,
-        device=run.settings.device,
+        block=run.block,
+        device=device,
         bounds=run.settings.bounds,
+        device_inputs=run.settings.device_inputs,
         part=part,
     )
     began = time.perf_counter()
@@ -213,7 +248,8 @@ def _merge_part(
     maker = BlockMaker(run.method, scan, statistics, run.buffers, run.settings.tolerant)
     for block in scan.blocks():
         began = time.perf_counter()
-        stored, counts = maker.make(block)
+        room = output.room(block.start, len(block.out))
+        stored, counts = maker.make(block, room)
         tally.not_finite += counts
         combined = time.perf_counter()
         output.write(block.start, stored)
@@ -223,17 +259,22 @@ def _merge_part(
 
 
 def make_block(
-    method: Method, tensor: TensorPlan, block: Block, statistics: Statistics, buffers: Buffers
+    method: Method,
+    tensor: TensorPlan,
+    block: Block,
+    statistics: Statistics,
+    buffers: Buffers,
+    room: torch.Tensor | None = None,
 ) -> tuple[np.ndarray, int, int]:
     """(uint8, the result for one block as it is stored, in `buffers`; and what `store` says of it). It is computed
-    where the block says."""
+    where the block says. What has `room` on the device (uint8) is stored there alone."""
     stored = buffers.out(len(block.out) * ITEM_SIZES[tensor.info.dtype])
     round_to, dtype_code = DTYPE_CODES[tensor.round_to], DTYPE_CODES[tensor.info.dtype]
     if block.device == "cpu":
         merged = method.fused(block, tensor.settings, statistics)
         return stored, *store(merged, round_to, dtype_code, stored)
     merged = method.combine(block, tensor.settings, statistics)  # the plain form, in torch
-    return stored, *device_store(merged, round_to, dtype_code, stored)
+    return stored, *device_store(merged, round_to, dtype_code, stored if room is None else room)
 
 
 def statistics_of(method: Method, scan: TensorScan) -> Statistics:
@@ -254,11 +295,12 @@ class BlockMaker:
     buffers: Buffers
     tolerant: bool
 
-    def make(self, block: Block) -> tuple[np.ndarray, list[NotFinite]]:
-        """(uint8, the result as it is stored; NaN and infinities in the block's inputs). Raises MergeError for those,
+    def make(self, block: Block, room: torch.Tensor | None = None) -> tuple[np.ndarray, list[NotFinite]]:
+        """(uint8, the result as it is stored; NaN and infinities in the block's inputs). What has `room` on the device
+        is stored there alone. Raises MergeError for those,
         unless they are tolerated, and for results that the output dtype cannot hold."""
         tensor = self.scan.tensor
-        stored, not_finite, largest = make_block(self.method, tensor, block, self.statistics, self.buffers)
+        stored, not_finite, largest = make_block(self.method, tensor, block, self.statistics, self.buffers, room)
         if not_finite:
             return stored, self._causes(block)
         if "F16" in (tensor.round_to, tensor.info.dtype):

@@ -16,6 +16,8 @@ from weightsmith.blocks.random_stream import stream_key
 from weightsmith.blocks.threshold import Threshold
 from weightsmith.checkpoint.checkpoint import rows_together
 from weightsmith.checkpoint.dtypes import numpy_dtypes
+from weightsmith.engine.workers.device_inputs import DeviceInputs
+from weightsmith.engine.workers.device_streams import DEVICE_BLOCK
 from weightsmith.engine.workers.on_threads import Stop
 from weightsmith.planning.plan import TensorPlan
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     import torch
 
 BLOCK = 1 << 19  # elements: larger ones leave the cache, smaller ones have the threads wait for each other
-DEVICE_BLOCK = 1 << 24  # elements on a device: most tensors are one block, which stays there from pass to pass
 _CHUNK = 1 << 10  # elements of a sample that are read at once
 
 
@@ -97,6 +98,7 @@ class TensorScan:
         block: int | None = None,
         device: str = "cpu",
         bounds: Bounds | None = None,
+        device_inputs: DeviceInputs | None = None,
         part: tuple[int, int] | None = None,
     ) -> None:
         """`part`: the elements of the tensor that are scanned as if they were all, begin and end."""
@@ -111,6 +113,7 @@ class TensorScan:
         self._range: tuple[int, int] | None = None
         self._whole = whole
         self.tensor, self._buffers, self._stop, self._device, self._bounds = tensor, buffers, stop, device, bounds
+        self._device_inputs = device_inputs
         block = block or (BLOCK if device == "cpu" else DEVICE_BLOCK)
         self._kept: Block | None = None
         together = rows_together(self.width) * self.width or 1
@@ -147,16 +150,33 @@ class TensorScan:
                 raise Stopped
             began = time.perf_counter()
             count = min(self._step, end - start)
+            first = self.begin + self._first + start
             rows, out = self._buffers.take(len(self._dtypes), count)
-            for source, row, dtype in zip(self.tensor.sources, rows, self._dtypes, strict=True):
-                into = row[: count * dtype.itemsize].view(dtype)
-                first = self.begin + self._first + start
-                source.model.checkpoint.read(source.tensor, first, first + count, into)
+            there = self._on_device(first, count)
+            for number, (source, row, dtype) in enumerate(zip(self.tensor.sources, rows, self._dtypes, strict=True)):
+                if number not in there:
+                    into = row[: count * dtype.itemsize].view(dtype)
+                    source.model.checkpoint.read(source.tensor, first, first + count, into)
+            base = self.tensor.settings.base
+            block = Block(self.begin + start, rows, self._dtype_codes, out, self._device, base, there)
+            self._keep_on_device(block, first)
             self.read_seconds += time.perf_counter() - began
-            block = Block(self.begin + start, rows, self._dtype_codes, out, self._device, self.tensor.settings.base)
             if self._device != "cpu" and count == self.numel:
                 self._kept = block
             yield block
+
+    def _on_device(self, first: int, count: int) -> dict[int, torch.Tensor]:
+        """By input, what is there from an earlier merge."""
+        if self._device_inputs is None:
+            return {}
+        found = (self._device_inputs.find(source, first, count) for source in self.tensor.sources)
+        return {number: stored for number, stored in enumerate(found) if stored is not None}
+
+    def _keep_on_device(self, block: Block, first: int) -> None:
+        if self._device_inputs is None:
+            return
+        for source, stored in zip(self.tensor.sources, block.stored, strict=True):
+            self._device_inputs.keep(source, first, stored)
 
     def known_bound(self, base: int, number: int, k: int) -> Threshold | None:
         whole = not self.tensor.experts

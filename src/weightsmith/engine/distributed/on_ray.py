@@ -44,6 +44,7 @@ class RayJob:
     seed: int
     tolerant: bool
     device: str
+    memory: int | None
     mappings: dict[str, Path]
     accept_mapping: bool
     allow_different_settings: bool = False
@@ -113,7 +114,7 @@ def _make_shard(job: RayJob, names: list[str]) -> list[tuple[str, Tally]]:
             plan.method,
             writer,
             job.threads,
-            settings=RunSettings(job.seed, job.tolerant, job.device),
+            settings=RunSettings(job.seed, job.tolerant, job.device, job.memory),
             on_tensor=lambda name, tensor_tally: tallies.append((name, tensor_tally)),
         )
         writer.sync()

@@ -1,35 +1,110 @@
-"""Several tensors at once on one device: a stream for each thread, and no more threads than its memory holds."""
+"""Several tensors at once on one device or several: a stream for each thread, and no more threads than memory holds."""
 
 from __future__ import annotations
 
+import itertools
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
-_MOST = 6  # threads: while one tensor is computed, others are read, copied and written
+from weightsmith.errors import MergeError
+from weightsmith.machine import device_memory
+from weightsmith.methods.method import Method
+from weightsmith.planning.plan import TensorPlan
+from weightsmith.units import show_size
+
+DEVICE_BLOCK = 1 << 24  # elements: most tensors are one block, which stays there from pass to pass
+_MOST = 6  # threads for each device: while one tensor is computed, others are read, copied and written
 _TEMPORARIES = 16  # float32 for each element of a block, beside four for each input
-
-_own = threading.local()
-
-
-def own_stream(device: str) -> AbstractContextManager[object]:
-    """Within it, what the calling thread gives to an NVIDIA or AMD device waits for no other thread's work."""
-    if not device.startswith("cuda"):
-        return nullcontext()
-    import torch
-
-    if getattr(_own, "device", None) != device:
-        _own.device, _own.stream = device, torch.cuda.Stream(device)
-    return torch.cuda.stream(_own.stream)
+_SMALLEST = 1 << 10  # elements of a block
 
 
-def device_threads(device: str, threads: int, elements: int, models: int) -> int:
-    """How many of `threads` give work to `device` at a time, blocks of so many elements of so many models."""
-    if device == "cpu":
-        return threads
-    most = min(threads, _MOST)
-    if not device.startswith("cuda"):
-        return most
-    import torch
+@dataclass(frozen=True)
+class DevicePace:
+    """How much is on the devices at a time: `threads` give them work, each a block of `block` elements, or on the
+    processor of as many as is usual there."""
 
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(1, min(most, free // (elements * 4 * (4 * models + _TEMPORARIES))))
+    threads: int
+    block: int | None
+
+
+class Devices:
+    """The devices of a run, `cuda:0,cuda:1` in words; every thread gives its work to one of them."""
+
+    def __init__(self, device: str) -> None:
+        self.names = device_names(device)
+        self._turns, self._own = itertools.count(), threading.local()
+
+    @contextmanager
+    def work(self) -> Iterator[str]:
+        """The calling thread's device. Within it, what that thread gives to an NVIDIA or AMD device waits for no other
+        thread's work. Raises MergeError where the device has too little memory."""
+        if not hasattr(self._own, "name"):
+            self._own.name = self.names[next(self._turns) % len(self.names)]
+            self._own.stream = None
+        name: str = self._own.name
+        if name == "cpu":
+            yield name
+            return
+        import torch
+
+        if self._own.stream is None and name.startswith("cuda"):
+            self._own.stream = torch.cuda.Stream(name)
+        try:
+            with torch.cuda.stream(self._own.stream) if self._own.stream else nullcontext():
+                yield name
+        except torch.OutOfMemoryError as error:
+            free, total = device_memory(name)
+            raise MergeError(
+                f"--device {name}: its memory is full ({show_size(free)} of {show_size(total)} are free; other "
+                "programs may hold some); a bound such as --memory 4GB makes the blocks smaller"
+            ) from error
+
+    def pace(
+        self, threads: int, tensors: Sequence[TensorPlan], method: Method, memory: int | None = None
+    ) -> DevicePace:
+        """`threads`: at most; `memory`: bytes that may be taken on each device, instead of what is free. Raises
+        MergeError where they do not hold one block, or one matrix of a method that takes them as a whole."""
+        if self.names == ("cpu",):
+            return DevicePace(threads, None)
+        merged = [tensor for tensor in tensors if not tensor.copy]
+        models = max((len(tensor.sources) for tensor in merged), default=1)
+        matrices = [t for t in merged if method.of_matrices and t.settings.role == "matrix"]
+        matrix = max((tensor.matrix_ends[0] for tensor in matrices), default=0)
+        of_element = 4 * (4 * models + _TEMPORARIES)
+        most = min(threads, _MOST * len(self.names))
+        if memory is None:
+            if not self.names[0].startswith("cuda"):
+                return DevicePace(most, DEVICE_BLOCK)
+            room = min(device_memory(name)[0] for name in self.names)
+        else:
+            room = memory
+        needed = max(matrix, _SMALLEST) * of_element
+        if memory is not None and room < needed:
+            what = f"a matrix of {matrix:,} elements" if matrix > _SMALLEST else "the smallest block"
+            raise MergeError(
+                f"--memory {show_size(memory)}: {what} of {models} models takes up to {show_size(needed)} there; allow "
+                "that much, or leave --device out"
+            )
+        block = min(DEVICE_BLOCK, max(_SMALLEST, room // of_element))
+        at_a_time = max(1, room // (max(matrix, block) * of_element))
+        return DevicePace(min(most, at_a_time * len(self.names)), block)
+
+
+def device_names(device: str) -> tuple[str, ...]:
+    """Those of `cuda:0,cuda:1`; `cuda` stands for all that are visible."""
+    if device == "cuda":
+        import torch
+
+        return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count())) or (device,)
+    return tuple(device.split(","))
+
+
+def wait_for(device: str) -> None:
+    """Until the devices have done what they were given."""
+    if not device.startswith("cpu"):
+        import torch
+
+        for name in device_names(device):
+            torch.accelerator.synchronize(name)

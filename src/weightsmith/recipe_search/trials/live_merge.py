@@ -1,5 +1,5 @@
 """Candidates merged straight into a live model: inputs are opened once, and only tensors whose parameters changed are
-computed."""
+computed. On a device, inputs and model stay there."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from weightsmith.checkpoint.dtypes import torch_dtypes
 from weightsmith.engine.in_memory import compute_tensors
 from weightsmith.engine.know_whole_model import know_whole_model
 from weightsmith.engine.run_tensors import RunSettings
+from weightsmith.engine.workers.device_inputs import DeviceInputs
+from weightsmith.engine.workers.device_streams import device_names
 from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
 from weightsmith.evaluation.backends.transformers.unwritten_model import UnwrittenModel
 from weightsmith.models.live_model import fill_model
@@ -41,7 +43,7 @@ class Merged:
 
 class LiveMerge:
     """One live model, which becomes one candidate after the other. `path` is that of the search file: model references
-    are relative to its folder."""
+    are relative to its folder. `workers`: processes that share the device."""
 
     def __init__(
         self,
@@ -52,13 +54,15 @@ class LiveMerge:
         cache: InputCache,
         memory: int | None = None,
         device: str = "cpu",
+        workers: int = 1,
     ) -> None:
         self._path, self._threads, self._precision, self._memory = path, threads, precision, memory
-        self._device = device
+        self._device = device = device_names(device)[0]  # the live model is on one
         self._opened: dict[str, Model] = {}
         self._bases: dict[Path, Model] = {}
         self._cache = cache
-        self._settings = RunSettings(bounds=BoundTable(), device=device)
+        kept = None if device == "cpu" else DeviceInputs.of_half(device, workers)
+        self._settings = RunSettings(bounds=BoundTable(device), device=device, device_inputs=kept)
         self._scratch = contextlib.ExitStack()
         self._frame: Any = None  # what the live model's shape, tokenizer and names depend on
         self._computed_from: dict[str, tuple[Any, ...]] = {}  # tensor -> what it was computed from
@@ -135,7 +139,7 @@ class LiveMerge:
         """Compute the tensors in the live model's precision, into `into` where it has the name."""
         dtype, weights = PRECISIONS[self._precision], dict[str, torch.Tensor]()
         try:
-            for group in _groups(tensors, dtype if self._device.startswith("cpu") else None):
+            for group in _groups(tensors, dtype):
                 computed = compute_tensors(
                     group, plan.method, into=into, threads=self._threads, settings=self._settings
                 )

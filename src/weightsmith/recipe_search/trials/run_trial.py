@@ -110,6 +110,7 @@ def worker_of(setup: Setup) -> _Worker:
             cache=InputCache(setup.scratch, budget),
             memory=setup.memory,
             device=setup.device,
+            workers=setup.workers,
         )
         _workers[setup] = _Worker(setup, search, live)
     return _workers[setup]
