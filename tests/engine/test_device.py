@@ -68,6 +68,25 @@ def test_tensors_larger_than_a_block(method: str, models: Path) -> None:
         assert torch.equal(tensor, pieces[name]) and torch.equal(tensor, on_two[name]), name
 
 
+@pytest.mark.parametrize("memory", [None, "150kB"])
+@pytest.mark.parametrize("method", ["nuslerp", "ramplus"])
+def test_sums_over_columns_and_whole_models(method: str, memory: str | None, models: Path) -> None:
+    own = {"nuslerp_flatten": False, "nuslerp_row_wise": True} if method == "nuslerp" else {}
+    recipe = {
+        "merge_method": method,
+        "base_model": str(models / "base"),
+        "models": [{"model": str(models / name), "parameters": {"weight": w}} for name, w in (("a", 0.3), ("b", 0.7))],
+        "dtype": "float32",
+        "parameters": own,
+    }
+    if method == "ramplus":
+        for model in recipe["models"]:
+            del model["parameters"]
+    processor, device = weightsmith.merge(recipe), weightsmith.merge(recipe, device="cpu:0", memory=memory)
+    for name, tensor in processor.items():
+        torch.testing.assert_close(device[name], tensor, rtol=1e-6, atol=1e-7)
+
+
 def test_memory_that_holds_nothing(models: Path, tmp_path: Path) -> None:
     recipe: dict[str, Any] = {
         "merge_method": "tsv_m",

@@ -110,11 +110,11 @@ def _changed_elements(scan: Scan, settings: Settings) -> tuple[np.ndarray, np.nd
     epsilon, others = settings.shared["epsilon"], settings.others
     shared, alone = np.zeros(len(others)), np.zeros(len(others))
     for block in scan.blocks():
-        values = block.floats()
-        changed = np.abs(values[others] - values[settings.base_index]) > np.float32(epsilon)
-        count = changed.sum(axis=0)
-        shared += (changed & (count > 1)).sum(axis=1)
-        alone += (changed & (count == 1)).sum(axis=1)
+        values = block.floats() if block.device == "cpu" else block.inputs
+        changed = abs(values[others] - values[settings.base_index]) > np.float32(epsilon).item()
+        count = changed.sum(0)
+        for total, mine in ((shared, changed & (count > 1)), (alone, changed & (count == 1))):
+            total += np.asarray(mine.sum(1).tolist())
     return shared, alone
 
 

@@ -1,11 +1,14 @@
 """NuSLERP: spherical interpolation by weights, of tensors, rows or columns, or of task vectors."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
+from weightsmith.blocks.block import Block, Scan
 from weightsmith.blocks.weighted_sum import add_weighted_changes, dot_products, weighted_sum
 from weightsmith.methods.method import Method, Parameter, Statistics
+from weightsmith.methods.tensor_settings import Settings
 
 _LEAST_NORM = 1e-7  # mergekit's bounds: for a norm that is divided by,
 _LEAST_SINE = 1e-8  # and for a sine
@@ -105,6 +108,10 @@ def _column_factors(scan, settings, t: float) -> tuple[np.ndarray, np.ndarray]:
     count = math.prod(scan.shape[1:])
     sums = np.zeros((3, count))
     for block in scan.blocks():
+        if block.device != "cpu":
+            for total, products in zip(sums, _products_on_device(block, scan, settings), strict=True):
+                _add_columns(total, products, block.start)
+            continue
         values = block.floats()
         if settings.base is not None:
             values -= values[settings.base].copy()
@@ -113,6 +120,20 @@ def _column_factors(scan, settings, t: float) -> tuple[np.ndarray, np.ndarray]:
             _add_columns(total, a * b, block.start)
     of_first, of_second = _factors(t, *sums)
     return of_first.astype(np.float32), of_second.astype(np.float32)
+
+
+def _products_on_device(block: Block, scan: Scan, settings: Settings) -> Iterator[np.ndarray]:
+    """Of both inputs with themselves and each other, float64 [n, width]; one row, their sum, where each row has all
+    columns."""
+    inputs = block.inputs
+    if settings.base is not None:
+        inputs -= inputs[settings.base].clone()
+    first, second = (inputs[i].view(-1, scan.width).double() for i in settings.others)
+    for a, b in ((first, first), (first, second), (second, second)):
+        products = a * b
+        if math.prod(scan.shape[1:]) == scan.width:
+            products = products.sum(0, keepdim=True)
+        yield products.cpu().numpy()
 
 
 def _add_columns(total: np.ndarray, rows: np.ndarray, start: int) -> None:
