@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import weightsmith
 from tests.conftest import weightsmith_process
 from weightsmith.errors import MergeError
+from weightsmith.machine import best_device
 from weightsmith.methods.registry import METHODS
 
 READING = {"text": "random", "samples": 2, "context": 16}
@@ -130,3 +131,15 @@ def test_a_device_that_is_not_there(models: Path, tmp_path: Path) -> None:
         done = weightsmith_process("merge", tmp_path / "recipe.yml", tmp_path / "out", "--device", device)
         assert done.returncode == 2 and f"--device {device}: torch cannot use it here" in done.stderr
         assert not (tmp_path / "out").exists()
+
+
+def test_the_summary_says_where_it_was_merged(models: Path, tmp_path: Path) -> None:
+    entry = {"model": str(models / "a"), "parameters": {"weight": 1}}
+    (tmp_path / "recipe.yml").write_text(yaml.safe_dump({"merge_method": "linear", "models": [entry]}))
+    for asked, used in (("auto", best_device()), ("cpu:0", "cpu:0")):
+        done = weightsmith_process("merge", tmp_path / "recipe.yml", tmp_path / asked, "--device", asked)
+        assert done.returncode == 0 and f" s on {used}" in done.stdout, done
+    plain = weightsmith_process("merge", tmp_path / "recipe.yml", tmp_path / "plain")
+    assert " s on " not in plain.stdout
+    done = weightsmith_process("merge", tmp_path / "recipe.yml", tmp_path / "bounded", "--memory", "4GB")
+    assert done.returncode == 2 and "goes with --device" in done.stderr and not (tmp_path / "bounded").exists()

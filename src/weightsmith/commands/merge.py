@@ -126,6 +126,7 @@ def merge(
     from weightsmith.machine import available_cores, usable_devices
     from weightsmith.units import parse_shard_size
 
+    chosen = device != "cpu"
     device = usable_devices(device)
     if memory and device == "cpu":
         raise typer.BadParameter(
@@ -228,7 +229,7 @@ def merge(
     if json_:
         echo_json(summary)
     else:
-        _show_summary(summary, quiet)
+        _show_summary(summary, quiet, show_device=chosen)
         if rest and not quiet:
             typer.echo(rest)
         if profile:
@@ -404,7 +405,7 @@ def _show_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else value or "none"
 
 
-def _show_summary(summary: MergeSummary, quiet: bool) -> None:
+def _show_summary(summary: MergeSummary, quiet: bool, *, show_device: bool) -> None:
     from weightsmith.units import show_size
 
     for count in summary.not_finite:
@@ -421,6 +422,7 @@ def _show_summary(summary: MergeSummary, quiet: bool) -> None:
     typer.echo(
         f"{summary.out}: {summary.method} of {summary.models} models, {summary.tensors} tensors, "
         f"{show_size(summary.written_bytes)} in {summary.seconds:.1f} s"
+        + (f" on {summary.device}" if show_device else "")
         + (f"; lines_alpha {summary.lines_alpha:.4g}" if summary.lines_alpha is not None else "")
         + (f"; seed {summary.seed}" if summary.seed is not None else "")
         + (f"; {summary.resumed} tensors were finished before" if summary.resumed else "")

@@ -19,6 +19,7 @@ import numpy as np
 from weightsmith.engine.know_whole_model import know_of_scan
 from weightsmith.engine.run_tensors import make_block
 from weightsmith.engine.tensor_scan import BLOCK, Buffers, TensorScan
+from weightsmith.engine.workers.device_streams import device_names
 from weightsmith.machine import peak_memory
 from weightsmith.methods.matrices.matrix_method import MatrixMethod
 from weightsmith.planning.plan import Plan, TensorPlan
@@ -49,6 +50,7 @@ class Estimate:
 def estimate(plan: Plan, out: Path, *, threads: int, device: str = "cpu") -> Estimate:
     """Estimate the merge of `plan` into `out`. Reads some elements of each kind of tensor, and writes a file of at most
     64 MB without a name beside `out`. Raises CheckpointError for weights that cannot be read."""
+    device = device_names(device)[0]
     groups: dict[str, list[TensorPlan]] = defaultdict(list)
     for tensor in plan.tensors:
         if not tensor.copy and tensor.info.numel:

@@ -65,6 +65,7 @@ class MergeSummary:
     done_already: bool = False
     lines_alpha: float | None = None  # that LiNeS found
     lora_loss: AdapterLoss | None = None  # of a result that is an adapter: what its rank leaves out
+    device: str = "cpu"  # that `auto` found, or was asked for
     license_warning: str | None = None  # where the inputs' cards do not agree on one
 
 
@@ -340,7 +341,7 @@ def _merge_to_folder(
         about_license = _write_card(folder, begun, plan, job)
         write_checksums(folder, tally.digests, begun.made_by)
     summary = _summary(out, begun, plan, seed, tally, len(scratch.finished))
-    return replace(summary, license_warning=about_license)
+    return replace(summary, license_warning=about_license, device=settings.device)
 
 
 def _merge_to_adapter(
