@@ -103,7 +103,10 @@ def check_adapters(set_name: str, seed: int) -> None:
     digests = [file_digest(file)[:16] for file in files]
     before = load_found()[set_name].get("adapters", {}).get(str(seed))
     if before not in (None, digests):
-        raise SystemExit(f"the adapters of {set_name}, seed {seed}, are not those of {FOUND}: remove its results there")
+        raise SystemExit(
+            f"the adapters of {set_name}, seed {seed}, are not those of {FOUND} (training gives other bits on another "
+            "kind of processor): empty `scores`, `pairs` and `adapters` there, and measure anew; winners may stay"
+        )
     keep(set_name, digests, "adapters", str(seed))
 
 
