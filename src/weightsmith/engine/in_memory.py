@@ -35,11 +35,12 @@ def compute_tensors(
     memory = {}
     for tensor in tensors:
         dtype, target = torch_dtypes()[tensor.info.dtype], (into or {}).get(tensor.name)
-        place = target.device if target is not None else None
-        if target is not None and target.dtype == dtype and target.shape == tensor.info.shape:
-            memory[tensor.name] = target.detach() if target.is_contiguous() else torch.empty_like(target)
+        if target is None:
+            memory[tensor.name] = torch.empty(tensor.info.shape, dtype=dtype)
+        elif target.dtype == dtype and target.shape == tensor.info.shape and target.is_contiguous():
+            memory[tensor.name] = target.detach()
         else:
-            memory[tensor.name] = torch.empty(tensor.info.shape, dtype=dtype, device=place)
+            memory[tensor.name] = torch.empty(tensor.info.shape, dtype=dtype, device=target.device)
     on_device = settings.device != "cpu" or any(tensor.device.type != "cpu" for tensor in memory.values())
     writer = _DeviceMemory(memory, settings.device) if on_device else _Memory(memory)
     wait_for(settings.device)  # what is computed with the memory that is written now
