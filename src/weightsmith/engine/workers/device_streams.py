@@ -58,7 +58,7 @@ class Devices:
             free, total = device_memory(name)
             raise MergeError(
                 f"--device {name}: its memory is full ({show_size(free)} of {show_size(total)} are free; other "
-                "programs may hold some); a bound such as --memory 4GB makes the blocks smaller"
+                "programs may hold some); `weightsmith merge` takes a bound, --memory 4GB, and smaller blocks then"
             ) from error
 
     def pace(
