@@ -389,7 +389,7 @@ BAD = {
     "a base that is none": (["--suite", "quick", "--base", "x"], "'x' is not one of the models"),
     "a label that is none": (["--suite", "quick", "--parent", "x"], "'x' is not one of the models"),
     "a time that is none": (["--suite", "quick", "--budget", "soon"], "--budget 'soon': not a time"),
-    "too little memory": (["--suite", "quick", "--memory", "1MB"], "more than --memory allows"),
+    "too little memory": (["--suite", "quick", "--memory", "100kB"], "more than --memory allows"),
 }
 
 
