@@ -18,8 +18,8 @@ class Knots(ComposedMethod):
     title = "KnOTS"
     paper = "https://arxiv.org/abs/2410.19735"
     advice = (
-        "For LoRA adapters whose directions differ, with ties or dare_ties inside; core_space is exact there, and "
-        "faster."
+        "For LoRA adapters whose directions differ, with ties or dare_ties inside; in our measurements as good as ties "
+        "(docs/method-evidence.md)."
     )
     parameters = rule_parameters(rule="ties", embeddings="mean", vectors="mean")
     cost = (

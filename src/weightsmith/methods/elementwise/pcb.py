@@ -64,8 +64,8 @@ class Pcb(Method):
     title = "PCB"
     paper = "https://arxiv.org/abs/2410.02396"
     advice = (
-        "Its defaults were the best without text on five skills that interfere, by less than chance may explain; "
-        "on three that do not, adding was far better (docs/method-evidence.md)."
+        "On five skills that interfere its defaults were as good as the best without text; on three that do not, "
+        "adding was far better (docs/method-evidence.md)."
     )
     cost = "each input is read five times: the whole model four times before the merge begins"
     parameters = (
