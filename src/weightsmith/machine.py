@@ -85,14 +85,14 @@ def usable_device(device: str) -> str:
 
 
 def device_memory(device: str) -> tuple[int, int]:
-    """Bytes of memory that are free, and all there are, on an accelerator; of this process where `device` is the
-    processor."""
-    if device.startswith("cpu"):
-        return available_memory(), available_memory()
-    import torch
+    """Bytes of its memory that are free, and all there are. A device that does not say shares the processor's."""
+    if device.startswith("cuda"):
+        import torch
 
-    free, total = torch.accelerator.get_memory_info(device)
-    return int(free), int(total)
+        return torch.cuda.mem_get_info(device)
+    import psutil
+
+    return available_memory(), psutil.virtual_memory().total
 
 
 def best_device() -> str:

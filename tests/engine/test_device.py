@@ -143,3 +143,6 @@ def test_the_summary_says_where_it_was_merged(models: Path, tmp_path: Path) -> N
     assert " s on " not in plain.stdout
     done = weightsmith_process("merge", tmp_path / "recipe.yml", tmp_path / "bounded", "--memory", "4GB")
     assert done.returncode == 2 and "goes with --device" in done.stderr and not (tmp_path / "bounded").exists()
+    options = ("--device", "cpu:0", "--memory", "some", "--dry-run")
+    done = weightsmith_process("merge", tmp_path / "recipe.yml", tmp_path / "bounded", *options)
+    assert done.returncode == 2 and "--memory 'some': not a size" in done.stderr

@@ -124,7 +124,7 @@ def merge(
     from weightsmith.commands.terminal.show_progress import show_progress
     from weightsmith.engine.merge import merge as merge_models
     from weightsmith.machine import available_cores, usable_devices
-    from weightsmith.units import parse_shard_size
+    from weightsmith.units import parse_shard_size, parse_size
 
     chosen = device != "cpu"
     device = usable_devices(device)
@@ -133,6 +133,7 @@ def merge(
             "is a limit for an accelerator, and goes with --device; memory on the processor grows with --threads",
             param_hint="--memory",
         )
+    memory_bytes = parse_size(memory, "--memory") if memory else None
     recipe, out = _recipe_and_out(arguments, output, method, base, parameters or [], dtype)
     if method and not (quiet or json_):
         typer.echo(str(recipe))
@@ -215,7 +216,7 @@ def merge(
             on_nan=on_nan.value,
             seed=seed,
             device=device,
-            memory=memory,
+            memory=memory_bytes,
             ray=ray,
             mappings=mapping_files,
             accept_mapping=accept_mapping,

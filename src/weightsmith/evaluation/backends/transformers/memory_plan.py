@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from weightsmith.machine import available_memory
+from weightsmith.machine import device_memory
 
 _BEST_PACK = (
     512  # nodes: larger ones attend to more that is masked, smaller ones multiply slower (measured, docs/benchmarks.md)
@@ -36,7 +36,7 @@ def plan_memory(
     """The memory plan for a model of `weights` bytes that computes in `itemsize` bytes per element, within `limit`
     bytes in all (by default three quarters of what is free now on `device`, the weights being loaded already)."""
     config = config.get_text_config()
-    free = limit - weights if limit else _free(device) * 3 // 4
+    free = limit - weights if limit else device_memory(str(device))[0] * 3 // 4
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     keys_and_values = 2 * config.num_hidden_layers * heads * size * itemsize
@@ -44,8 +44,3 @@ def plan_memory(
     node = 2 * keys_and_values + activations * itemsize + config.vocab_size * (itemsize + 4)
     pack = int(min(_BEST_PACK if device.type == "cpu" else _DEVICE_PACK, free // 4 // node))
     return MemoryPlan(max(pack, _LEAST_PACK), max(int(free // 2 // keys_and_values), 1))
-
-
-def _free(device: torch.device) -> int:
-    """Bytes that are free on it; a device that does not say shares the processor's memory."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
