@@ -146,3 +146,6 @@ def test_the_summary_says_where_it_was_merged(models: Path, tmp_path: Path) -> N
     options = ("--device", "cpu:0", "--memory", "some", "--dry-run")
     done = weightsmith_process("merge", tmp_path / "recipe.yml", tmp_path / "bounded", *options)
     assert done.returncode == 2 and "--memory 'some': not a size" in done.stderr
+    options = ("--device", "cpu:0", "--memory", "1kB", "--dry-run")
+    done = weightsmith_process("merge", tmp_path / "recipe.yml", tmp_path / "bounded", *options)
+    assert done.returncode == 2 and "the smallest block of 1 model takes" in done.stderr

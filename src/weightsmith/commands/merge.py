@@ -184,6 +184,7 @@ def merge(
 
     if dry_run:
         from weightsmith.engine.stages.plan_stages import open_plan
+        from weightsmith.engine.workers.device_streams import Devices
         from weightsmith.files.output_folder import check_output
         from weightsmith.recipe.recipe import load_recipe
 
@@ -197,6 +198,7 @@ def merge(
             state_dicts=True,
         )
         show_notes(plan)
+        Devices(device).pace(threads or available_cores(), plan.tensors, plan.method, memory_bytes)
         adapter_bytes = None
         if lora_rank:
             from weightsmith.engine.adapter.plan_adapter import plan_adapter

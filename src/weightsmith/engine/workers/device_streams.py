@@ -84,7 +84,7 @@ class Devices:
         if memory is not None and room < needed:
             what = f"a matrix of {matrix:,} elements" if matrix > _SMALLEST else "the smallest block"
             raise MergeError(
-                f"--memory {show_size(memory)}: {what} of {models} models takes up to {show_size(needed)} there; allow "
+                f"--memory {show_size(memory)}: {what} of {models} {'models' if models > 1 else 'model'} takes up to {show_size(needed)} there; allow "
                 "that much, or leave --device out"
             )
         block = min(DEVICE_BLOCK, max(_SMALLEST, room // of_element))
