@@ -83,9 +83,10 @@ class Devices:
         needed = max(matrix, _SMALLEST) * of_element
         if memory is not None and room < needed:
             what = f"a matrix of {matrix:,} elements" if matrix > _SMALLEST else "the smallest block"
+            inputs = f"{models} models" if models > 1 else "1 model"
             raise MergeError(
-                f"--memory {show_size(memory)}: {what} of {models} {'models' if models > 1 else 'model'} takes up to {show_size(needed)} there; allow "
-                "that much, or leave --device out"
+                f"--memory {show_size(memory)}: {what} of {inputs} takes up to {show_size(needed)} there; allow that "
+                "much, or leave --device out"
             )
         block = min(DEVICE_BLOCK, max(_SMALLEST, room // of_element))
         at_a_time = max(1, room // (max(matrix, block) * of_element))
