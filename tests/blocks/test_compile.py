@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import weightsmith
 
 CALL = """
@@ -59,3 +61,31 @@ def test_compiled_again_where_what_a_kernel_calls_has_changed(tmp_path: Path) ->
         file.write("# another one\n")
     hits, misses, other = run(CALL, tmp_path / "home", copied)
     assert (hits, misses) == ("0", "1") and other != folder
+
+
+BESIDE = """
+import sys
+import numpy as np
+from weightsmith.blocks import convert
+from weightsmith.blocks.convert import BF16, STORE_BESIDE, store
+def before():
+    sys.argv[1] == "broken" and 1 / 0
+STORE_BESIDE.start(1 if sys.argv[1] == "one core" else 2, before)
+started = STORE_BESIDE._process
+stored = np.empty(4, np.uint8)
+assert store(np.array([1, -3], np.float32), BF16, BF16, stored) == (0, 0x40400000)
+assert stored.view(np.uint16).tolist() == [0x3F80, 0xC040]
+print(bool(started), len(convert._store.stats.cache_hits), len(convert._store.stats.cache_misses))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no process is forked there")
+def test_compiled_by_another_process_where_that_saves_time(tmp_path: Path) -> None:
+    def result(home: str, case: str = "", more: str = "") -> list[str]:
+        return run(more + BESIDE.replace("sys.argv[1]", repr(case)), tmp_path / home)
+
+    assert result("first") == ["True", "1", "0"]
+    assert result("first") == ["False", "1", "0"], "it is there already"
+    assert result("second", "one core") == ["False", "0", "1"]
+    assert result("third", "broken")[-3:] == ["True", "0", "1"], "what failed there is done here"
+    assert result("fourth", more=NOTHING_CAN_BE_WRITTEN)[0] == "False"

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from weightsmith.blocks.numba_support.compile import kernel
+from weightsmith.blocks.numba_support.compile import inner_kernel, kernel
+from weightsmith.blocks.numba_support.compile_beside import CompiledBeside
 from weightsmith.blocks.numba_support.half_precision import narrow, widen
-from weightsmith.blocks.numba_support.same_bytes import same_bytes
+from weightsmith.blocks.numba_support.stretch import stretch
 
 # Codes by which kernels know the dtype of a row of bytes.
 F32, F16, BF16, F64 = 0, 1, 2, 3
 DTYPE_CODES = {"F32": F32, "F16": F16, "BF16": BF16, "F64": F64}
 
+_TILE = 1 << 11  # elements that stay in the first-level cache from one loop to the next
+_INFINITE = np.int32(0x7F800000)
 _SIZE, _INFINITY = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
 _ONE, _SIXTEEN, _BFLOAT16_ROUND = np.uint32(1), np.uint32(16), np.uint32(0x7FFF)
 
@@ -32,7 +35,7 @@ def from_float16(stored: np.ndarray, out: np.ndarray) -> None:
 @kernel()
 def from_bfloat16(stored: np.ndarray, out: np.ndarray) -> None:
     """uint16 [n], the bits of bfloat16, to float32 [n]."""
-    bits = same_bytes(out, np.uint32)
+    bits = stretch(out, np.uint32, 0, out.size)
     for i in range(out.size):
         bits[i] = np.uint32(stored[i]) << _SIXTEEN
 
@@ -47,7 +50,7 @@ def to_float16(values: np.ndarray, out: np.ndarray) -> None:
 @kernel()
 def to_bfloat16(values: np.ndarray, out: np.ndarray) -> None:
     """float32 [n] to uint16 [n], the bits of bfloat16."""
-    bits = same_bytes(values, np.uint32)
+    bits = stretch(values, np.uint32, 0, values.size)
     for i in range(values.size):
         stored = bits[i]
         rounded = np.uint32(stored + _BFLOAT16_ROUND + ((stored >> _SIXTEEN) & _ONE)) >> _SIXTEEN
@@ -55,7 +58,7 @@ def to_bfloat16(values: np.ndarray, out: np.ndarray) -> None:
         out[i] = np.uint16(quiet if np.uint32(stored & _SIZE) > _INFINITY else rounded)
 
 
-@kernel()
+@inner_kernel()
 def copy(values: np.ndarray, out: np.ndarray) -> None:
     """[n] to [n]. An assignment to a slice would compile for seconds: numba builds the text of its error with it."""
     for i in range(values.size):
@@ -66,46 +69,73 @@ def copy(values: np.ndarray, out: np.ndarray) -> None:
 def load(dtype_code: Any, stored: np.ndarray, first: int, out: np.ndarray) -> None:
     """Elements `first` on of a row of bytes (uint8), as float32 [n]. F64 is not for kernels."""
     if dtype_code == F16:
-        from_float16(same_bytes(stored[2 * first : 2 * (first + out.size)], np.uint16), out)
+        from_float16(stretch(stored, np.uint16, first, out.size), out)
     elif dtype_code == BF16:
-        from_bfloat16(same_bytes(stored[2 * first : 2 * (first + out.size)], np.uint16), out)
+        from_bfloat16(stretch(stored, np.uint16, first, out.size), out)
     else:
-        copy(same_bytes(stored[4 * first : 4 * (first + out.size)], np.float32), out)
+        copy(stretch(stored, np.float32, first, out.size), out)
 
 
-@kernel()
 def store(values: np.ndarray, round_to: int, dtype_code: int, out: np.ndarray) -> tuple[int, int]:
     """float32 [n] into a row of bytes (uint8) of dtype `dtype_code`, rounded to `round_to` first. Overwrites `values`.
     Returns how many are NaN or infinite before that, and the bits of the largest magnitude among the others."""
-    tile = np.empty(1 << 11, np.uint16)
-    not_finite, largest = 0, np.int32(0)
-    for first in range(0, values.size, tile.size):
-        part = values[first : first + min(tile.size, values.size - first)]
-        bits, worst = same_bytes(part, np.int32), np.int32(0)
-        for i in range(part.size):  # magnitudes order like their bits
-            worst = max(worst, np.int32(bits[i] & np.int32(0x7FFFFFFF)))
-        if worst >= np.int32(0x7F800000):
-            worst = np.int32(0)
-            for i in range(part.size):
-                size = np.int32(bits[i] & np.int32(0x7FFFFFFF))
-                not_finite += size >= np.int32(0x7F800000)
-                worst = max(worst, size if size < np.int32(0x7F800000) else np.int32(0))
-        largest = max(largest, worst)
-        if round_to != dtype_code:
-            half = tile[: part.size]
-            if round_to == F16:
-                to_float16(part, half)
-                from_float16(half, part)
-            elif round_to == BF16:
-                to_bfloat16(part, half)
-                from_bfloat16(half, part)
-        last = first + part.size
+    STORE_BESIDE.wait()
+    if round_to in (F16, BF16) and round_to != dtype_code:
+        found = _measure(values)
+        _round(values, round_to)
+        _store(values, dtype_code, out)
+        return found
+    return _store(values, dtype_code, out)
+
+
+@kernel()
+def _store(values: np.ndarray, dtype_code: int, out: np.ndarray) -> tuple[int, int]:
+    not_finite, largest = 0, 0
+    for first in range(0, values.size, _TILE):
+        size = min(_TILE, values.size - first)
+        part = stretch(values, np.float32, first, size)
+        found, worst = _measure(part)
+        not_finite, largest = not_finite + found, worst if worst > largest else largest
         if dtype_code == F16:
-            to_float16(part, same_bytes(out[2 * first : 2 * last], np.uint16))
+            to_float16(part, stretch(out, np.uint16, first, size))
         elif dtype_code == BF16:
-            to_bfloat16(part, same_bytes(out[2 * first : 2 * last], np.uint16))
+            to_bfloat16(part, stretch(out, np.uint16, first, size))
         elif dtype_code == F64:
-            copy(part, same_bytes(out[8 * first : 8 * last], np.float64))
+            copy(part, stretch(out, np.float64, first, size))
         else:
-            copy(part, same_bytes(out[4 * first : 4 * last], np.float32))
-    return int(not_finite), int(largest)
+            copy(part, stretch(out, np.float32, first, size))
+    return not_finite, largest
+
+
+STORE_BESIDE = CompiledBeside(_store, lambda: _store(np.empty(0, np.float32), F32, np.empty(0, np.uint8)))
+
+
+@kernel()
+def _measure(values: np.ndarray) -> tuple[int, int]:
+    """What `store` returns."""
+    bits, worst, not_finite = stretch(values, np.int32, 0, values.size), np.int32(0), 0
+    for i in range(bits.size):  # magnitudes order like their bits
+        magnitude = np.int32(bits[i] & np.int32(0x7FFFFFFF))
+        worst = magnitude if magnitude > worst else worst
+    if worst >= _INFINITE:
+        worst = np.int32(0)
+        for i in range(bits.size):
+            magnitude = np.int32(bits[i] & np.int32(0x7FFFFFFF))
+            not_finite += magnitude >= _INFINITE
+            worst = magnitude if worst < magnitude < _INFINITE else worst
+    return int(not_finite), int(worst)
+
+
+@kernel()
+def _round(values: np.ndarray, round_to: int) -> None:
+    """float32 [n] to the nearest numbers of float16 or bfloat16, in place."""
+    tile = np.empty(_TILE, np.uint16)
+    for first in range(0, values.size, _TILE):
+        part = stretch(values, np.float32, first, min(_TILE, values.size - first))
+        half = stretch(tile, np.uint16, 0, part.size)
+        if round_to == F16:
+            to_float16(part, half)
+            from_float16(half, part)
+        else:
+            to_bfloat16(part, half)
+            from_bfloat16(half, part)

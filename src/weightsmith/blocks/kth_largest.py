@@ -15,8 +15,8 @@ import numpy as np
 
 from weightsmith.blocks.block import Scan
 from weightsmith.blocks.convert import load
-from weightsmith.blocks.numba_support.compile import kernel
-from weightsmith.blocks.numba_support.same_bytes import same_bytes
+from weightsmith.blocks.numba_support.compile import inner_kernel, kernel
+from weightsmith.blocks.numba_support.stretch import stretch
 from weightsmith.blocks.on_device.device_statistics import count_magnitudes
 from weightsmith.blocks.threshold import Threshold
 from weightsmith.blocks.weighted_sum import TILE
@@ -121,20 +121,21 @@ def _count_block(
 ) -> None:
     start_tile, tile, within = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.uint8)
     for first in range(0, size, TILE):
-        part = tile[: min(TILE, size - first)]
-        start, bits, offset = start_tile[: part.size], same_bytes(part, np.int32), 0
+        tile_size, offset = min(TILE, size - first), 0
+        part, start = stretch(tile, np.float32, 0, tile_size), stretch(start_tile, np.float32, 0, tile_size)
+        bits = stretch(tile, np.int32, 0, tile_size)
         load(dtype_codes[base], rows[base], first, start)
         for j in range(models.size):
             if j == 0 or models[j] != models[j - 1]:
                 load(dtype_codes[models[j]], rows[models[j]], first, part)
-                for i in range(part.size):
+                for i in range(tile_size):
                     part[i] = abs(part[i] - start[i])
-            model_counts = counts[offset : offset + steps[j]]
+            model_counts = stretch(counts, np.int64, offset, steps[j])
             offset += steps[j]
             above[j] += _count_tile(bits, np.int32(lows[j]), shifts[j], model_counts, within)
 
 
-@kernel()
+@inner_kernel()
 def _count_tile(bits: np.ndarray, bottom: np.int32, shift: int, counts: np.ndarray, within: np.ndarray) -> int:
     """`within`: uint8, a multiple of eight of them, as memory. Few elements lie within, so eight are skipped at a
     time."""
@@ -143,7 +144,7 @@ def _count_tile(bits: np.ndarray, bottom: np.int32, shift: int, counts: np.ndarr
         higher += np.int32(bits[i] > top)
     for i in range(bits.size):
         within[i] = np.uint8(np.uint32(bits[i] - bottom) < span)  # what lies below has wrapped around
-    words = same_bytes(within, np.uint64)
+    words = stretch(within, np.uint64, 0, within.size // 8)
     for word in range((bits.size + 7) // 8):
         if words[word]:
             for i in range(8 * word, min(8 * word + 8, bits.size)):

@@ -15,7 +15,7 @@ import hashlib
 import numpy as np
 
 from weightsmith.blocks.numba_support.compile import kernel
-from weightsmith.blocks.numba_support.same_bytes import same_bytes
+from weightsmith.blocks.numba_support.stretch import stretch
 
 _ROUNDS = 10
 _M0, _M1 = (
@@ -58,9 +58,9 @@ def fill_halves(key: np.uint64, start: int, lower: int, memory: np.ndarray, coun
     """uint16 [count]: the UPPER (`lower` 0) or LOWER (1) halves of elements `start` on. `memory`: uint32, at least
     `count` / 2 + MORE; the result is a part of it."""
     page = start // 64
-    words = memory[: 32 * ((start + count + 63) // 64 - page)]
+    words = stretch(memory, np.uint32, 0, 32 * ((start + count + 63) // 64 - page))
     fill_pages(key, page, lower, words)
-    return same_bytes(words, np.uint16)[start - 64 * page : start - 64 * page + count]
+    return stretch(words, np.uint16, start - 64 * page, count)
 
 
 def random_numbers(key: int, start: int, count: int) -> np.ndarray:

@@ -8,7 +8,8 @@ import numpy as np
 
 from weightsmith.blocks.block import Block, Scan
 from weightsmith.blocks.convert import load
-from weightsmith.blocks.numba_support.compile import kernel
+from weightsmith.blocks.numba_support.compile import inner_kernel, kernel
+from weightsmith.blocks.numba_support.stretch import stretch
 from weightsmith.blocks.on_device.device_statistics import dot_products_of
 
 TILE = 1 << 10  # elements per sweep: a few float32 arrays of them fit into the first-level cache
@@ -46,16 +47,17 @@ def _weighted_sum(
 ) -> None:
     tile = np.empty(TILE, np.float32)
     for first in range(0, out.size, TILE):
-        total = out[first : min(first + TILE, out.size)]
-        part = tile[: total.size]
-        total[:] = np.float32(0)
+        size = min(TILE, out.size - first)
+        total, part = stretch(out, np.float32, first, size), stretch(tile, np.float32, 0, size)
+        for i in range(size):
+            total[i] = np.float32(0)
         for m in range(weights.size):
             load(dtype_codes[m], rows[m], first, part)
             weight = weights[m]
-            for i in range(total.size):
+            for i in range(size):
                 total[i] += part[i] * weight
         if divisor != np.float32(1):
-            for i in range(total.size):
+            for i in range(size):
                 total[i] = total[i] / divisor
 
 
@@ -63,45 +65,49 @@ def _weighted_sum(
 def _add_weighted_changes(
     rows: np.ndarray, dtype_codes: np.ndarray, base: int, weights: np.ndarray, out: np.ndarray
 ) -> None:
-    start, tile = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    start_tile, tile = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     for first in range(0, out.size, TILE):
-        total = out[first : min(first + TILE, out.size)]
-        part = tile[: total.size]
-        load(dtype_codes[base], rows[base], first, start[: total.size])
-        total[:] = np.float32(0)
+        size = min(TILE, out.size - first)
+        total, part = stretch(out, np.float32, first, size), stretch(tile, np.float32, 0, size)
+        start = stretch(start_tile, np.float32, 0, size)
+        load(dtype_codes[base], rows[base], first, start)
+        for i in range(size):
+            total[i] = np.float32(0)
         for m in range(weights.size):
             if m != base:
                 load(dtype_codes[m], rows[m], first, part)
                 weight = weights[m]
-                for i in range(total.size):
+                for i in range(size):
                     total[i] += (part[i] - start[i]) * weight
-        for i in range(total.size):
+        for i in range(size):
             total[i] += start[i]
 
 
 @kernel()
 def _dot_products(rows: np.ndarray, dtype_codes: np.ndarray, minus: int, count: int, total: np.ndarray) -> None:
     models = dtype_codes.size
-    tiles = np.empty((models, TILE), np.float32)
+    tiles = np.empty(models * TILE, np.float32)
     for first in range(0, count, TILE):
         size = min(TILE, count - first)
         for m in range(models):
-            load(dtype_codes[m], rows[m], first, tiles[m, :size])
+            load(dtype_codes[m], rows[m], first, stretch(tiles, np.float32, m * TILE, size))
         if minus >= 0:
-            start = tiles[minus, :size]
+            start = stretch(tiles, np.float32, minus * TILE, size)
             for m in range(models):
                 if m != minus:
-                    subtract(start, tiles[m, :size])
+                    subtract(start, stretch(tiles, np.float32, m * TILE, size))
         for a in range(models):
             for b in range(a, models):
                 if a != minus and b != minus:
-                    product = _dot(tiles[a, :size], tiles[b, :size])
+                    product = _dot(
+                        stretch(tiles, np.float32, a * TILE, size), stretch(tiles, np.float32, b * TILE, size)
+                    )
                     total[a, b] += product
                     if a != b:
                         total[b, a] += product
 
 
-@kernel(fastmath={"reassoc", "contract"})
+@inner_kernel(fastmath={"reassoc", "contract"})
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
     total = np.float64(0)
     for i in range(a.size):
@@ -109,7 +115,7 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
     return total
 
 
-@kernel()
+@inner_kernel()
 def subtract(start: np.ndarray, other: np.ndarray) -> None:
     for i in range(start.size):
         other[i] -= start[i]

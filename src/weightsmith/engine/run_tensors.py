@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from weightsmith.blocks.block import Block
-from weightsmith.blocks.convert import DTYPE_CODES, store
+from weightsmith.blocks.convert import DTYPE_CODES, STORE_BESIDE, store
 from weightsmith.blocks.on_device.device_store import device_store
 from weightsmith.checkpoint.dtypes import ITEM_SIZES
 from weightsmith.engine.tensor_scan import BLOCK, Bounds, Buffers, Stopped, TensorScan
@@ -132,6 +132,8 @@ def run_tensors(
     devices = Devices(settings.device)
     pace = devices.pace(threads, tensors, method, settings.memory)
     run = _Run(method, writer, Buffers(settings.device), done.add, settings, pace.block)
+    if settings.device == "cpu":
+        STORE_BESIDE.start(pace.threads, method.compile_ahead)
 
     def work(tensor: TensorPlan, stop: Stop) -> tuple[str, Tally]:
         with devices.work() as device:

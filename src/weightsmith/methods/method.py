@@ -105,6 +105,9 @@ class Method:
         block.out[:] = self.combine(block, settings, statistics).cpu().numpy()
         return block.out
 
+    def compile_ahead(self) -> None:
+        """Compile what the kernels of `fused` call late, so that another process can have it ready by then."""
+
     @property
     def paper_address(self) -> str | None:
         """`paper`, where that is an address."""

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numba import float32
 
 from weightsmith.blocks.block import Block
 from weightsmith.blocks.convert import load
-from weightsmith.blocks.numba_support.compile import kernel
-from weightsmith.blocks.numba_support.same_bytes import same_bytes
+from weightsmith.blocks.numba_support.compile import inner_kernel, kernel
+from weightsmith.blocks.numba_support.stretch import stretch
 from weightsmith.blocks.on_device.device_statistics import l1_of
 from weightsmith.blocks.random_stream import LOWER, MORE, UPPER, below, fill_halves
 from weightsmith.blocks.weighted_sum import TILE, subtract
@@ -49,7 +50,7 @@ def combine_fused(
     weights = [settings.per_input[i]["weight"] for i in others]
     total = math.fsum(weights)  # in float64, as in the plain form: where weights cancel, float32 would miss their sum
     normalize = settings.shared["normalize"]
-    divisor = total if normalize and abs(total) >= NEARLY_ZERO else 1.0
+    divisor = total if normalize and not elect and abs(total) >= NEARLY_ZERO else 1.0
     _combine(
         block.rows,
         block.dtype_codes,
@@ -62,12 +63,20 @@ def combine_fused(
         np.array([selection.factor for selection in chosen_by], np.float32),
         np.array(weights, np.float32),
         elect,
-        normalize,
+        np.array(weights if normalize else [0.0] * len(weights), np.float32),
         np.float32(divisor),
         np.float32(settings.shared["lambda"] * settings.scale),
         block.out,
     )
     return block.out
+
+
+def compile_parts(*, elect: bool) -> None:
+    """What `_combine` calls after `load`."""
+    subtract.compile((float32[::1], float32[::1]))
+    _thin_between.compile((float32[::1], float32, float32))
+    if elect:
+        _elect.compile((float32[::1], float32[::1], float32[::1]))
 
 
 def l1_norms(
@@ -119,7 +128,7 @@ def _choose_in_rows(
     return before, after
 
 
-@kernel()
+@inner_kernel()
 def _load_difference(
     rows: np.ndarray, dtype_codes: np.ndarray, base: int, other: int, first: int, start: np.ndarray, out: np.ndarray
 ) -> None:
@@ -136,13 +145,14 @@ def _difference(
     """The task vector from element `position` on into `out`, its magnitudes into `sizes`."""
     tile = np.empty(TILE, np.float32)
     for first in range(0, out.size, TILE):
-        part, size = out[first : min(first + TILE, out.size)], sizes[first : min(first + TILE, out.size)]
-        _load_difference(rows, dtype_codes, base, other, position + first, tile[: part.size], part)
+        part = stretch(out, np.float32, first, min(TILE, out.size - first))
+        size, start = stretch(sizes, np.float32, first, part.size), stretch(tile, np.float32, 0, part.size)
+        _load_difference(rows, dtype_codes, base, other, position + first, start, part)
         for i in range(part.size):
             size[i] = abs(part[i])
 
 
-@kernel(fastmath={"reassoc"})
+@inner_kernel(fastmath={"reassoc"})
 def _l1(delta: np.ndarray) -> float:
     total = np.float64(0)
     for i in range(delta.size):
@@ -150,7 +160,7 @@ def _l1(delta: np.ndarray) -> float:
     return total
 
 
-@kernel(fastmath={"reassoc"})
+@inner_kernel(fastmath={"reassoc"})
 def _l1_chosen(delta: np.ndarray, chosen: np.ndarray) -> float:
     total = np.float64(0)
     for i in range(delta.size):
@@ -158,7 +168,7 @@ def _l1_chosen(delta: np.ndarray, chosen: np.ndarray) -> float:
     return total
 
 
-@kernel()
+@inner_kernel()
 def _thin_between(delta: np.ndarray, low: np.float32, high: np.float32) -> None:
     """A product instead of a choice: it goes through vector registers, and NaN and infinities stay, to be seen."""
     for i in range(delta.size):
@@ -172,11 +182,11 @@ def _norms_between(
 ) -> tuple[float, float]:
     start, delta, before, after = np.empty(TILE, np.float32), np.empty(TILE, np.float32), 0.0, 0.0
     for first in range(0, count, TILE):
-        size = min(TILE, count - first)
-        _load_difference(rows, dtype_codes, base, other, first, start[:size], delta[:size])
-        before += _l1(delta[:size])
-        _thin_between(delta[:size], low, high)
-        after += _l1(delta[:size])
+        part = stretch(delta, np.float32, 0, min(TILE, count - first))
+        _load_difference(rows, dtype_codes, base, other, first, stretch(start, np.float32, 0, part.size), part)
+        before += _l1(part)
+        _thin_between(part, low, high)
+        after += _l1(part)
     return before, after
 
 
@@ -195,9 +205,9 @@ def _choose_random(
     memory, more = np.empty(_DRAWS, np.uint32), np.empty(_DRAWS, np.uint32)
     upper, lower = np.uint16(bound >> 16), np.uint16(bound & 0xFFFF)
     for first in range(0, chosen.size, TILE):
-        tile_chosen = chosen[first : min(first + TILE, chosen.size)]
-        size = tile_chosen.size
-        _load_difference(rows, dtype_codes, base, other, first, start[:size], delta[:size])
+        size = min(TILE, chosen.size - first)
+        tile_chosen, part = stretch(chosen, np.uint8, first, size), stretch(delta, np.float32, 0, size)
+        _load_difference(rows, dtype_codes, base, other, first, stretch(start, np.float32, 0, size), part)
         drawn = fill_halves(key, position + first, UPPER, memory, size)
         undecided_count = np.int32(0)
         for i in range(size):
@@ -209,8 +219,8 @@ def _choose_random(
             for i in range(size):
                 if drawn[i] == upper and rest[i] < lower:
                     tile_chosen[i] = np.uint8(1)
-        before += _l1(delta[:size])
-        after += _l1_chosen(delta[:size], tile_chosen)
+        before += _l1(part)
+        after += _l1_chosen(part, tile_chosen)
     return before, after
 
 
@@ -222,11 +232,13 @@ def _choose_ranked(
     others the rank is only compared with the one that the number asks for."""
     memory, more = np.empty(_DRAWS, np.uint32), np.empty(_DRAWS, np.uint32)
     numbers, positions = np.empty(TILE, np.uint32), np.empty(TILE, np.int32)
-    bits, width, before, after = same_bytes(delta, np.int32), ordered.shape[1], 0.0, 0.0
+    width, before, after = ordered.shape[1], 0.0, 0.0
     for row in range(ordered.shape[0]):
+        row_sizes = stretch(ordered, np.int32, row * width, width)
         for first in range(row * width, (row + 1) * width, TILE):
-            last = min(first + TILE, (row + 1) * width)
-            tile_chosen, drawn = chosen[first:last], numbers[: last - first]
+            size = min(TILE, (row + 1) * width - first)
+            tile_chosen, drawn = stretch(chosen, np.uint8, first, size), stretch(numbers, np.uint32, 0, size)
+            part, tile_bits = stretch(delta, np.float32, first, size), stretch(delta, np.int32, first, size)
             upper = fill_halves(key, position + first, UPPER, memory, drawn.size)
             lower = fill_halves(key, position + first, LOWER, more, drawn.size)
             for i in range(drawn.size):
@@ -237,17 +249,16 @@ def _choose_ranked(
             for i in range(drawn.size):
                 positions[undecided_count] = i
                 undecided_count += np.int64(np.uint32(drawn[i] - bounds[0]) < span)
-            equal = _choose_by_rank(
-                drawn, bits[first:last], ordered[row], bounds, positions[:undecided_count], tile_chosen
-            )
+            undecided = stretch(positions, np.int32, 0, undecided_count)
+            equal = _choose_by_rank(drawn, tile_bits, row_sizes, bounds, undecided, tile_chosen)
             for j in range(equal):
-                _choose_equal(drawn[positions[j]], bits[first:last], ordered[row], bounds, positions[j], tile_chosen)
-            before += _l1(delta[first:last])
-            after += _l1_chosen(delta[first:last], tile_chosen)
+                _choose_equal(drawn[positions[j]], tile_bits, row_sizes, bounds, positions[j], tile_chosen)
+            before += _l1(part)
+            after += _l1_chosen(part, tile_chosen)
     return before, after
 
 
-@kernel()
+@inner_kernel()
 def _first_above(number: Any, bounds: np.ndarray, slope: float) -> int:
     """The first rank, doubled, with a bound above `number`; there is one, and it is not the first of all."""
     needed = min(np.int64((np.int64(number) - np.int64(bounds[0])) * slope) + 1, bounds.size - 1)
@@ -258,7 +269,7 @@ def _first_above(number: Any, bounds: np.ndarray, slope: float) -> int:
     return int(needed)
 
 
-@kernel()
+@inner_kernel()
 def _choose_by_rank(
     drawn: np.ndarray,
     bits: np.ndarray,
@@ -280,14 +291,28 @@ def _choose_by_rank(
     return int(equal)
 
 
-@kernel()
+@inner_kernel()
 def _choose_equal(
     random_number: Any, bits: np.ndarray, sizes: np.ndarray, bounds: np.ndarray, position: int, chosen: np.ndarray
 ) -> None:
     """Equal magnitudes share the mean of their ranks."""
     magnitude = np.int32(bits[position] & np.int32(0x7FFFFFFF))
-    doubled = np.searchsorted(sizes, magnitude) + np.searchsorted(sizes, magnitude, side="right") - 1
+    doubled = _first_at_least(sizes, np.int64(magnitude)) + _first_at_least(sizes, np.int64(magnitude) + 1) - 1
     chosen[position] = np.uint8(random_number < bounds[doubled])
+
+
+@inner_kernel()
+def _first_at_least(sizes: np.ndarray, magnitude: int) -> int:
+    """Where in ascending `sizes` the first as large as `magnitude` is. numba compiles numpy's `searchsorted` for half a
+    second."""
+    first, last = 0, sizes.size
+    while first < last:
+        middle = (first + last) >> 1
+        if sizes[middle] < magnitude:
+            first = middle + 1
+        else:
+            last = middle
+    return int(first)
 
 
 @kernel(error_model="numpy")
@@ -303,25 +328,24 @@ def _combine(
     factors: np.ndarray,
     weights: np.ndarray,
     elect: bool,
-    normalize: bool,
+    divisors: np.ndarray,
     divisor: np.float32,
     scale: np.float32,
     out: np.ndarray,
 ) -> None:
-    start_tile, deltas = np.empty(TILE, np.float32), np.empty((models.size, TILE), np.float32)
-    sign_tile, divisor_tile = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    tiles = np.empty((models.size + 3) * TILE, np.float32)  # of the base, of each task vector, and two for `_elect`
     for first in range(0, out.size, TILE):
-        mixed = out[first : min(first + TILE, out.size)]
-        size = mixed.size
-        start = start_tile[:size]
+        size = min(TILE, out.size - first)
+        mixed, start = stretch(out, np.float32, first, size), stretch(tiles, np.float32, 0, size)
         load(dtype_codes[base], rows[base], first, start)
-        mixed[:] = np.float32(0)
+        for i in range(size):
+            mixed[i] = np.float32(0)
         for m in range(models.size):
-            delta, factor, weight = deltas[m, :size], factors[m], weights[m]
+            delta, factor, weight = stretch(tiles, np.float32, (m + 1) * TILE, size), factors[m], weights[m]
             load(dtype_codes[models[m]], rows[models[m]], first, delta)
             subtract(start, delta)
             if by_chance[m]:
-                tile_chosen = chosen[m, first : first + size]
+                tile_chosen = stretch(chosen, np.uint8, m * chosen.shape[1] + first, size)
                 for i in range(size):
                     delta[i] = delta[i] * np.float32(tile_chosen[i])  # a product, so that NaN stays to be seen
             elif low[m] > np.float32(0) or high[m] < _INFINITE:
@@ -331,33 +355,28 @@ def _combine(
                 delta[i] = value
                 mixed[i] += value
         if elect:
-            _elect(deltas, weights, normalize, sign_tile[:size], divisor_tile[:size], mixed)
-            for i in range(size):
-                mixed[i] = start[i] + mixed[i] * scale
-        else:
-            for i in range(size):
-                mixed[i] = start[i] + mixed[i] / divisor * scale
+            _elect(tiles, divisors, mixed)
+        for i in range(size):
+            mixed[i] = start[i] + mixed[i] / divisor * scale
 
 
-@kernel(error_model="numpy")
-def _elect(
-    deltas: np.ndarray, weights: np.ndarray, normalize: bool, sign: np.ndarray, divisor: np.ndarray, mixed: np.ndarray
-) -> None:
-    """The sum of weighted task vectors in `mixed` to that of those which have its sign, divided by their weights."""
-    plus_one, zero = np.float32(1), np.float32(0)
-    for i in range(mixed.size):
+@inner_kernel(error_model="numpy")
+def _elect(tiles: np.ndarray, divisors: np.ndarray, mixed: np.ndarray) -> None:
+    """The sum of weighted task vectors in `mixed` to that of those which have its sign, divided by the sum of their
+    `divisors` where that is not zero."""
+    plus_one, zero, size = np.float32(1), np.float32(0), mixed.size
+    sign = stretch(tiles, np.float32, (divisors.size + 1) * TILE, size)
+    weight_sum = stretch(tiles, np.float32, (divisors.size + 2) * TILE, size)
+    for i in range(size):
         sign[i] = -plus_one if mixed[i] < zero else plus_one
         mixed[i] = mixed[i] * zero  # zero, and NaN where the sum is NaN
-        divisor[i] = zero
-    for m in range(weights.size):
-        delta, weight = deltas[m], weights[m]
-        for i in range(mixed.size):
+        weight_sum[i] = zero
+    for m in range(divisors.size):
+        delta, weight = stretch(tiles, np.float32, (m + 1) * TILE, size), divisors[m]
+        for i in range(size):
             toward = delta[i] * sign[i]  # positive where it has the elected sign
             agrees = plus_one if toward > zero else zero
             mixed[i] += toward * agrees
-            divisor[i] += weight * agrees
-    if normalize:
-        for i in range(mixed.size):
-            mixed[i] = mixed[i] / (plus_one if divisor[i] == zero else divisor[i])
-    for i in range(mixed.size):
-        mixed[i] = mixed[i] * sign[i]
+            weight_sum[i] += weight * agrees
+    for i in range(size):
+        mixed[i] = mixed[i] / (plus_one if weight_sum[i] == zero else weight_sum[i]) * sign[i]

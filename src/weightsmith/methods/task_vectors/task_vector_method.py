@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from weightsmith.blocks.block import Block, Scan
+from weightsmith.blocks.random_stream import random_numbers
 from weightsmith.methods.depth_scaling import DEPTH_SCALING
 from weightsmith.methods.method import Method, Parameter, Statistics, cancellation_warning
-from weightsmith.methods.task_vectors.fused import NEARLY_ZERO, combine_fused, l1_norms
+from weightsmith.methods.task_vectors.fused import NEARLY_ZERO, combine_fused, compile_parts, l1_norms
 from weightsmith.methods.task_vectors.sparsify import Selection, Sparsifier
 from weightsmith.methods.tensor_settings import Settings
 
@@ -57,6 +58,11 @@ class TaskVectorMethod(Method):
         if self.elect or not settings.shared["normalize"]:
             return None  # an election divides by the weights that agree
         return cancellation_warning([settings.per_input[i]["weight"] for i in settings.others])
+
+    def compile_ahead(self) -> None:
+        if self.random:
+            random_numbers(0, 0, 1)
+        compile_parts(elect=self.elect)
 
     def statistics(self, scan: Scan, settings: Settings) -> Statistics:
         if self.sparsifier is None:

@@ -20,7 +20,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -32,9 +32,21 @@ class Rule:
     to: str
     sources: tuple[str, ...]
     layout: Mapping[str, Any] | None
-    patterns: tuple[re.Pattern[str], ...]
-    canonical: re.Pattern[str]
-    shift: int  # the foreign layer number is the canonical one plus this
+
+    @cached_property
+    def patterns(self) -> tuple[re.Pattern[str], ...]:
+        """Of each of `sources`. Compiled where they are asked for: of the known schemes a model needs one."""
+        return tuple(re.compile(_pattern(source)[0]) for source in self.sources)
+
+    @cached_property
+    def canonical(self) -> re.Pattern[str]:
+        """Of `to`."""
+        return re.compile(_pattern(self.to)[0])
+
+    @cached_property
+    def shift(self) -> int:
+        """The foreign layer number is the canonical one plus this."""
+        return _pattern(self.sources[0])[1]
 
 
 MAPPING = "mapping"  # the family of a file that a person wrote for one model
@@ -72,7 +84,7 @@ def known_schemes() -> tuple[Scheme, ...]:
     """Every scheme, by file name."""
     folder = resources.files("weightsmith.models.naming") / "schemes"
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".json")), key=lambda entry: entry.name)
-    return tuple(parse_scheme(json.loads(entry.read_text(encoding="utf-8"))) for entry in files)
+    return tuple(_scheme(json.loads(entry.read_text(encoding="utf-8"))) for entry in files)
 
 
 def _sizes_in(layout: Any) -> list[Any]:
@@ -83,6 +95,13 @@ def _sizes_in(layout: Any) -> list[Any]:
 
 def parse_scheme(data: Mapping[str, Any]) -> Scheme:
     """A scheme from the content of its file. Raises KeyError, TypeError or re.error for content of another form."""
+    scheme = _scheme(data)
+    for rule in scheme.rules:
+        _ = rule.patterns, rule.canonical, rule.shift
+    return scheme
+
+
+def _scheme(data: Mapping[str, Any]) -> Scheme:
     rules = tuple(_rule(*entry) for entry in data["tensors"])
     columns = tuple(re.compile(pattern) for pattern in data.get("columns", []))
     return Scheme(
@@ -91,15 +110,12 @@ def parse_scheme(data: Mapping[str, Any]) -> Scheme:
 
 
 def _rule(to: str, source: str | list[str], layout: Mapping[str, Any] | None = None) -> Rule:
-    sources = (source,) if isinstance(source, str) else tuple(source)
-    patterns, shifts = zip(*map(_pattern, sources), strict=True)
-    return Rule(to, sources, layout, patterns, _pattern(to)[0], shifts[0])
+    return Rule(to, (source,) if isinstance(source, str) else tuple(source), layout)
 
 
-def _pattern(template: str) -> tuple[re.Pattern[str], int]:
+def _pattern(template: str) -> tuple[str, int]:
     """A template as a regular expression, and the shift of its layer numbers."""
     shift = int(shifted[1]) if (shifted := re.search(r"\{n\+(\d+)\}", template)) else 1 if "{last}" in template else 0
     parts = re.split(r"(\{n(?:\+\d+)?\}|\{last\}|\{w\})", template)
     groups = {"{w}": "(?P<w>weight|bias)", "{last}": r"(?P<last>\d+)"}
-    text = "".join(groups.get(p, r"(?P<n>\d+)" if p.startswith("{n") else re.escape(p)) for p in parts)
-    return re.compile(text), shift
+    return "".join(groups.get(p, r"(?P<n>\d+)" if p.startswith("{n") else re.escape(p)) for p in parts), shift
