@@ -84,6 +84,15 @@ def usable_device(device: str) -> str:
     return device
 
 
+def device_names(device: str) -> tuple[str, ...]:
+    """Those of `cuda:0,cuda:1`; `cuda` stands for all that are visible."""
+    if device == "cuda":
+        import torch
+
+        return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count())) or (device,)
+    return tuple(device.split(","))
+
+
 def device_memory(device: str) -> tuple[int, int]:
     """Bytes of its memory that are free, and all there are. A device that does not say shares the processor's."""
     if device.startswith("cuda"):

@@ -74,10 +74,15 @@ def evaluate(
         ),
     ] = Precision.auto,
     memory: Annotated[
-        str | None, typer.Option(help="Limit for weights, keys, values and activations together, such as 8GB.")
+        str | None,
+        typer.Option(help="Limit for weights, keys, values and activations together, such as 8GB; on each GPU."),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="Where models compute: cpu, an accelerator that torch knows, such as cuda, or auto.")
+        str,
+        typer.Option(
+            help="Where models compute: cpu, an accelerator that torch knows, such as cuda (all GPUs, which share the "
+            "questions), cuda:0,cuda:1 or mps, or auto."
+        ),
     ] = "cpu",
     threads: Threads = None,
     json_: AsJson = False,

@@ -19,8 +19,7 @@ import numpy as np
 from weightsmith.engine.know_whole_model import know_of_scan
 from weightsmith.engine.run_tensors import make_block
 from weightsmith.engine.tensor_scan import BLOCK, Buffers, TensorScan
-from weightsmith.engine.workers.device_streams import device_names
-from weightsmith.machine import peak_memory
+from weightsmith.machine import device_names, peak_memory
 from weightsmith.methods.matrices.matrix_method import MatrixMethod
 from weightsmith.planning.plan import Plan, TensorPlan
 from weightsmith.tokenizer.tokenizer_files import bytes_beside_weights

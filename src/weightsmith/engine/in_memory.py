@@ -9,7 +9,8 @@ import numpy as np
 
 from weightsmith.checkpoint.dtypes import torch_dtypes
 from weightsmith.engine.run_tensors import DEFAULT_RUN, OnBytes, RunSettings, Tally, run_tensors
-from weightsmith.engine.workers.device_streams import device_names, wait_for
+from weightsmith.engine.workers.device_streams import wait_for
+from weightsmith.machine import device_names
 from weightsmith.methods.method import Method
 from weightsmith.planning.plan import TensorPlan
 

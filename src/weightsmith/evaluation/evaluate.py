@@ -30,7 +30,7 @@ from weightsmith.evaluation.tasks.text_task import Text
 from weightsmith.files.digests import FileDigests, digest
 from weightsmith.files.output_folder import check_apart, check_place
 from weightsmith.files.work_folder import work_folder
-from weightsmith.machine import fast_precision, usable_device
+from weightsmith.machine import fast_precision, usable_devices
 from weightsmith.models.find_model import short_name
 from weightsmith.progress import OnProgress, counted, no_progress
 from weightsmith.recipe.recipe import Recipe
@@ -72,9 +72,10 @@ def evaluate(
     files; `tasks`: names of lm-evaluation-harness, `Questions` and `Text`; `questions` and `texts`: files, for short.
     `base`: a label, by default the first; `parents`: labels, by default those between the first and the last.
     `budget`: seconds, or a time such as "20m", for all models together; `memory`: bytes, or a size such as "8GB";
-    `device`: where transformers computes, `cpu`, another that torch knows, or `auto`, and llama.cpp where it is built
-    for it; `limit`: the first so many questions of each task, windows of a text. With `output`, answers are kept in
-    `output`/answers.sqlite as they come: an interrupted evaluation resumes, and what is added later costs only itself.
+    `device`: where transformers computes, `cpu`, others that torch knows (`cuda:0,cuda:1` share what is asked), or
+    `auto`, and llama.cpp where it is built for it; `limit`: the first so many questions of each task, windows of a
+    text. With `output`, answers are kept in `output`/answers.sqlite as they come: an interrupted evaluation resumes,
+    and what is added later costs only itself.
     `log` gets a line per event, `on_progress` a `Progress` in requests.
 
     Raises WeightsmithError, for everything that can be known then, before the first model is loaded.
@@ -95,7 +96,7 @@ def evaluate(
         system=system,
         precision=precision,
         memory=parse_size(memory, "--memory") if isinstance(memory, str) else memory,
-        device=usable_device(device),
+        device=usable_devices(device),
         threads=threads,
     )
     own = {entry_of(task): task for task in [*map(Questions, questions), *map(Text, texts)]}

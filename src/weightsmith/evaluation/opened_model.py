@@ -14,7 +14,12 @@ from weightsmith.engine.output.run_digest import run_digest
 from weightsmith.engine.stages.plan_stages import open_plan
 from weightsmith.evaluation.answer_store import content_key
 from weightsmith.evaluation.backend import Backend
-from weightsmith.evaluation.backends.open_backend import check_usable, open_backend, runs_in_llama_cpp
+from weightsmith.evaluation.backends.open_backend import (
+    check_usable,
+    open_backend,
+    runs_in_llama_cpp,
+    transformers_backend,
+)
 from weightsmith.evaluation.backends.precision_on import precision_on
 from weightsmith.evaluation.backends.transformers.unwritten_model import UnwrittenModel
 from weightsmith.evaluation.settings import EvaluationSettings
@@ -98,7 +103,7 @@ class OpenedModel:
     def _merged(self, plan: Plan, settings: EvaluationSettings, threads: int, log: Log) -> Iterator[LoadedModel]:
         import torch
 
-        from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
+        from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS
 
         torch.set_num_threads(threads)
         precision = settings.precision
@@ -112,7 +117,7 @@ class OpenedModel:
                 weights = compute_tensors(known.tensors, plan.method, threads=threads)
                 return fill_model(self.reference, plan.config, weights, PRECISIONS[precision])
 
-            backend = TransformersBackend(
+            backend = transformers_backend(
                 described_model,
                 precision=precision,
                 memory=settings.memory,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from weightsmith.checkpoint.checkpoint import read_tensor
@@ -48,11 +49,12 @@ def causal_class(reference: str, config_values: dict[str, Any]) -> tuple[Any, An
     try:
         from transformers import AutoConfig
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-        from transformers.utils import logging
+        from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise EvaluationError("running safetensors weights needs `pip install 'weightsmith[eval]'`") from error
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns where it is imported, whatever the model
     options = {key: value for key, value in without_code(config_values).items() if key not in _OWN}
     try:
         config = AutoConfig.for_model(config_values["model_type"], **options)

@@ -14,7 +14,7 @@ from weightsmith.evaluation.settings import EvaluationSettings
 from weightsmith.evaluation.tasks.suite import Suite, SuiteEntry, load_suite, suite_of
 from weightsmith.files.find_path import is_file, path_beside
 from weightsmith.files.inputs.yaml_file import YamlFile
-from weightsmith.machine import usable_device
+from weightsmith.machine import usable_devices
 from weightsmith.models.open_model import open_model
 from weightsmith.pipeline.pipeline_file import MERGED, EvaluateStage
 from weightsmith.pipeline.stages import Stages
@@ -142,7 +142,7 @@ def _settings(stage: EvaluateStage, folder: Path) -> EvaluationSettings:
         system=stage.system,
         precision=stage.precision,
         memory=parse_size(stage.memory, "memory") if stage.memory else None,
-        device=usable_device(stage.device),
+        device=usable_devices(stage.device),
     )
 
 

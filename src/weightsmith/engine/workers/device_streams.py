@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from weightsmith.errors import MergeError
-from weightsmith.machine import device_memory
+from weightsmith.machine import device_memory, device_names
 from weightsmith.methods.method import Method
 from weightsmith.planning.plan import TensorPlan
 from weightsmith.units import show_size
@@ -91,15 +91,6 @@ class Devices:
         block = min(DEVICE_BLOCK, max(_SMALLEST, room // of_element))
         at_a_time = max(1, room // (max(matrix, block) * of_element))
         return DevicePace(min(most, at_a_time * len(self.names)), block)
-
-
-def device_names(device: str) -> tuple[str, ...]:
-    """Those of `cuda:0,cuda:1`; `cuda` stands for all that are visible."""
-    if device == "cuda":
-        import torch
-
-        return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count())) or (device,)
-    return tuple(device.split(","))
 
 
 def wait_for(device: str) -> None:

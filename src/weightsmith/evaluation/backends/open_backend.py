@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from weightsmith.checkpoint.formats.gguf_file import GGUFFile
 from weightsmith.errors import EvaluationError
 from weightsmith.evaluation.backend import Backend
 from weightsmith.evaluation.backends.llama_cpp.llama_cpp_backend import LlamaCppBackend
 from weightsmith.evaluation.backends.transformers.transformers_tokens import TransformersTokens
-from weightsmith.machine import available_cores
+from weightsmith.machine import available_cores, device_names
 from weightsmith.models.model import Model
 from weightsmith.tokenizer.untrusted.chat_template import chat_text
 from weightsmith.tokenizer.untrusted.try_tokenizer import try_tokenizer
@@ -55,7 +56,30 @@ def open_backend(
         return LlamaCppBackend(model.home, threads, memory, log, offload=not device.startswith("cpu"))
     import torch
 
-    from weightsmith.evaluation.backends.transformers.transformers_backend import TransformersBackend
-
     torch.set_num_threads(threads)
-    return TransformersBackend(model, precision=precision, memory=memory, device=device, log=log)
+    return transformers_backend(model, precision=precision, memory=memory, device=device, log=log)
+
+
+def transformers_backend(
+    model: Model,
+    *,
+    precision: str,
+    memory: int | None,
+    device: str,
+    log: Callable[[str], None],
+    load: Callable[[], Any] | None = None,
+) -> Backend:
+    """As `TransformersBackend`; of several devices, `cuda:0,cuda:1`, each gets the model and a part of what is asked.
+    `memory`: bytes on each."""
+    from weightsmith.evaluation.backends.transformers.several_devices import LoadedOnce, SeveralDevices
+    from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
+    from weightsmith.models.live_model import load_live_model
+
+    devices = device_names(device)
+    if len(devices) > 1:
+        load = LoadedOnce(load or (lambda: load_live_model(model, PRECISIONS[precision])), len(devices))
+    backends = [
+        TransformersBackend(model, precision=precision, memory=memory, device=name, log=log, load=load)
+        for name in devices
+    ]
+    return backends[0] if len(backends) == 1 else SeveralDevices(backends)

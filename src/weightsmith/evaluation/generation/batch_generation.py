@@ -20,11 +20,14 @@ _LEAVING = 0.2  # of a batch
 
 
 class BatchGeneration:
-    """`tokens_at_once`: positions of all prompts and answers of a batch together, padding included."""
+    """`tokens_at_once`: positions of all prompts and answers of a batch together, padding included; `look_every`:
+    tokens of each answer between two looks at whether it has ended."""
 
-    def __init__(self, model: Any, tokens: TextTokens, ends: set[int], tokens_at_once: int) -> None:
+    def __init__(
+        self, model: Any, tokens: TextTokens, ends: set[int], tokens_at_once: int, *, look_every: int = 1
+    ) -> None:
         self._model, self._tokens, self._ends = model, tokens, ends
-        self._tokens_at_once = tokens_at_once
+        self._tokens_at_once, self._look_every = tokens_at_once, look_every
 
     @torch.inference_mode()
     def __call__(
@@ -62,34 +65,29 @@ class BatchGeneration:
         mask = torch.tensor([[0] * (widest - len(prompts[i])) + [1] * len(prompts[i]) for i in batch], device=device)
         positions = torch.tensor([[len(prompts[i])] for i in batch], device=device)
         answers: dict[int, list[int]] = {i: [] for i in batch}
-        texts = dict.fromkeys(batch, "")
         logits = torch.cat(first_logits)
+        unseen: list[torch.Tensor] = []  # [batch] each: tokens that nobody has looked at
         finished: set[int] = set()  # rows stay until they are a part of the batch: leaving it copies the cache
         for step in range(limit):
             tokens = next_tokens(logits, sampling, generator)
-            before = set(finished)
-            for row, token in enumerate(tokens.tolist()):
-                question = batch[row]
-                if row in finished:
-                    continue
-                if token not in self._ends:
-                    answers[question].append(token)
-                    texts[question] = self._tokens.decode(answers[question])
-                    if goes_on(question, self._tokens.decode(answers[question], special=True)):
-                        continue
-                finished.add(row)
-            if step == limit - 1:
-                finished = set(range(len(batch)))
-            if finished_answers := [(batch[row], texts[batch[row]]) for row in sorted(finished - before)]:
-                yield finished_answers
-            if len(finished) == len(batch):
-                return
-            if len(finished) >= _LEAVING * len(batch):
+            unseen.append(tokens)
+            last = step == limit - 1
+            if last or len(unseen) == self._look_every:
+                columns, unseen = torch.stack(unseen).tolist(), []  # on a device this waits for all of them
                 rows = [row for row in range(len(batch)) if row not in finished]
-                batch, finished = [batch[row] for row in rows], set()
-                index = torch.tensor(rows, device=device)
-                tokens, mask, positions = tokens[index], mask[index], positions[index]
-                cache.batch_select_indices(index)
+                ended = [row for row in rows if self._ended(batch[row], [c[row] for c in columns], answers, goes_on)]
+                ended = rows if last else ended
+                finished.update(ended)
+                if ended:
+                    yield [(batch[row], self._tokens.decode(answers[batch[row]])) for row in ended]
+                if len(finished) == len(batch):
+                    return
+                if len(finished) >= _LEAVING * len(batch):
+                    rows = [row for row in range(len(batch)) if row not in finished]
+                    batch, finished = [batch[row] for row in rows], set()
+                    index = torch.tensor(rows, device=device)
+                    tokens, mask, positions = tokens[index], mask[index], positions[index]
+                    cache.batch_select_indices(index)
             mask = torch.cat([mask, mask.new_ones(len(batch), 1)], 1)
             logits = self._model(
                 input_ids=tokens[:, None],
@@ -100,6 +98,16 @@ class BatchGeneration:
                 logits_to_keep=1,
             ).logits[:, -1]
             positions = positions + 1
+
+    def _ended(self, question: int, tokens: list[int], answers: dict[int, list[int]], goes_on: GoesOn) -> bool:
+        """Whether a question's answer ends within its next `tokens`; those before the end are added to it."""
+        for token in tokens:
+            if token in self._ends:
+                return True
+            answers[question].append(token)
+            if not goes_on(question, self._tokens.decode(answers[question], special=True)):
+                return True
+        return False
 
     def _read(self, prompts: Sequence[np.ndarray], first_logits: list[torch.Tensor]) -> Iterator[Any]:
         """The same cache for each of the sorted prompts, whose last logits go to `first_logits`."""

@@ -13,9 +13,9 @@ from weightsmith.evaluation.text_tokens import TextTokens
 
 
 class PlainGeneration:
-    """Called as BatchGeneration is; `tokens_at_once` plays no part."""
+    """Called as BatchGeneration is."""
 
-    def __init__(self, model: Any, tokens: TextTokens, ends: set[int], tokens_at_once: int) -> None:
+    def __init__(self, model: Any, tokens: TextTokens, ends: set[int]) -> None:
         self._model, self._tokens, self._ends = model, tokens, ends
 
     @torch.inference_mode()

@@ -17,9 +17,9 @@ from weightsmith.engine.in_memory import compute_tensors
 from weightsmith.engine.know_whole_model import know_whole_model
 from weightsmith.engine.run_tensors import RunSettings
 from weightsmith.engine.workers.device_inputs import DeviceInputs
-from weightsmith.engine.workers.device_streams import device_names
 from weightsmith.evaluation.backends.transformers.transformers_backend import PRECISIONS, TransformersBackend
 from weightsmith.evaluation.backends.transformers.unwritten_model import UnwrittenModel
+from weightsmith.machine import device_names
 from weightsmith.models.live_model import fill_model
 from weightsmith.models.model import Model
 from weightsmith.models.open_model import open_model

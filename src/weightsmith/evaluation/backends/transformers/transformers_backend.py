@@ -26,6 +26,7 @@ from weightsmith.models.live_model import causal_class, end_tokens, load_live_mo
 from weightsmith.models.model import Model
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LOOK_EVERY_ON_DEVICE = 8  # tokens: each look waits for all that the device was given; not measured yet
 _OWN_LIMITS = ("n_positions", "max_position_embeddings", "n_ctx")  # in the order that lm-eval asks for them
 
 
@@ -49,7 +50,7 @@ class TransformersBackend:
         `device`: where the model computes. Raises EvaluationError, and so does the first request where the memory is
         too little."""
         self._reference, self._memory, self._log = model.reference, memory, log
-        self._dtype, self._device = PRECISIONS[precision], torch.device(device)
+        self._dtype, self._device, self._on_processor = PRECISIONS[precision], torch.device(device), device == "cpu"
         self.tokens, self.precision = TransformersTokens(model.home), precision_on(precision, device)
         self._load = load or (lambda: load_live_model(model, self._dtype))
         config, _ = causal_class(model.reference, model.config)
@@ -128,10 +129,15 @@ class TransformersBackend:
         on_answers: OnAnswers | None = None,
     ) -> list[str]:
         self._ready()
-        form = BatchGeneration if self.branches else PlainGeneration
+        look_every = 1 if self._on_processor else _LOOK_EVERY_ON_DEVICE
 
         def ask(left: Sequence[int], on_results: OnAnswers) -> None:
-            run = form(self._model, self.tokens, self._ends, max(1, self._plan.kept >> self._halvings))
+            known = self._model, self.tokens, self._ends
+            if self.branches:
+                room = max(1, self._plan.kept >> self._halvings)
+                run: Any = BatchGeneration(*known, room, look_every=look_every)
+            else:
+                run = PlainGeneration(*known)
             run([prompts[k] for k in left], limit, lambda k, text: goes_on(left[k], text), sampling, on_results)
 
         return until_answered(len(prompts), ask, self, on_answers)
