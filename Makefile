@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 
-.PHONY: demo test fuzz properties chaos lint docs dist bench bench-beside bench-demo bench-matrices bench-methods bench-evaluate bench-export bench-importance bench-search bench-search-demo bench-unify clean
+.PHONY: demo test fuzz properties chaos lint docs dist bench bench-beside bench-demo bench-matrices bench-methods bench-evaluate bench-export bench-first bench-importance bench-search bench-search-demo bench-unify clean
 
 demo: $(VENV)/demo
 	$(BIN)/weightsmith demo demo
@@ -54,6 +54,9 @@ bench-matrices: $(VENV)/dev
 # Hours: adapters are trained, every method is searched and scored.
 bench-methods: $(VENV)/dev
 	$(BIN)/python benchmarks/compare_methods.py everything
+
+bench-first: $(VENV)/dev
+	$(BIN)/python benchmarks/first_merge.py
 
 bench-beside: $(VENV)/dev
 	$(BIN)/python benchmarks/beside_others.py

@@ -284,7 +284,7 @@ def table() -> None:
             "| method | mean | " + " | ".join(skills) + " | perplexity | against task arithmetic | p (Holm) | |"
         )
         parts.append("| --- | ---: |" + " ---: |" * (len(skills) + 3) + " --- |")
-        for label, tasks in sorted(asked.items(), key=lambda item: -sum(task.value for task in item[1])):
+        for label, tasks in sorted(asked.items(), key=lambda item: (-sum(task.value for task in item[1]), item[0])):
             mean = sum(task.value for task in tasks) / len(tasks)
             by_skill = [[task.value for task in tasks if task.entry.name == skill] for skill in skills]
             values = " | ".join(f"{sum(own) / len(own):.0f}" for own in by_skill)

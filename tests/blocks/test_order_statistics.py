@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ def test_the_bound_is_the_one_that_sorting_finds(scores: list[float], data: st.D
     values = np.array(scores, np.float32)
     ranks = data.draw(st.lists(st.integers(1, len(values)), min_size=1, max_size=3))
     cut = data.draw(st.integers(0, len(values)))
-    bounds = kth_largest_score(lambda: [values[:cut], values[cut:]], ranks)
+    bounds = kth_largest_score(lambda: [torch.from_numpy(part) for part in (values[:cut], values[cut:])], ranks)
     ordered = np.sort(values)[::-1]
     for k, bound in zip(ranks, bounds, strict=True):
         assert bound.value == ordered[k - 1]

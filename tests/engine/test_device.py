@@ -70,7 +70,7 @@ def test_tensors_larger_than_a_block(method: str, models: Path) -> None:
 
 
 @pytest.mark.parametrize("memory", [None, "150kB"])
-@pytest.mark.parametrize("method", ["nuslerp", "ramplus"])
+@pytest.mark.parametrize("method", ["nuslerp", "ramplus", "pcb"])
 def test_sums_over_columns_and_whole_models(method: str, memory: str | None, models: Path) -> None:
     own = {"nuslerp_flatten": False, "nuslerp_row_wise": True} if method == "nuslerp" else {}
     recipe = {
@@ -80,7 +80,7 @@ def test_sums_over_columns_and_whole_models(method: str, memory: str | None, mod
         "dtype": "float32",
         "parameters": own,
     }
-    if method == "ramplus":
+    if method != "nuslerp":
         for model in recipe["models"]:
             del model["parameters"]
     processor, device = weightsmith.merge(recipe), weightsmith.merge(recipe, device="cpu:0", memory=memory)

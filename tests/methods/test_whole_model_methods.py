@@ -198,8 +198,8 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
     st.lists(st.tuples(st.floats(0, 1), st.integers(-2, 2)), min_size=1, max_size=3),
 )
 def test_places_are_found_exactly(tensors: list[list[float]], places: list[tuple[float, int]]) -> None:
-    def score(block: Block, settings: Settings) -> dict[str, np.ndarray]:
-        return {"model": block.floats()[0]}
+    def score(block: Block, settings: Settings) -> dict[str, torch.Tensor]:
+        return {"model": block.inputs[0]}
 
     known: dict = {}
     for one in score_passes("scores", score, places):

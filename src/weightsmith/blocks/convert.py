@@ -107,7 +107,15 @@ def _store(values: np.ndarray, dtype_code: int, out: np.ndarray) -> tuple[int, i
     return not_finite, largest
 
 
-STORE_BESIDE = CompiledBeside(_store, lambda: _store(np.empty(0, np.float32), F32, np.empty(0, np.uint8)))
+def _call_load() -> None:
+    load(F32, np.empty(0, np.uint8), 0, np.empty(0, np.float32))
+
+
+def _call_store() -> None:
+    _store(np.empty(0, np.float32), F32, np.empty(0, np.uint8))
+
+
+STORE_BESIDE = CompiledBeside(_store, first=_call_load, last=_call_store)  # what every merge calls first and last
 
 
 @kernel()

@@ -120,9 +120,6 @@ def merge(
 
     Example: weightsmith merge ties.yml merged
     """
-    from weightsmith.commands.export import export_and_show
-    from weightsmith.commands.terminal.show_progress import show_progress
-    from weightsmith.engine.merge import merge as merge_models
     from weightsmith.machine import available_cores, usable_devices
     from weightsmith.units import parse_shard_size, parse_size
 
@@ -135,6 +132,12 @@ def merge(
         )
     memory_bytes = parse_size(memory, "--memory") if memory else None
     recipe, out = _recipe_and_out(arguments, output, method, base, parameters or [], dtype)
+    if device == "cpu":
+        _begin_compiling(recipe, threads or available_cores())
+    from weightsmith.commands.export import export_and_show
+    from weightsmith.commands.terminal.show_progress import show_progress
+    from weightsmith.engine.merge import merge as merge_models
+
     if method and not (quiet or json_):
         typer.echo(str(recipe))
     shard_bytes = parse_shard_size(out_shard_size)
@@ -265,6 +268,14 @@ def _recipe_and_out(
     if output is None:
         raise typer.BadParameter("is missing: the folder to create", param_hint="--out / -o")
     return load_recipe(recipe_of_options(method, arguments, base, parameters, dtype)), output
+
+
+def _begin_compiling(recipe: Recipe | Path, cores: int) -> None:
+    """What a first merge compiles, in another process, while this one imports the rest and plans."""
+    from weightsmith.blocks.convert import STORE_BESIDE
+    from weightsmith.recipe.recipe import load_recipe
+
+    STORE_BESIDE.start(cores, load_recipe(recipe).method.compile_ahead)
 
 
 def _parse_mappings(entries: list[str]) -> dict[str, Path]:

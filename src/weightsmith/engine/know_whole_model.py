@@ -99,7 +99,7 @@ def _totals(
     stage: str,
 ) -> Totals:
     merged = sorted(filter(_merged, tensors), key=lambda tensor: -tensor.info.numel)
-    total, totals, buffers = sum(tensor.read_bytes for tensor in merged), Totals(), Buffers()
+    total, totals, buffers = sum(tensor.read_bytes for tensor in merged), Totals(), Buffers(settings.device)
     done: list[int] = []
     if plan.method.needs_torch or settings.device != "cpu":
         import torch  # noqa: F401  # before the threads start, each of which then has it compute with one

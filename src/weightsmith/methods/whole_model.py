@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from weightsmith.blocks.block import Block, Scan
+from weightsmith.blocks.order_statistics import count_lower_halves, count_upper_halves, score_of
 
 if TYPE_CHECKING:
+    import torch
+
     from weightsmith.methods.tensor_settings import Settings
 
 
@@ -60,7 +63,7 @@ class Pass(Protocol):
 class RankedScores(Protocol):
     """For each model a score of every element, whose order in the whole model matters."""
 
-    def __call__(self, block: Block, settings: Settings) -> Mapping[str, np.ndarray]:
+    def __call__(self, block: Block, settings: Settings) -> Mapping[str, torch.Tensor]:
         """Model -> float32 [n], none of them NaN."""
         ...
 
@@ -80,7 +83,7 @@ class _UpperHalves:
     def gather(self, scan: Scan, settings: Settings, totals: Totals) -> None:
         for block in scan.blocks():
             for model, own in self._scores(block, settings).items():
-                totals.count(model, np.bincount(_ordered(own) >> 16, minlength=1 << 16))
+                totals.count(model, count_upper_halves(own))
 
     def conclude(self, totals: Totals, known: Mapping[str, Any]) -> dict[str, Any]:
         found = {}
@@ -103,10 +106,8 @@ class _LowerHalves:
         wanted = settings.whole_model[self._name]
         for block in scan.blocks():
             for model, own in self._scores(block, settings).items():
-                ordered = _ordered(own)
-                for upper in {upper for upper, _ in wanted[model]}:
-                    lower = ordered[ordered >> 16 == upper] & 0xFFFF
-                    totals.count((model, upper), np.bincount(lower, minlength=1 << 16))
+                for upper, counts in count_lower_halves(own, {upper for upper, _ in wanted[model]}).items():
+                    totals.count((model, upper), counts)
 
     def conclude(self, totals: Totals, known: Mapping[str, Any]) -> dict[str, Any]:
         found = {}
@@ -115,16 +116,5 @@ class _LowerHalves:
             for upper, place in places:
                 below = np.cumsum(totals.counts[model, upper])
                 lower = int(np.searchsorted(below, place, side="right"))
-                found[model].append(_score_of(upper << 16 | lower))
+                found[model].append(float(score_of(upper, lower)))
         return {self._name: found}
-
-
-def _ordered(scores: np.ndarray) -> np.ndarray:
-    """uint32 in the order of the float32 scores."""
-    bits = np.ascontiguousarray(scores + np.float32(0)).view(np.uint32)  # -0 is 0
-    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-
-
-def _score_of(ordered: int) -> float:
-    bits = ordered ^ (1 << 31) if ordered >> 31 else ~ordered & 0xFFFFFFFF
-    return float(np.uint32(bits).view(np.float32))

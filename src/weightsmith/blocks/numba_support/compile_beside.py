@@ -12,15 +12,16 @@ from typing import Any
 
 
 class CompiledBeside:
-    """`kernel`, compiled by `call` in a forked process, which keeps it in the cache. Where there is nothing to gain (it
-    is there already, one core, no cache), or anything fails, it is compiled where it is first called, as any other."""
+    """`kernel`, compiled by calling `last` in a forked process, which keeps it in the cache, after what `first` calls.
+    Where there is nothing to gain (it is there already, one core, no cache), or anything fails, it is compiled where it
+    is first called, as any other."""
 
-    def __init__(self, kernel: Any, call: Callable[[], object]) -> None:
-        self._kernel, self._call, self._lock = kernel, call, threading.Lock()
+    def __init__(self, kernel: Any, first: Callable[[], object], last: Callable[[], object]) -> None:
+        self._kernel, self._first, self._last, self._lock = kernel, first, last, threading.Lock()
         self._process: int | None = None
 
-    def start(self, cores: int, before: Callable[[], object]) -> None:
-        """Begin, where so many cores are to be used. `before`: compiles what this process comes to late, for it to
+    def start(self, cores: int, between: Callable[[], object]) -> None:
+        """Begin, where so many cores are to be used. `between`: compiles what this process comes to late, for it to
         find in the cache if it is there by then."""
         folder = self._kernel.stats.cache_path
         if cores < 2 or sys.platform != "linux" or self._kernel.signatures or not folder or self._process:
@@ -31,8 +32,8 @@ class CompiledBeside:
         if self._process == 0:
             try:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-                before()
-                self._call()
+                for call in (self._first, between, self._last):
+                    call()
             finally:
                 os._exit(0)
 

@@ -37,7 +37,7 @@ class ArceeFusion(Method):
 
         def scores():
             for block in scan.blocks():
-                yield self._importance(block, settings, width).cpu().numpy()
+                yield self._importance(block, settings, width)
 
         ranks = [scan.numel - int(quartile * (scan.numel - 1)) for quartile in _QUARTILES]
         first, median, third = (bound.value for bound in kth_largest_score(scores, ranks))

@@ -14,7 +14,10 @@ class Consensus(Method):
     name = "consensus"
     title = "Consensus task arithmetic"
     paper = "https://arxiv.org/abs/2405.07813"
-    advice = "For many fine-tunes: it keeps what several of them use. Skills that share nothing are lost in it."
+    advice = (
+        "For many fine-tunes: it keeps what several of them use. Skills that share nothing were lost at its defaults, "
+        "and kept with `lambda` 1.5 (docs/method-evidence.md)."
+    )
     parameters = (
         Parameter("weight", float, "non_base", "factor on this model's task vector", default=1.0),
         Parameter("tall_lambda", float, "shared", "the share of the others that a change has to reach", default=0.5),

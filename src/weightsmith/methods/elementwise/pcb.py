@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from weightsmith.blocks.block import Block
 from weightsmith.methods.depth_scaling import DEPTH_SCALING
@@ -12,44 +11,50 @@ from weightsmith.methods.method import Method, Parameter
 from weightsmith.methods.tensor_settings import Settings
 from weightsmith.methods.whole_model import score_passes
 
+if TYPE_CHECKING:
+    import torch
+
 _EXTREMES = 1e-4  # share of the magnitudes that is cut off at either end, as in the authors' code
 _LEAST = 1e-12
 _BOUNDS, _COMPETITION = "magnitudes", "competition"
 
 
-def _task_vectors(block: Block, settings: Settings) -> np.ndarray:
+def _task_vectors(block: Block, settings: Settings) -> torch.Tensor:
     """float32 [models, n], weighted; zero where an input is not finite."""
-    values = block.floats()
-    weights = np.array([settings.per_input[i]["weight"] for i in settings.others], np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):
-        deltas = (values[settings.others] - values[settings.base_index]) * weights[:, None]
-    return np.nan_to_num(deltas, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    inputs = block.inputs
+    weights = inputs.new_tensor([settings.per_input[i]["weight"] for i in settings.others])
+    return ((inputs[settings.others] - inputs[settings.base_index]) * weights[:, None]).nan_to_num_(0.0, 0.0, 0.0)
 
 
 def _names(settings: Settings) -> list[str]:
     return [settings.models[i] for i in settings.others]
 
 
-def _magnitudes(block: Block, settings: Settings) -> Mapping[str, np.ndarray]:
-    return dict(zip(_names(settings), np.abs(_task_vectors(block, settings)), strict=True))
+def _magnitudes(block: Block, settings: Settings) -> Mapping[str, torch.Tensor]:
+    return dict(zip(_names(settings), _task_vectors(block, settings).abs_(), strict=True))
 
 
-def _competing(block: Block, settings: Settings) -> Mapping[str, np.ndarray]:
+def _competing(block: Block, settings: Settings) -> Mapping[str, torch.Tensor]:
     deltas = _task_vectors(block, settings)
     return dict(zip(_names(settings), _competition(deltas, settings), strict=True))
 
 
-def _clamped(magnitudes: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+def _found(name: str, deltas: torch.Tensor, settings: Settings) -> torch.Tensor:
+    """What the passes found as `name`: float32 [2, models, 1]."""
+    return deltas.new_tensor([settings.whole_model[name][model] for model in _names(settings)]).T[:, :, None]
+
+
+def _clamped(magnitudes: torch.Tensor, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
     """Magnitudes between the bounds of their model; and these, as 0 to 1 [models, n]."""
-    bounds = np.array([settings.whole_model[_BOUNDS][name] for name in _names(settings)], np.float32)[:, :, None]
-    clamped = magnitudes.clip(bounds[:, 0], bounds[:, 1])
-    return clamped, (clamped - bounds[:, 0]) / np.maximum(bounds[:, 1] - bounds[:, 0], np.float32(_LEAST))
+    least, most = _found(_BOUNDS, magnitudes, settings)
+    clamped = magnitudes.clamp(least, most)
+    return clamped, (clamped - least) / (most - least).clamp(min=_LEAST)
 
 
-def _competition(deltas: np.ndarray, settings: Settings) -> np.ndarray:
+def _competition(deltas: torch.Tensor, settings: Settings) -> torch.Tensor:
     """exp(N n^2) tanh(tau_i sum_j tau_j), float32 [models, n]."""
-    _, relative = _clamped(np.abs(deltas), settings)
-    return np.exp(len(deltas) * relative**2) * np.tanh(deltas * deltas.sum(0))
+    _, relative = _clamped(deltas.abs(), settings)
+    return (len(deltas) * relative**2).exp_() * (deltas * sum(deltas[1:], deltas[0])).tanh_()
 
 
 class Pcb(Method):
@@ -94,12 +99,11 @@ class Pcb(Method):
     def combine(self, block, settings, statistics):
         import torch
 
-        inputs = block.inputs
-        deltas = _task_vectors(block, settings)
-        magnitudes, _ = _clamped(np.abs(deltas), settings)
-        least, most = np.array([settings.whole_model[_COMPETITION][name] for name in _names(settings)], np.float32).T
-        kept = (_competition(deltas, settings) - least[:, None]).clip(0) / np.maximum(most - least, _LEAST)[:, None]
-        merged = (np.sign(deltas) * magnitudes * kept).sum(0) / np.maximum(kept.sum(0), np.float32(_LEAST))
-        factor = settings.shared["lambda"] * settings.scale
-        result = inputs[settings.base_index] + torch.from_numpy(merged).to(inputs.device) * factor
+        inputs, deltas = block.inputs, _task_vectors(block, settings)
+        magnitudes, _ = _clamped(deltas.abs(), settings)
+        least, most = _found(_COMPETITION, deltas, settings)
+        kept = (_competition(deltas, settings) - least).clamp_(min=0) / (most - least).clamp(min=_LEAST)
+        parts = deltas.sign() * magnitudes * kept
+        merged = sum(parts[1:], parts[0]) / sum(kept[1:], kept[0]).clamp_(min=_LEAST)
+        result = inputs[settings.base_index] + merged * (settings.shared["lambda"] * settings.scale)
         return result.where(inputs.isfinite().all(0), torch.nan)
