@@ -252,6 +252,19 @@ def test_merged_adapters_are_the_same_from_whole_models(
         assert float((from_models[name] - tensor).norm()) <= 1e-3 * float(change.norm()) + 1e-6, name
 
 
+def test_a_mean_over_directions_that_adapters_lack_is_warned_of(lora_models: Path) -> None:
+    (warning,) = (text for text in ws.plan(lora_recipe(lora_models, "iso_c")).warnings if "direction" in text)
+    assert "core_space with `rule: iso_c` takes the mean over those alone" in warning
+    base, name = load_file(lora_models / "base" / "model.safetensors"), "model.layers.1.self_attn.q_proj.weight"
+    of_all, of_own = (
+        (ws.merge(lora_recipe(lora_models, method, **rule))[name] - base[name]).norm()
+        for method, rule in (("iso_c", {}), ("core_space", {"rule": "iso_c"}))
+    )
+    assert of_all < of_own / 2
+    for method in ("core_space", "tsv_m"):
+        assert not any("direction" in text for text in ws.plan(lora_recipe(lora_models, method)).warnings)
+
+
 @pytest.mark.parametrize("method", ["tsv_m", "aswudi", "core_space"])
 def test_adapters_of_fused_and_transposed_weights(method: str, tmp_path: Path) -> None:
     """GPT-2 stores query, key and value in one matrix, inputs by outputs."""

@@ -291,9 +291,9 @@ def _of_few_directions(recipe: Recipe, models: Mapping[str, Model]) -> Iterator[
     if recipe.method.flattens and (adapted := [reference for reference, model in models.items() if model.lora_ranks]):
         ranks = max(sum(models[reference].lora_ranks) for reference in adapted)
         yield (
-            f"{recipe.file.path}: {recipe.method.name} makes all directions of a merged task vector alike, and the "
-            f"task vectors of {', '.join(adapted)} have few (rank {ranks} at most): the others are raised from "
-            f"rounding. core_space with `rule: {recipe.method.name}` stays within those that adapters have"
+            f"{recipe.file.path}: {recipe.method.name} gives each direction of a merged task vector the mean over all "
+            f"that a weight has room for; the task vectors of {', '.join(adapted)} have few (rank {ranks} at most), so "
+            f"that little is left of any. core_space with `rule: {recipe.method.name}` takes the mean over those alone"
         )
 
 

@@ -249,7 +249,7 @@ def _choose_ranked(
             for i in range(drawn.size):
                 positions[undecided_count] = i
                 undecided_count += np.int64(np.uint32(drawn[i] - bounds[0]) < span)
-            undecided = stretch(positions, np.int32, 0, undecided_count)
+            undecided = stretch(positions, np.int32, 0, int(undecided_count))
             equal = _choose_by_rank(drawn, tile_bits, row_sizes, bounds, undecided, tile_chosen)
             for j in range(equal):
                 _choose_equal(drawn[positions[j]], tile_bits, row_sizes, bounds, positions[j], tile_chosen)
