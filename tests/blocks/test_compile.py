@@ -64,7 +64,7 @@ def test_compiled_again_where_what_a_kernel_calls_has_changed(tmp_path: Path) ->
 
 
 BESIDE = """
-import sys
+import os, sys
 import numpy as np
 from weightsmith.blocks import convert
 from weightsmith.blocks.convert import BF16, STORE_BESIDE, store
@@ -73,6 +73,8 @@ def before():
 STORE_BESIDE.start(1 if sys.argv[1] == "one core" else 2, before)
 started = STORE_BESIDE._process
 stored = np.empty(4, np.uint8)
+if sys.argv[1] == "forked" and (forked := os.fork()):
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]))
 assert store(np.array([1, -3], np.float32), BF16, BF16, stored) == (0, 0x40400000)
 assert stored.view(np.uint16).tolist() == [0x3F80, 0xC040]
 print(bool(started), len(convert._store.stats.cache_hits), len(convert._store.stats.cache_misses))
@@ -88,4 +90,5 @@ def test_compiled_by_another_process_where_that_saves_time(tmp_path: Path) -> No
     assert result("first") == ["False", "1", "0"], "it is there already"
     assert result("second", "one core") == ["False", "0", "1"]
     assert result("third", "broken")[-3:] == ["True", "0", "1"], "what failed there is done here"
+    assert result("forked", "forked")[0] == "True"
     assert result("fourth", more=NOTHING_CAN_BE_WRITTEN)[0] == "False"

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,5 +43,6 @@ class CompiledBeside:
         if self._process:
             with self._lock:
                 if self._process:
-                    os.waitpid(self._process, 0)
+                    with suppress(ChildProcessError):  # this process was forked from the one that began it
+                        os.waitpid(self._process, 0)
                     self._process = None
