@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import weightsmith.errors
 from tests.methods.scan_of import WholeTensors, merged, run, settings_of
@@ -208,3 +210,14 @@ def test_the_median_is_not_moved_by_one_that_is_far_off() -> None:
     # Where two share the middle it is their mean: 1 and 2 hold half of the weight.
     even = [{"weight": 0.1}, {"weight": 0.2}, {"weight": 0.3}]
     assert merged("weighted_median", models, even, base=None) == [[451.0, 2.5]]
+
+
+WHOLE = st.integers(-3, 3).map(float)  # equal values too
+
+
+@given(st.lists(st.tuples(WHOLE, st.integers(1, 6)), min_size=1, max_size=7))
+def test_half_of_the_weight_lies_on_either_side_of_the_median(models: list[tuple[float, int]]) -> None:
+    values = [[[value]] for value, _ in models]
+    [[median]] = merged("weighted_median", values, [{"weight": float(weight)} for _, weight in models], base=None)
+    ordered = sorted(value for value, weight in models for _ in range(weight))  # as often as its weight says
+    assert median == (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
