@@ -68,6 +68,7 @@ SPACES: dict[str, dict[str, Any]] = {
     "breadcrumbs_ties": _SIGNS | {"gamma": {"uniform": [0.0, 0.05]}},
     "ram": {"lines_alpha": {"uniform": [0.5, 4.0]}},
     "ramplus": {"lines_alpha": {"uniform": [0.5, 4.0]}, "r": {"uniform": [0.1, 0.5]}},
+    "ramplus_tl": {"lines_alpha": {"uniform": [0.5, 4.0]}, "r": {"uniform": [0.1, 0.5]}},
     "pcb": {"density": {"uniform": [0.05, 0.5]}, "lambda": {"uniform": [0.5, 4.0]}},
     "sce": {"select_topk": {"uniform": [0.1, 1.0]}, "lines_alpha": {"uniform": [0.5, 4.0]}},
     "consensus": {"tall_lambda": {"uniform": [0.2, 0.8]}, "lambda": _LAMBDA},
