@@ -132,12 +132,6 @@ def merge(
         )
     memory_bytes = parse_size(memory, "--memory") if memory else None
     recipe, out = _recipe_and_out(arguments, output, method, base, parameters or [], dtype)
-    if device == "cpu":
-        _begin_compiling(recipe, threads or available_cores())
-    from weightsmith.commands.export import export_and_show
-    from weightsmith.commands.terminal.show_progress import show_progress
-    from weightsmith.engine.merge import merge as merge_models
-
     if method and not (quiet or json_):
         typer.echo(str(recipe))
     shard_bytes = parse_shard_size(out_shard_size)
@@ -153,12 +147,18 @@ def merge(
         if json_ and not no_intermediate:
             raise typer.BadParameter("goes with --gguf where that is all: add --no-intermediate", param_hint="--json")
         check_types(gguf)
+    if no_intermediate and (not gguf or dry_run or device != "cpu" or ray or method):
+        raise typer.BadParameter(
+            "needs --gguf, and goes with none of --dry-run, --device, --ray, --method",
+            param_hint="--no-intermediate",
+        )
+    if device == "cpu":
+        _begin_compiling(recipe, threads or available_cores())
+    from weightsmith.commands.export import export_and_show
+    from weightsmith.commands.terminal.show_progress import show_progress
+    from weightsmith.engine.merge import merge as merge_models
+
     if no_intermediate:
-        if not gguf or dry_run or device != "cpu" or ray or method:
-            raise typer.BadParameter(
-                "needs --gguf, and goes with none of --dry-run, --device, --ray, --method",
-                param_hint="--no-intermediate",
-            )
         from weightsmith.gguf.conversion.export_source import ExportJob
 
         job = ExportJob(

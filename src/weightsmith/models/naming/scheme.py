@@ -94,10 +94,13 @@ def _sizes_in(layout: Any) -> list[Any]:
 
 
 def parse_scheme(data: Mapping[str, Any]) -> Scheme:
-    """A scheme from the content of its file. Raises KeyError, TypeError or re.error for content of another form."""
+    """A scheme from the content of its file. Raises KeyError, TypeError, ValueError or re.error for content of another
+    form."""
     scheme = _scheme(data)
     for rule in scheme.rules:
-        _ = rule.patterns, rule.canonical, rule.shift
+        if not rule.sources:
+            raise ValueError(f"{rule.to}: comes from no tensor")
+        _ = rule.patterns, rule.canonical
     return scheme
 
 
