@@ -38,8 +38,8 @@ def _middle(inputs: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, 
     """The two values that share the middle, or one of them twice; float32 [n] each. `weights`: float64 [models]."""
     values, value_weights = _in_order(list(inputs), list(weights))
     half, near = weights.sum() / 2, weights.sum() * 1e-12  # sums of weights such as 0.1 are not exact
-    reached, found = 0.0, inputs.new_zeros(inputs.shape[1], dtype=bool)
     first = second = inputs.new_zeros(inputs.shape[1])
+    reached, found = first.double(), first > 0  # none yet
     for value, following, weight in zip(values, [*values[1:], values[-1]], value_weights, strict=True):
         reached = reached + weight
         here = ~found & (reached >= half - near)
