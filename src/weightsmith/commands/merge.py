@@ -271,11 +271,16 @@ def _recipe_and_out(
 
 
 def _begin_compiling(recipe: Recipe | Path, cores: int) -> None:
-    """What a first merge compiles, in another process, while this one imports the rest and plans."""
+    """What a first merge compiles, in another process, while this one imports the rest and plans. That process reads
+    the recipe too; what is wrong with it is said by this one."""
     from weightsmith.blocks.convert import STORE_BESIDE
-    from weightsmith.recipe.recipe import load_recipe
 
-    STORE_BESIDE.start(cores, load_recipe(recipe).method.compile_ahead)
+    def compile_ahead() -> None:
+        from weightsmith.recipe.recipe import load_recipe
+
+        load_recipe(recipe).method.compile_ahead()
+
+    STORE_BESIDE.start(cores, compile_ahead)
 
 
 def _parse_mappings(entries: list[str]) -> dict[str, Path]:

@@ -50,7 +50,8 @@ class TransformersBackend:
         `device`: where the model computes. Raises EvaluationError, and so does the first request where the memory is
         too little."""
         self._reference, self._memory, self._log = model.reference, memory, log
-        self._dtype, self._device, self._on_processor = PRECISIONS[precision], torch.device(device), device == "cpu"
+        self._dtype, self._device = PRECISIONS[precision], torch.device(device)
+        self._look_every = 1 if device == "cpu" else _LOOK_EVERY_ON_DEVICE
         self.tokens, self.precision = TransformersTokens(model.home), precision_on(precision, device)
         self._load = load or (lambda: load_live_model(model, self._dtype))
         config, _ = causal_class(model.reference, model.config)
@@ -129,13 +130,12 @@ class TransformersBackend:
         on_answers: OnAnswers | None = None,
     ) -> list[str]:
         self._ready()
-        look_every = 1 if self._on_processor else _LOOK_EVERY_ON_DEVICE
 
         def ask(left: Sequence[int], on_results: OnAnswers) -> None:
             known = self._model, self.tokens, self._ends
             if self.branches:
                 room = max(1, self._plan.kept >> self._halvings)
-                run: Any = BatchGeneration(*known, room, look_every=look_every)
+                run: Any = BatchGeneration(*known, room, look_every=self._look_every)
             else:
                 run = PlainGeneration(*known)
             run([prompts[k] for k in left], limit, lambda k, text: goes_on(left[k], text), sampling, on_results)
