@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.hub_server import Hub, serving
+from tests.strict_device import register_strict_device
 from tests.tiny_tokenizer import keep_first_tokens
 from tests.warm_process import use_warm_modules, warm_process
 from weightsmith import child_process
@@ -271,3 +272,11 @@ def specialists(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Path:
         )
         weightsmith.merge(recipe, root / name)
     return root
+
+
+@pytest.fixture
+def strict_device(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A device that takes no tensor of the processor's; `strict:1` is another."""
+    register_strict_device()
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
+    return "strict:0"

@@ -1,4 +1,5 @@
-"""The path that accelerators take, on the one device that is always there: `cpu:0` is torch's processor."""
+"""The path that accelerators take, on `cpu:0`, which is torch's processor and always there, and on a device that is as
+strict as a card."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ READING = {"text": "random", "samples": 2, "context": 16}
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_the_same_numbers_as_the_kernels(method: str, models: Path, tmp_path: Path) -> None:
+def test_the_same_numbers_as_the_kernels(method: str, models: Path, tmp_path: Path, strict_device: str) -> None:
     most = METHODS[method].inputs[1]
     names = ["a"] if most == 1 else ["base", "a"] if most == 2 else ["a", "b"]
     own = {p.name for p in METHODS[method].parameters if p.scope != "shared"}
@@ -43,9 +44,10 @@ def test_the_same_numbers_as_the_kernels(method: str, models: Path, tmp_path: Pa
     recipe["parameters"] = {key: value for key, value in recipe["parameters"].items() if key in known}
     (tmp_path / "recipe.yml").write_text(yaml.safe_dump(recipe))
     merged = []
-    for device in ("cpu", "cpu:0"):
+    for device in ("cpu", "cpu:0", strict_device):
         weightsmith.merge(tmp_path / "recipe.yml", tmp_path / device, device=device)
         merged.append(load_file(tmp_path / device / "model.safetensors"))
+    assert all(torch.equal(merged[1][name], tensor) for name, tensor in merged[2].items())
     for name, kernel in merged[0].items():
         apart = (kernel - merged[1][name]).abs() > 1e-6 * kernel.abs().max()
         assert apart.float().mean() < 1e-3, name  # where a weighted sum cancels to a rounding, a sign is anyone's
@@ -53,7 +55,7 @@ def test_the_same_numbers_as_the_kernels(method: str, models: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", ["ties", "breadcrumbs", "dare_ties", "della", "slerp", "model_stock", "sce"])
-def test_tensors_larger_than_a_block(method: str, models: Path) -> None:
+def test_tensors_larger_than_a_block(method: str, models: Path, strict_device: str) -> None:
     names = ["base", "a"] if method == "slerp" else ["a", "b"]
     own = {"weight": 0.7, "density": 0.6} if "density" in {p.name for p in METHODS[method].parameters} else {}
     recipe = {
@@ -64,14 +66,14 @@ def test_tensors_larger_than_a_block(method: str, models: Path) -> None:
     } | ({"parameters": {"t": 0.3}} if method == "slerp" else {})
     whole = weightsmith.merge(recipe, device="cpu:0")
     pieces = weightsmith.merge(recipe, device="cpu:0", memory="150kB")  # blocks of some thousand elements
-    on_two = weightsmith.merge(recipe, device="cpu:0,cpu:1")
+    on_two = weightsmith.merge(recipe, device=f"{strict_device},strict:1")
     for name, tensor in whole.items():
         assert torch.equal(tensor, pieces[name]) and torch.equal(tensor, on_two[name]), name
 
 
 @pytest.mark.parametrize("memory", [None, "150kB"])
 @pytest.mark.parametrize("method", ["nuslerp", "ramplus", "pcb"])
-def test_sums_over_columns_and_whole_models(method: str, memory: str | None, models: Path) -> None:
+def test_sums_over_columns_and_whole_models(method: str, memory: str | None, models: Path, strict_device: str) -> None:
     own = {"nuslerp_flatten": False, "nuslerp_row_wise": True} if method == "nuslerp" else {}
     recipe = {
         "merge_method": method,
@@ -83,7 +85,7 @@ def test_sums_over_columns_and_whole_models(method: str, memory: str | None, mod
     if method != "nuslerp":
         for model in recipe["models"]:
             del model["parameters"]
-    processor, device = weightsmith.merge(recipe), weightsmith.merge(recipe, device="cpu:0", memory=memory)
+    processor, device = weightsmith.merge(recipe), weightsmith.merge(recipe, device=strict_device, memory=memory)
     for name, tensor in processor.items():
         torch.testing.assert_close(device[name], tensor, rtol=1e-6, atol=1e-7)
 

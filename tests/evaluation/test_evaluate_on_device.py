@@ -25,20 +25,24 @@ def scores(evaluation) -> list:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_the_same_scores(precision: str, chat_models: Path, questions: Path, tmp_path: Path) -> None:
+def test_the_same_scores(
+    precision: str, chat_models: Path, questions: Path, tmp_path: Path, strict_device: str
+) -> None:
     (tmp_path / "sea.txt").write_text("The sea is calm tonight, the tide is full, the moon lies fair. " * 20)
     models, asked = [chat_models / "a"], {"questions": [questions], "texts": [tmp_path / "sea.txt"]}
     on_processor, on_device = (
         scores(weightsmith.evaluate(models, **asked, precision=precision, device=device)) for device in ("cpu", "cpu:0")
     )
     assert on_device == on_processor
-    if precision != "float32":
+    if precision == "float32":
+        assert scores(weightsmith.evaluate(models, **asked, precision=precision, device=strict_device)) == on_device
+    else:
         exact = scores(weightsmith.evaluate(models, **asked, precision="float32"))
         assert on_device[-1] == pytest.approx(exact[-1], rel=2e-2)
 
 
-@pytest.mark.parametrize("devices", ["cpu:0", "cpu:0,cpu:0,cpu:0"])
-def test_the_same_answers(devices: str, whole_vocabulary: Path) -> None:
+@pytest.mark.parametrize("devices", ["cpu:0", "cpu:0,cpu:0,cpu:0", "strict:0,strict:1"])
+def test_the_same_answers(devices: str, whole_vocabulary: Path, strict_device: str) -> None:
     """Stops are looked for every few tokens there, and several devices share the prompts."""
     model = open_model(str(whole_vocabulary / "a"))
     plain, on_devices = (
