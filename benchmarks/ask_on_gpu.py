@@ -1,12 +1,10 @@
-"""Questions on a device, beside lm-evaluation-harness, and candidates of a search that are merged there, in one run.
-
-    benchmarks/on_gpu.sh [--dry]
+"""Questions on a device, beside lm-evaluation-harness, and candidates of a search that are merged there; `on_gpu.py`
+says which.
 
 A full-size Phi-2 (random weights, SmolLM2's tokenizer) answers questions of random words: with four choices, without
 examples and behind five that all share, and in its own words. Each side is a process of its own; times are those of
-asking, after a first question. lm-eval finds its batch size itself (`auto`). Then a search's model becomes one TIES of
-two fine-tunes after the other, with weights and densities drawn anew. `--dry` asks a few questions of a tiny model, on
-`cpu:0`.
+asking, after a first question. lm-eval finds its batch size itself (`auto`). A search's model becomes one TIES of two
+fine-tunes after the other, with weights and densities drawn anew.
 """
 
 from __future__ import annotations
@@ -19,22 +17,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import synthetic_phi2
-import torch
-from measured import where
-from merge_on_gpu import make_models
 from search_candidates import live_merge, recipe
 
-from weightsmith.demo.run_demo import base_model
 from weightsmith.evaluation.backends.open_backend import open_backend
 from weightsmith.evaluation.harness.harness_model import HarnessModel
-from weightsmith.files.markdown import markdown_table
 from weightsmith.models.open_model import open_model
-from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
 
 WORDS = "river stone count seven green paper while under letter carry north engine window answer music salt".split()
 QUESTIONS, GENERATED, TOKENS, CANDIDATES = 200, 64, 64, 6
@@ -42,46 +32,30 @@ DRY_QUESTIONS, DRY_GENERATED, DRY_TOKENS = 2, 1, 4
 KINDS = {"choices": "4 choices, 0-shot", "examples": "4 choices, 5 examples that all share", "generated": "generated"}
 
 
-def main() -> None:
-    dry = "--dry" in sys.argv[1:]
-    device, layers = ("cpu:0", 1) if dry else ("cuda", 32)
-    if dry:
-        synthetic_phi2.HIDDEN, synthetic_phi2.INNER, synthetic_phi2.VOCABULARY = 64, 128, 49152
-    with TemporaryDirectory(prefix="weightsmith-") as folder:
-        make_models(Path(folder), layers, device)
-        for name in ("base", "one", "two"):
-            write_tokenizer_files(open_model(str(base_model())), Path(folder, name))
-        card = torch.cuda.get_device_name() if device == "cuda" else "no card, a dry run"
-        print(f"{card}; {where()}\n", flush=True)
-        print(markdown_table(asked(Path(folder, "base"), device, dry)), flush=True)
-        print(f"\n{markdown_table(searched(Path(folder), device, dry))}", flush=True)
-
-
-def asked(model: Path, device: str, dry: bool) -> list[list[str]]:
-    """For each kind of question and precision seconds of both sides, and how far their answers are apart."""
+def asked(model: Path, device: str, dtype: str, dry: bool) -> list[list[str]]:
+    """For each kind of question seconds of both sides, and how far their answers are apart."""
     rows = [["questions", "precision", "lm-eval, s", "weightsmith, s", "times faster", "same answers", "ln p apart"]]
-    for dtype in ("float32",) if dry else ("bfloat16", "float32"):
-        theirs, ours = (run_side(side, model, device, dtype, dry) for side in ("lm-eval", "weightsmith"))
-        for kind, title in KINDS.items():
-            a, b = theirs[kind], ours[kind]
-            pairs = list(zip(a["answers"], b["answers"], strict=True))
-            apart = max((abs(x - y) for x, y in zip(a["scores"], b["scores"], strict=True)), default=None)
-            rows.append(
-                [
-                    f"{len(pairs)} {title}",
-                    dtype,
-                    f"{a['seconds']:.2f}",
-                    f"{b['seconds']:.2f}",
-                    f"{a['seconds'] / b['seconds']:.1f}",
-                    f"{sum(x == y for x, y in pairs)} of {len(pairs)}",
-                    "" if apart is None else f"{apart:.0e}",
-                ]
-            )
+    theirs, ours = (run_side(side, model, device, dtype, dry) for side in ("lm-eval", "weightsmith"))
+    for kind, title in KINDS.items():
+        a, b = theirs[kind], ours[kind]
+        pairs = list(zip(a["answers"], b["answers"], strict=True))
+        apart = max((abs(x - y) for x, y in zip(a["scores"], b["scores"], strict=True)), default=None)
+        rows.append(
+            [
+                f"{len(pairs)} {title}",
+                dtype,
+                f"{a['seconds']:.2f}",
+                f"{b['seconds']:.2f}",
+                f"{a['seconds'] / b['seconds']:.1f}",
+                f"{sum(x == y for x, y in pairs)} of {len(pairs)}",
+                "" if apart is None else f"{apart:.0e}",
+            ]
+        )
     return rows
 
 
 def run_side(side: str, model: Path, device: str, dtype: str, dry: bool) -> dict[str, Any]:
-    command = [sys.executable, __file__, "side", side, str(model), device, dtype, *(["--dry"] if dry else [])]
+    command = [sys.executable, __file__, side, str(model), device, dtype, *(["--dry"] if dry else [])]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
@@ -152,7 +126,5 @@ def searched(folder: Path, device: str, dry: bool) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["side"]:
-        print(json.dumps(ask(*sys.argv[2:6], dry="--dry" in sys.argv)))
-    else:
-        main()
+    side, path, *rest = sys.argv[1:5]
+    print(json.dumps(ask(side, path, *rest, dry="--dry" in sys.argv)))

@@ -1,13 +1,4 @@
-"""Merges of a full-size Phi-2 (fp16, random weights) on many cores and on a device, beside mergekit, in one run.
-
-    benchmarks/on_gpu.sh [--dry]
-
-Every method: weightsmith on 1 thread, on half of the cores and on all of them, with `--device`, and mergekit, which
-computes on the device too; the output goes into memory (/dev/shm), the inputs come from the page cache. TIES and linear
-go to the disk as well, with fsync, beside the floor: read the inputs once, write one output. Bytes of the device are
-compared with those of the processor, and mergekit's numbers with ours. What has not begun after 8 minutes is left out,
-and said so. `--dry` does the same for TIES of a tiny model, on `cpu:0`.
-"""
+"""Merges of Phi-2 (random weights) on many cores and on a device, beside mergekit; `on_gpu.py` says which."""
 
 from __future__ import annotations
 
@@ -15,51 +6,39 @@ import shutil
 import sys
 import sysconfig
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 
-import synthetic_phi2
 import torch
-from measured import Measured, floor_command, measure, warm, where
+from measured import Measured, floor_command, measure, warm
 from safetensors import safe_open
 from safetensors.torch import save_file
-from synthetic_phi2 import METHODS, parameters, save_config, shapes, write_recipe
+from synthetic_phi2 import save_config, shapes, write_recipe
 
 from weightsmith.machine import available_cores
 
-SECONDS = 8 * 60
 WEIGHTSMITH = [sys.executable, "-m", "weightsmith"]
 MERGEKIT = str(Path(sysconfig.get_path("scripts")) / "mergekit-yaml")
-TO_DISK = ("ties", "linear")
-DRY = ("ties",)
+GROWTH = ("ties", "linear")  # measured on one thread, half of the cores and all of them; the others on all
 
 
-def main() -> None:
-    began, dry = time.monotonic(), "--dry" in sys.argv[1:]
-    device, layers = ("cpu:0", 1) if dry else ("cuda", 32)
-    if dry:
-        synthetic_phi2.HIDDEN, synthetic_phi2.INNER, synthetic_phi2.VOCABULARY = 64, 128, 256
-    memory, disk = (Path(mkdtemp(prefix="weightsmith-", dir=place)) for place in ("/dev/shm", None))
-    try:
-        make_models(disk, layers, device)
-        card = torch.cuda.get_device_name() if device == "cuda" else "no card, a dry run"
-        print(f"{card}; {where()}; {parameters(layers):,} parameters\n", flush=True)
-        cores = available_cores()
-        threads = [1] if dry else sorted({1, max(1, cores // 2), cores})
-        print_head([*(f"{n} threads" for n in threads), f"--device {device}", "mergekit"])
-        for method in DRY if dry else METHODS:
-            if time.monotonic() - began > SECONDS:
-                print(f"| {method} | not begun: {SECONDS} s are over |")
-                continue
-            print_row(method, disk, memory, threads, device)
-        print(
-            "\n| output on the disk, with fsync | all threads, s | device, s | floor, s |\n| --- | ---: | ---: | ---: |"
-        )
-        for method in DRY if dry else TO_DISK:
-            print_disk(method, disk, device)
-    finally:
-        for folder in (memory, disk):
-            shutil.rmtree(folder, ignore_errors=True)
+def print_merges(methods: Sequence[str], folder: Path, memory: Path, device: str, left: Callable[[], float]) -> None:
+    """A table: for each method seconds of all sides, whose outputs go into `memory`, and how far they are apart. What
+    may take longer than is `left` (seconds) is not begun."""
+    cores = available_cores()
+    threads = sorted({1, max(1, cores // 2), cores})
+    head = [*(f"{n} threads, s" for n in threads), f"--device {device}, s", "mergekit, s", "compared"]
+    print(
+        "| output in memory | " + " | ".join(head) + " |\n| --- |" + " ---: |" * (len(head) - 1) + " --- |", flush=True
+    )
+    longest = 0.0
+    for method in methods:
+        if left() < longest:
+            print(f"| {method} | left out: no time was left |", flush=True)
+            continue
+        began = time.monotonic()
+        print_row(method, folder, memory, threads if method in GROWTH else threads[-1:], len(threads), device)
+        longest = max(longest, time.monotonic() - began)
 
 
 def make_models(folder: Path, layers: int, device: str) -> None:
@@ -77,34 +56,54 @@ def make_models(folder: Path, layers: int, device: str) -> None:
         save_config(folder / name, layers)
 
 
-def print_head(columns: list[str]) -> None:
-    print("| output in memory | " + " | ".join(f"{column}, s" for column in columns) + " | compared |")
-    print("| --- |" + " ---: |" * len(columns) + " --- |", flush=True)
-
-
-def print_row(method: str, folder: Path, memory: Path, threads: list[int], device: str) -> None:
+def print_row(method: str, folder: Path, memory: Path, threads: list[int], columns: int, device: str) -> None:
     recipe, inputs = write_recipe(folder, method)
     warm(inputs)
-    taken: list[Measured] = []
     outputs = {"processor": memory / "processor", "device": memory / "device", "mergekit": memory / "mergekit"}
-    for count in threads:
-        taken.append(merged([*WEIGHTSMITH, "merge", str(recipe), "-q", "--threads", str(count)], outputs["processor"]))
-    taken.append(merged([*WEIGHTSMITH, "merge", str(recipe), "-q", "--device", device], outputs["device"]))
+    ours = [*WEIGHTSMITH, "merge", str(recipe), "-q", "--device"]
+    taken = [merged([*ours, "cpu", "--threads", str(count)], outputs["processor"]) for count in threads]
+    taken.append(merged([*ours, device], outputs["device"]))
     command = [MERGEKIT, str(recipe), "--no-copy-tokenizer", "--quiet", *(["--cuda"] if device == "cuda" else [])]
     taken.append(merged(command, outputs["mergekit"]))
-    compared = [f"{name} {apart(outputs['processor'], outputs[name])}" for name in ("device", "mergekit")]
-    print(f"| {method} | " + " | ".join(f"{one.wall:.2f}" for one in taken) + f" | {'; '.join(compared)} |", flush=True)
+    compared = [f"{name} {apart(outputs['processor'], outputs[name], device)}" for name in ("device", "mergekit")]
+    seconds = [*[""] * (columns - len(threads)), *(f"{one.wall:.2f}" for one in taken)]
+    print(f"| {method} | " + " | ".join(seconds) + f" | {'; '.join(compared)} |", flush=True)
     for out in outputs.values():
         shutil.rmtree(out)
 
 
-def print_disk(method: str, folder: Path, device: str) -> None:
-    recipe, inputs = write_recipe(folder, method)
-    warm(inputs)
-    command = [*WEIGHTSMITH, "merge", str(recipe), "-q"]
-    ours, on_device = merged(command, folder / "out"), merged([*command, "--device", device], folder / "out")
-    floor = measure(floor_command(inputs, folder / "floor"))
-    print(f"| {method} | {ours.wall:.2f} | {on_device.wall:.2f} | {floor.wall:.2f} |", flush=True)
+def print_on_disk(methods: Sequence[str], folder: Path, device: str) -> None:
+    """A table: output on the disk, with fsync, beside what any program has to do."""
+    print(
+        f"\n| output on the disk, with fsync | all threads, s | --device {device}, s | floor, s |\n"
+        "| --- | ---: | ---: | ---: |"
+    )
+    for method in methods:
+        recipe, inputs = write_recipe(folder, method)
+        warm(inputs)
+        command = [*WEIGHTSMITH, "merge", str(recipe), "-q", "--device"]
+        ours, there = (merged([*command, place], folder / "out") for place in ("cpu", device))
+        floor = measure(floor_command(inputs, folder / "floor"))
+        print(f"| {method} | {ours.wall:.2f} | {there.wall:.2f} | {floor.wall:.2f} |", flush=True)
+    shutil.rmtree(folder / "out")
+    (folder / "floor").unlink()
+
+
+def print_matrices(methods: Sequence[str], folder: Path, memory: Path, device: str) -> None:
+    """A table: methods of matrices, of models that have few layers."""
+    print(
+        f"\n| methods of matrices, 1 layer | all threads, s | --device {device}, s | compared |\n"
+        "| --- | ---: | ---: | --- |"
+    )
+    for method in methods:
+        recipe, inputs = write_recipe(folder, method)
+        warm(inputs)
+        command = [*WEIGHTSMITH, "merge", str(recipe), "-q", "--device"]
+        ours, there = (merged([*command, place], memory / place) for place in ("cpu", device))
+        print(
+            f"| {method} | {ours.wall:.2f} | {there.wall:.2f} | {apart(memory / 'cpu', memory / device, device)} |",
+            flush=True,
+        )
 
 
 def merged(command: list[str], out: Path) -> Measured:
@@ -114,13 +113,13 @@ def merged(command: list[str], out: Path) -> Measured:
     return measure([*command[:at], str(out), *command[at:]])
 
 
-def apart(first: Path, second: Path) -> str:
-    """How far two merged models differ, in words."""
+def apart(first: Path, second: Path, device: str) -> str:
+    """How far two merged models differ, in words; they are compared on `device`."""
     different, most, total = 0, 0.0, 0
     for ours in sorted(first.glob("*.safetensors")):
         with safe_open(ours, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  # safe_open is no mapping
-                a, b = tensors.get_tensor(name), tensor_of(second, name)
+                a, b = tensors.get_tensor(name).to(device), tensor_of(second, name).to(device)
                 total += a.numel()
                 if not torch.equal(a, b):
                     change = (a.float() - b.float()).abs()
@@ -135,7 +134,3 @@ def tensor_of(folder: Path, name: str) -> torch.Tensor:
             if name in tensors.keys():  # noqa: SIM118
                 return tensors.get_tensor(name)
     raise SystemExit(f"{folder}: no tensor {name}")
-
-
-if __name__ == "__main__":
-    main()

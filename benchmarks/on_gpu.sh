@@ -1,5 +1,5 @@
 #!/bin/sh
-# What has to be measured on a machine with a GPU, in one run of about ten minutes:
+# What has to be measured on a machine with a GPU, in one run of 8 minutes:
 #
 #     benchmarks/on_gpu.sh            # python3 has torch, triton, numba and transformers; no network is needed
 #     benchmarks/on_gpu.sh --dry      # the same with a tiny model on the processor: nothing to be learned but that it runs
@@ -16,5 +16,4 @@ if [ -d build/wheels ]; then
     python=build/on-gpu/bin/python
 fi
 export PYTHONPATH=src:benchmarks
-"$python" benchmarks/merge_on_gpu.py "$@"
-exec "$python" benchmarks/ask_on_gpu.py "$@"
+exec "$python" benchmarks/on_gpu.py "$@"

@@ -25,6 +25,7 @@ METHODS = (
     "model_stock",
     "task_arithmetic",
 )
+MATRICES = ("tsv_m", "iso_c")  # methods of matrices
 _AT_ONCE = 1 << 24  # elements
 
 
@@ -99,7 +100,7 @@ def write_recipe(folder: Path, method: str) -> tuple[Path, list[Path]]:
     if method == "slerp":
         content = base | {"models": [{"model": str(folder / n)} for n in ("base", "one")], "parameters": {"t": 0.4}}
         names = ["base", "one"]
-    elif method == "model_stock":
+    elif method == "model_stock" or method in MATRICES:
         content, names = base | {"models": [{"model": str(folder / n)} for n in names]}, ["base", *names]
     elif method == "linear":
         weights = {"one": 0.5, "two": 0.3}

@@ -62,13 +62,13 @@ class Block:
         import torch
 
         dtypes = {F32: torch.float32, F16: torch.float16, BF16: torch.bfloat16}
-        count, values = len(self.out), []
+        count, values, pinned = len(self.out), [], self.device.startswith("cuda")
         for number, (row, dtype_code) in enumerate(zip(self.rows, self.dtype_codes.tolist(), strict=True)):
             if number in self.there:
                 values.append(self.there[number])
                 continue
             dtype = dtypes[dtype_code]
-            stored = torch.from_numpy(row[: count * dtype.itemsize]).to(self.device, non_blocking=True)
+            stored = torch.from_numpy(row[: count * dtype.itemsize]).to(self.device, non_blocking=pinned)
             values.append(stored.view(dtype))
         return values
 

@@ -17,7 +17,7 @@ from weightsmith.blocks.threshold import Threshold
 from weightsmith.checkpoint.checkpoint import rows_together
 from weightsmith.checkpoint.dtypes import numpy_dtypes
 from weightsmith.engine.workers.device_inputs import DeviceInputs
-from weightsmith.engine.workers.device_streams import DEVICE_BLOCK
+from weightsmith.engine.workers.device_streams import DEVICE_BLOCK, wait_for_copies
 from weightsmith.engine.workers.on_threads import Stop
 from weightsmith.planning.plan import TensorPlan
 
@@ -58,11 +58,15 @@ class Buffers(threading.local):
         self._rows, self._out = np.empty((0, 0), np.uint8), np.empty(0, np.float32)
         self._stored = np.empty(0, np.uint8)
 
-    def take(self, rows: int, elements: int) -> tuple[np.ndarray, np.ndarray]:
-        """(uint8 [rows, room for float32], float32 [elements]); what was taken before is overwritten."""
-        if len(self._rows) < rows or len(self._out) < elements:
-            room = max(elements, len(self._out))
-            self._rows, self._out = self._bytes(rows * room * 4).reshape(rows, -1), np.empty(room, np.float32)
+    def take(self, rows: int, elements: int, item: int = 4) -> tuple[np.ndarray, np.ndarray]:
+        """(uint8 [rows, room for elements of `item` bytes], float32 [elements]); what was taken before is
+        overwritten."""
+        if len(self._out) < elements:
+            self._out = np.empty(elements, np.float32)
+        width = max(len(self._out) * item, self._rows.shape[1])
+        if len(self._rows) < rows or self._rows.shape[1] < width:
+            self._rows = np.empty((0, 0), np.uint8)  # let go first: of pinned memory there is little
+            self._rows = self._bytes(rows * width).reshape(rows, width)
         return self._rows[:rows], self._out[:elements]
 
     @property
@@ -122,6 +126,7 @@ class TensorScan:
         # As stored, where kernels know the dtype, so that nothing is converted twice.
         stored_dtypes = [info.dtype if info.dtype in ("F16", "BF16") and not info.computed else "F32" for info in infos]
         self._dtypes = [numpy_dtypes()[dtype] for dtype in stored_dtypes]
+        self._item = 4 if device == "cpu" else max(dtype.itemsize for dtype in self._dtypes)
         self._dtype_codes = np.array([DTYPE_CODES[dtype] for dtype in stored_dtypes])
 
     def shorten(self, count: int, *, to_end: bool) -> None:
@@ -151,7 +156,8 @@ class TensorScan:
             began = time.perf_counter()
             count = min(self._step, end - start)
             first = self.begin + self._first + start
-            rows, out = self._buffers.take(len(self._dtypes), count)
+            wait_for_copies(self._device)
+            rows, out = self._buffers.take(len(self._dtypes), count, self._item)
             there = self._on_device(first, count)
             for number, (source, row, dtype) in enumerate(zip(self.tensor.sources, rows, self._dtypes, strict=True)):
                 if number not in there:

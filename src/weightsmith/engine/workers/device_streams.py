@@ -17,7 +17,7 @@ from weightsmith.units import show_size
 DEVICE_BLOCK = 1 << 24  # elements: most tensors are one block, which stays there from pass to pass
 _MOST = 6  # threads for each device: while one tensor is computed, others are read, copied and written
 _TEMPORARIES = 16  # float32 for each element of a block, beside four for each input
-_SMALLEST = 1 << 10  # elements of a block
+_SMALLEST, _FEW = 1 << 10, 1 << 22  # elements of a block
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,20 @@ class Devices:
                 f"--memory {show_size(memory)}: {what} of {inputs} takes up to {show_size(needed)} there; allow that "
                 "much, or leave --device out"
             )
-        block = min(DEVICE_BLOCK, max(_SMALLEST, room // of_element))
+        # Smaller blocks before fewer threads, as long as a block is not all overhead.
+        least = min(_FEW, room // of_element)
+        block = min(DEVICE_BLOCK, max(_SMALLEST, least, room // (most // len(self.names) or 1) // of_element))
         at_a_time = max(1, room // (max(matrix, block) * of_element))
         return DevicePace(min(most, at_a_time * len(self.names)), block)
+
+
+def wait_for_copies(device: str) -> None:
+    """Until nothing that the calling thread gave to an NVIDIA or AMD device is still copied from or into memory here,
+    which may then be used again. Other devices copy before they return."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.current_stream(device).synchronize()
 
 
 def wait_for(device: str) -> None:
