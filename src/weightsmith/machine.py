@@ -72,6 +72,8 @@ def usable_device(device: str) -> str:
         return best_device()
     if device == "cpu":
         return device
+    # Products of several streams are to be the same each time; cuBLAS reads this when it starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
     try:

@@ -48,6 +48,13 @@ class Block:
             load(dtype_code, row, 0, row_values)
         return values
 
+    def sample(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """float32 [models, starts x length]: the elements from each of `starts` on, picked on `device`."""
+        import torch
+
+        places = torch.from_numpy((starts[:, None] + np.arange(length)).reshape(-1)).to(self.device)
+        return torch.stack([stored[places].to(torch.float32) for stored in self.stored]).cpu().numpy()
+
     @property
     def inputs(self) -> torch.Tensor:
         """float32 [models, n], a copy on `device`, yours to overwrite. Bytes go there before they are

@@ -195,16 +195,18 @@ class TensorScan:
         return adapted.low_rank(source.tensor) if isinstance(adapted, LowRank) and on_base and self._whole else None
 
     def sample(self, count: int) -> np.ndarray:
-        began = time.perf_counter()
         if self.numel <= count:
-            sampled = np.empty((len(self._dtypes), self.numel), np.float32)
-            self._read(0, sampled)
+            starts, length = np.zeros(1, np.int64), self.numel
         else:
-            chunks = count // _CHUNK
-            sampled = np.empty((len(self._dtypes), chunks * _CHUNK), np.float32)
-            for i in range(chunks):
-                start = (self.numel - _CHUNK) * i // (chunks - 1)
-                self._read(start, sampled[:, i * _CHUNK : (i + 1) * _CHUNK])
+            chunks, length = count // _CHUNK, _CHUNK
+            starts = (self.numel - _CHUNK) * np.arange(chunks) // (chunks - 1)
+        if self._device != "cpu" and self.numel <= self._step and not self._range:
+            (block,) = self.blocks()  # which stays there
+            return block.sample(starts, length)
+        began = time.perf_counter()
+        sampled = np.empty((len(self._dtypes), len(starts) * length), np.float32)
+        for number, start in enumerate(starts.tolist()):
+            self._read(start, sampled[:, number * length : (number + 1) * length])
         self.read_seconds += time.perf_counter() - began
         return sampled
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 _ROUNDS, _M0, _M1, _W0, _W1, _LOW = 10, 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85, 0xFFFFFFFF
 _PER_PAGE = 64  # numbers
-_PIECE = 1 << 16  # pages that are drawn at once: each takes 32 words of 64 bits, a few times
+_PIECE = 1 << 18  # pages that are drawn at once, a block of the usual size: each takes 32 words of 64 bits, a few times
 
 
 def device_random_numbers(key: int, start: int, count: int, device: torch.device) -> torch.Tensor:
