@@ -17,7 +17,7 @@ from weightsmith.blocks.numba_support.stretch import stretch
 from weightsmith.blocks.on_device.device_statistics import l1_of
 from weightsmith.blocks.random_stream import LOWER, MORE, UPPER, below, fill_halves
 from weightsmith.blocks.weighted_sum import TILE, subtract
-from weightsmith.methods.task_vectors.sparsify import BY_CHANCE, Selection
+from weightsmith.methods.task_vectors.sparsify import BY_CHANCE, Choices, Selection
 from weightsmith.methods.tensor_settings import Settings
 
 _INFINITE = np.float32(np.inf)
@@ -43,8 +43,9 @@ def combine_fused(
     chosen = np.empty((len(others), len(block.out) if any(by_chance) else 0), np.uint8)
     for model_chosen, i, selection in zip(chosen, others, chosen_by, strict=True):
         if selection.rule in BY_CHANCE:
-            if selection.bits is not None and block.start in selection.bits:
-                model_chosen[:] = np.unpackbits(selection.bits[block.start], count=len(model_chosen))
+            bits = (selection.chosen or {}).get(block.start)
+            if isinstance(bits, np.ndarray):
+                model_chosen[:] = np.unpackbits(bits, count=len(model_chosen))
             else:
                 _choose(block, base, i, selection, width, model_chosen)
     weights = [settings.per_input[i]["weight"] for i in others]
@@ -81,13 +82,14 @@ def compile_parts(*, elect: bool) -> None:
 
 def l1_norms(
     block: Block, base: int, other: int, selection: Selection, width: int
-) -> tuple[float, float, np.ndarray | None]:
-    """(l1 norm of a task vector's stretch, of what is kept of it, and where chance decided, 1 for each kept element:
-    uint8)."""
+) -> tuple[float, float, Choices | None]:
+    """(l1 norm of a task vector's stretch, of what is kept of it, and where chance decided, which elements are kept:
+    uint8, or on a device bool)."""
     if block.device != "cpu":
         inputs = block.inputs
         delta = inputs[other] - inputs[base]
-        return *l1_of(delta, selection.mask(delta, block.start, width)), None
+        kept = selection.mask(delta, block.start, width)
+        return *l1_of(delta, kept), kept if selection.rule in BY_CHANCE else None
     if selection.rule in BY_CHANCE:
         chosen = np.empty(len(block.out), np.uint8)
         before, after = _choose(block, base, other, selection, width, chosen)

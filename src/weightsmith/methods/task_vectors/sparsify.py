@@ -4,7 +4,7 @@ row."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 ModelParameters = dict[str, Any]  # one model's parameters
+Choices: TypeAlias = "np.ndarray | torch.Tensor"  # of a stretch: uint8, a bit for each element, or on a device bool
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Selection:
     density: float = 1.0
     epsilon: float = 0.0
     factor: float = 1.0
-    bits: dict[int, np.ndarray] | None = None  # where chance has decided already: first element -> a bit for each
+    chosen: dict[int, Choices] | None = None  # where chance has decided already, by first element
 
     def mask(self, delta: torch.Tensor, start: int, width: int) -> torch.Tensor:
         """Which elements of `delta`, the stretch from `start` on of a tensor with rows of `width`, are kept: bool."""
         import torch
 
+        if isinstance(chosen := (self.chosen or {}).get(start), torch.Tensor):
+            return chosen
         size = delta.abs()
         if self.rule == "between":
             # NaN and infinities are kept, to be seen

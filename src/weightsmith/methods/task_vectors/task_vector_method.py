@@ -16,7 +16,7 @@ from weightsmith.blocks.random_stream import random_numbers
 from weightsmith.methods.depth_scaling import DEPTH_SCALING
 from weightsmith.methods.method import Method, Parameter, Statistics, cancellation_warning
 from weightsmith.methods.task_vectors.fused import NEARLY_ZERO, combine_fused, compile_parts, l1_norms
-from weightsmith.methods.task_vectors.sparsify import Selection, Sparsifier
+from weightsmith.methods.task_vectors.sparsify import Choices, Selection, Sparsifier
 from weightsmith.methods.tensor_settings import Settings
 
 if TYPE_CHECKING:
@@ -107,17 +107,20 @@ def _with_factors(scan: Scan, base: int, selections: dict[int, Selection]) -> di
     """Each with the factor by which thinning shortened it in l1; what chance decided is noted, if that takes no more
     memory than a few blocks."""
     sums = {i: [0.0, 0.0] for i in selections}
-    choices: dict[int, dict[int, np.ndarray]] = {i: {} for i in selections}
+    choices: dict[int, dict[int, Choices]] = {i: {} for i in selections}
     for block in scan.blocks():
         for i, selection in selections.items():
             before, after, chosen = l1_norms(block, base, i, selection, scan.width)
             sums[i][0] += before
             sums[i][1] += after
-            if chosen is not None and scan.numel <= _REMEMBERED_ELEMENTS:
-                choices[i][block.start] = np.packbits(chosen)
+            if isinstance(chosen, np.ndarray):
+                if scan.numel <= _REMEMBERED_ELEMENTS:
+                    choices[i][block.start] = np.packbits(chosen)
+            elif chosen is not None and scan.numel == len(chosen):
+                choices[i][block.start] = chosen
     return {
         i: replace(
-            selection, factor=sums[i][0] / sums[i][1] if min(sums[i]) >= _L1_EPSILON else 1.0, bits=choices[i] or None
+            selection, factor=sums[i][0] / sums[i][1] if min(sums[i]) >= _L1_EPSILON else 1.0, chosen=choices[i] or None
         )
         for i, selection in selections.items()
     }
