@@ -35,7 +35,7 @@ def _halves(key: int, first: int, last: int, device: torch.device) -> torch.Tens
     rounds = [[(key >> 32) + n * _W1 & _LOW, (key & _LOW) + n * _W0 & _LOW] for n in range(_ROUNDS)]
     constants = torch.tensor([[_M0, _M1], *rounds], device=device).unsqueeze(-1)  # [1 + rounds, 2, 1]
     counters = torch.arange(8 * first, 8 * last, dtype=torch.int64, device=device)
-    factors = counters.new_zeros((2, 2, len(counters)))  # c0 and c2 of each half
+    factors = torch.zeros((2, 2, 8 * (last - first)), dtype=torch.int64, device=device)  # c0 and c2 of each half
     others = torch.zeros_like(factors)  # c3 and c1
     factors[:, 0], factors[1, 1], others[:, 1] = counters & _LOW, 1, (counters >> 32) & _LOW
     for round_key in constants[1:]:
