@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from weightsmith.evaluation.backends.transformers.memory_plan import MemoryPlan,
 from weightsmith.evaluation.backends.transformers.transformers_tokens import TransformersTokens
 from weightsmith.evaluation.backends.transformers.transformers_tree import TransformersTree
 from weightsmith.evaluation.generation.batch_generation import BatchGeneration
+from weightsmith.evaluation.generation.fixed_steps import FixedSteps
+from weightsmith.evaluation.generation.growing_steps import GrowingSteps
 from weightsmith.evaluation.generation.plain_generation import PlainGeneration
 from weightsmith.evaluation.request import OnScores, Request, Score
 from weightsmith.evaluation.scoring.plain_scorer import score_plainly
@@ -51,7 +53,7 @@ class TransformersBackend:
         too little."""
         self._reference, self._memory, self._log = model.reference, memory, log
         self._dtype, self._device = PRECISIONS[precision], torch.device(device)
-        self._look_every = 1 if device == "cpu" else _LOOK_EVERY_ON_DEVICE
+        self._on_processor = device == "cpu"
         self.tokens, self.precision = TransformersTokens(model.home), precision_on(precision, device)
         self._load = load or (lambda: load_live_model(model, self._dtype))
         config, _ = causal_class(model.reference, model.config)
@@ -132,12 +134,15 @@ class TransformersBackend:
         self._ready()
 
         def ask(left: Sequence[int], on_results: OnAnswers) -> None:
-            known = self._model, self.tokens, self._ends
-            if self.branches:
-                room = max(1, self._plan.kept >> self._halvings)
-                run: Any = BatchGeneration(*known, room, look_every=self._look_every)
+            model, known = self._model, (self.tokens, self._ends)
+            room = max(1, self._plan.kept >> self._halvings)
+            if not self.branches:
+                run: Any = PlainGeneration(model, *known)
+            elif self._on_processor:
+                run = BatchGeneration(partial(GrowingSteps, model), *known, room)
             else:
-                run = PlainGeneration(*known)
+                begin = partial(FixedSteps, model, read_at_once=self._pack)
+                run = BatchGeneration(begin, *known, room, look_every=_LOOK_EVERY_ON_DEVICE)
             run([prompts[k] for k in left], limit, lambda k, text: goes_on(left[k], text), sampling, on_results)
 
         return until_answered(len(prompts), ask, self, on_answers)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from weightsmith.evaluation.generation.attention_masks import attention_masks
 from weightsmith.evaluation.generation.growing_cache import cache_argument, growing_cache
 from weightsmith.evaluation.scoring.prefix_tree import Step
 from weightsmith.evaluation.scoring.tree_scorer import Prediction, Targets
@@ -59,16 +60,7 @@ class TransformersTree:
         a plain sequence from the first position: attention then skips the half that is masked."""
         if not step.depth and np.array_equal(step.parents, np.arange(len(step.parents)) - 1):
             return None
-        visible, config = torch.from_numpy(step.mask()).to(self._model.device), self._model.config
-        window, layer_types = getattr(config, "sliding_window", None), set(getattr(config, "layer_types", None) or ())
-        if not window or (layer_types and "sliding_attention" not in layer_types):
-            return self._additive(visible)
-        positions = torch.from_numpy(step.positions).to(visible.device)
-        keys = torch.cat([torch.arange(step.depth, device=visible.device), positions])
-        near = self._additive(visible & (positions[:, None] - keys < window))
-        return {"full_attention": self._additive(visible), "sliding_attention": near} if layer_types else near
-
-    def _additive(self, visible: torch.Tensor) -> torch.Tensor:
-        mask = torch.zeros(1, 1, *visible.shape, dtype=self._model.dtype, device=visible.device)
-        mask[0, 0].masked_fill_(~visible, torch.finfo(mask.dtype).min)
-        return mask
+        device = self._model.device
+        visible, positions = torch.from_numpy(step.mask()).to(device), torch.from_numpy(step.positions).to(device)
+        key_positions = torch.cat([torch.arange(step.depth, device=device), positions])
+        return attention_masks(self._model, visible[None], positions[None], key_positions[None])
