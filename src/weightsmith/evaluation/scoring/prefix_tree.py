@@ -30,16 +30,15 @@ class Step:
     depth: int
     stem: bool
 
-    def mask(self) -> np.ndarray:
-        """bool [n, depth + n]: what each node attends to, the stems and then the nodes of this step."""
-        count = len(self.tokens)
-        seen = np.zeros((count, self.depth + count), bool)
-        seen[:, : self.depth] = True
-        for node in range(count):
-            if self.parents[node] >= 0:
-                seen[node, self.depth :] = seen[self.parents[node], self.depth :]
-            seen[node, self.depth + node] = True
-        return seen
+    def ends(self) -> np.ndarray:
+        """int64 [n]: the first node that is no descendant. Nodes come in the order of a walk, so that `node` attends to
+        those at or before it whose end lies behind it, and to all stems."""
+        ends = np.arange(1, len(self.tokens) + 1)
+        for node in range(len(ends) - 1, 0, -1):
+            parent = self.parents[node]
+            if parent >= 0 and ends[parent] < ends[node]:
+                ends[parent] = ends[node]
+        return ends
 
 
 @dataclass(frozen=True)

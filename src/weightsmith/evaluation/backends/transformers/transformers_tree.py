@@ -61,6 +61,9 @@ class TransformersTree:
         if not step.depth and np.array_equal(step.parents, np.arange(len(step.parents)) - 1):
             return None
         device = self._model.device
-        visible, positions = torch.from_numpy(step.mask()).to(device), torch.from_numpy(step.positions).to(device)
+        ends, positions = (torch.from_numpy(numbers).to(device) for numbers in (step.ends(), step.positions))
+        nodes = torch.arange(len(ends), device=device)
+        of_step = (nodes <= nodes[:, None]) & (nodes[:, None] < ends)
+        visible = torch.cat([of_step.new_ones(len(ends), step.depth), of_step], dim=1)
         key_positions = torch.cat([torch.arange(step.depth, device=device), positions])
         return attention_masks(self._model, visible[None], positions[None], key_positions[None])
