@@ -114,6 +114,11 @@ def best_device() -> str:
     return found.type if found else "cpu"
 
 
+def has_gpu() -> bool:
+    """Whether a driver of NVIDIA's or AMD's is there, which is known without torch. Linux only."""
+    return os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd")
+
+
 def describe_machine() -> str:
     """Processor, cores this process may use, Python and library versions, in one line."""
     versions = []

@@ -11,8 +11,10 @@ import jsonschema
 import pytest
 import yaml
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 import weightsmith as ws
+from weightsmith.commands.app import app
 from weightsmith.methods.registry import METHODS
 
 
@@ -92,6 +94,17 @@ def test_every_flag_of_mergekit_yaml_is_taken(recipe: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "does nothing here: " in line]
     assert len(lines) == len({line.partition(":")[0] for line in lines}) > 8
+
+
+@pytest.mark.parametrize(("method", "said"), [("iso_c", True), ("linear", False)])
+def test_a_gpu_for_whole_matrices_is_pointed_out(
+    method: str, said: bool, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weightsmith.machine.has_gpu", lambda: True)
+    base = ["--base", str(models / "base")] if method == "iso_c" else ["--weight", "1"]
+    arguments = ["merge", "--method", method, *base, str(models / "a"), str(models / "b"), "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0 and ("there is a GPU: --device cuda" in done.stderr) == said
 
 
 def test_recipe_check_show_and_schema(recipe: Path) -> None:

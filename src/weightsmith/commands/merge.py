@@ -120,7 +120,7 @@ def merge(
 
     Example: weightsmith merge ties.yml merged
     """
-    from weightsmith.machine import available_cores, usable_devices
+    from weightsmith.machine import available_cores, has_gpu, usable_devices
     from weightsmith.units import parse_shard_size, parse_size
 
     chosen = device != "cpu"
@@ -179,6 +179,10 @@ def merge(
     def show_notes(plan: Plan) -> None:
         nonlocal rest
         rest = _about_the_rest(plan) if plan.method.of_matrices else ""
+        if plan.method.of_matrices and not (chosen or quiet) and has_gpu():
+            typer.echo(
+                "there is a GPU: --device cuda computes whole matrices on it; numbers may differ in the last bit", err=True
+            )
         for model in plan.models.values():
             if model.conversion and not quiet:
                 typer.echo(f"{model.reference}: {model.conversion}", err=True)
