@@ -1,6 +1,6 @@
 """What has to be measured on a machine with a GPU, the most telling first, in 8 minutes.
 
-    benchmarks/on_gpu.sh [--dry]
+    benchmarks/on_gpu.sh [--dry | --prepare]
 
 Base and two fine-tunes of a full-size Phi-2 (fp16, random weights) are made on the device. Merges: weightsmith on the
 processor and with `--device`, and mergekit, which computes on the device too; the output goes into memory (/dev/shm),
@@ -32,7 +32,14 @@ from weightsmith.models.open_model import open_model
 from weightsmith.tokenizer.tokenizer_files import write_tokenizer_files
 
 SECONDS = 8 * 60
+TOKENIZER = Path("build/for-gpu/tokenizer")  # SmolLM2's, where the demo's base model is not
 FIRST = ("ties", "linear", "della")
+
+
+def prepare() -> None:
+    """For a machine without a network."""
+    TOKENIZER.mkdir(parents=True, exist_ok=True)
+    write_tokenizer_files(open_model(str(base_model())), TOKENIZER)
 
 
 def main() -> None:
@@ -74,7 +81,10 @@ def main() -> None:
     try:
         make_models(disk, layers, device)
         for name in ("base", "one", "two"):
-            write_tokenizer_files(open_model(str(base_model())), disk / name)
+            if TOKENIZER.is_dir():
+                shutil.copytree(TOKENIZER, disk / name, dirs_exist_ok=True)
+            else:
+                write_tokenizer_files(open_model(str(base_model())), disk / name)
         for title, seconds, measure_it in steps:
             if left() < seconds:
                 print(f"\n{title}: left out, {left():.0f} s of {SECONDS} were left", flush=True)
@@ -86,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    prepare() if "--prepare" in sys.argv[1:] else main()

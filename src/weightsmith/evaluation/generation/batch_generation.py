@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
@@ -103,10 +104,13 @@ class BatchGeneration:
 
     def _ended(self, question: int, tokens: list[int], answers: dict[int, list[int]], goes_on: GoesOn) -> bool:
         """Whether a question's answer ends within its next `tokens`; those before the end are added to it."""
-        for token in tokens:
-            if token in self._ends:
+        answer = answers[question]
+        own = list(takewhile(lambda token: token not in self._ends, tokens))
+        if len(tokens) > 1 and goes_on(question, self._tokens.decode([*answer, *own], special=True)):
+            answer.extend(own)  # an answer that goes on with all of them has not ended before
+            return len(own) < len(tokens)
+        for token in own:
+            answer.append(token)
+            if not goes_on(question, self._tokens.decode(answer, special=True)):
                 return True
-            answers[question].append(token)
-            if not goes_on(question, self._tokens.decode(answers[question], special=True)):
-                return True
-        return False
+        return len(own) < len(tokens)
