@@ -181,7 +181,8 @@ def merge(
         rest = _about_the_rest(plan) if plan.method.of_matrices else ""
         if plan.method.of_matrices and not (chosen or quiet) and has_gpu():
             typer.echo(
-                "there is a GPU: --device cuda computes whole matrices on it; numbers may differ in the last bit", err=True
+                "there is a GPU: --device cuda computes whole matrices on it; numbers may differ in the last bit",
+                err=True,
             )
         for model in plan.models.values():
             if model.conversion and not quiet:
