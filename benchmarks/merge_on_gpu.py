@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from synthetic_phi2 import save_config, shapes, write_recipe
 from weightsmith.machine import available_cores
 
 WEIGHTSMITH = [sys.executable, "-m", "weightsmith"]
-MERGEKIT = str(Path(sysconfig.get_path("scripts")) / "mergekit-yaml")
+MERGEKIT = [sys.executable, "-m", "mergekit.scripts.run_yaml"]
 GROWTH = ("ties", "linear")  # measured on one thread, half of the cores and all of them; the others on all
 
 
@@ -63,7 +62,7 @@ def print_row(method: str, folder: Path, memory: Path, threads: list[int], colum
     ours = [*WEIGHTSMITH, "merge", str(recipe), "-q", "--device"]
     taken = [merged([*ours, "cpu", "--threads", str(count)], outputs["processor"]) for count in threads]
     taken.append(merged([*ours, device], outputs["device"]))
-    command = [MERGEKIT, str(recipe), "--no-copy-tokenizer", "--quiet", *(["--cuda"] if device == "cuda" else [])]
+    command = [*MERGEKIT, str(recipe), "--no-copy-tokenizer", "--quiet", *(["--cuda"] if device == "cuda" else [])]
     taken.append(merged(command, outputs["mergekit"]))
     compared = [f"{name} {apart(outputs['processor'], outputs[name], device)}" for name in ("device", "mergekit")]
     seconds = [*[""] * (columns - len(threads)), *(f"{one.wall:.2f}" for one in taken)]
