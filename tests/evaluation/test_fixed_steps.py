@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -84,3 +88,57 @@ def test_a_long_beginning_is_read_once() -> None:
     prompts = some_prompts(1)
     groups = [(last - first, common) for first, last, common in _groups(prompts, 1 << 20)]
     assert any(count == 4 and common >= 70 for count, common in groups)
+
+
+class NotedStep:
+    """A CUDA graph as far as a processor has one: what is captured changes nothing, and each replay is one step, into
+    the same logits."""
+
+    steps: FixedSteps
+    replays = 0
+
+    def replay(self) -> None:
+        logits = self.steps.logits
+        logits.copy_(self.steps._step())
+        NotedStep.replays += 1
+
+
+@contextmanager
+def noting(graph: NotedStep, *, capture_error_mode: str) -> Iterator[None]:
+    steps = graph.steps
+    held = [*(memory for layer in steps._cache.layers for memory in layer.memory)]  # type: ignore[union-attr]
+    held += [steps._visible, steps._key_positions, steps._positions, steps._column]
+    before = [tensor.clone() for tensor in held]
+    yield
+    for tensor, value in zip(held, before, strict=True):
+        tensor.copy_(value)
+
+
+@contextmanager
+def failing(graph: NotedStep, *, capture_error_mode: str) -> Iterator[None]:
+    raise RuntimeError("operation not permitted when stream is capturing")
+    yield
+
+
+@pytest.mark.parametrize(("capture", "replays"), [(noting, 16), (failing, 0)])
+@torch.inference_mode()
+def test_a_step_that_is_repeated_as_a_graph(capture: Any, replays: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts, limit = tiny("Llama"), some_prompts(0), 40
+    plain = FixedSteps(model, prompts, limit, read_at_once=300)
+    repeated = FixedSteps(model, prompts, limit, read_at_once=300)
+    repeated._has_graphs = True
+    monkeypatch.setattr(NotedStep, "steps", repeated, raising=False)
+    monkeypatch.setattr(NotedStep, "replays", 0)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", NotedStep)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    for number in range(20):
+        assert torch.equal(repeated.logits, plain.logits)
+        tokens = plain.logits.argmax(-1)
+        if number == 5:  # a smaller batch is another graph
+            rows = torch.arange(0, len(prompts), 2)
+            tokens = tokens[rows]
+            for step in (plain, repeated):
+                step.keep_rows(rows)
+        for step in (plain, repeated):
+            step(tokens)
+    assert NotedStep.replays == replays  # of 20 steps, the first two of each batch are plain
