@@ -78,10 +78,7 @@ def print_on_disk(methods: Sequence[str], folder: Path, device: str) -> None:
         "| --- | ---: | ---: | ---: |"
     )
     for method in methods:
-        recipe, inputs = write_recipe(folder, method)
-        warm(inputs)
-        command = [*WEIGHTSMITH, "merge", str(recipe), "-q", "--device"]
-        ours, there = (merged([*command, place], folder / "out") for place in ("cpu", device))
+        inputs, ours, there = on_both(method, folder, {"cpu": folder / "out", device: folder / "out"})
         floor = measure(floor_command(inputs, folder / "floor"))
         print(f"| {method} | {ours.wall:.2f} | {there.wall:.2f} | {floor.wall:.2f} |", flush=True)
     shutil.rmtree(folder / "out")
@@ -95,14 +92,20 @@ def print_matrices(methods: Sequence[str], folder: Path, memory: Path, device: s
         "| --- | ---: | ---: | --- |"
     )
     for method in methods:
-        recipe, inputs = write_recipe(folder, method)
-        warm(inputs)
-        command = [*WEIGHTSMITH, "merge", str(recipe), "-q", "--device"]
-        ours, there = (merged([*command, place], memory / place) for place in ("cpu", device))
+        _, ours, there = on_both(method, folder, {place: memory / place for place in ("cpu", device)})
         print(
             f"| {method} | {ours.wall:.2f} | {there.wall:.2f} | {apart(memory / 'cpu', memory / device, device)} |",
             flush=True,
         )
+
+
+def on_both(method: str, folder: Path, outputs: dict[str, Path]) -> tuple[list[Path], Measured, Measured]:
+    """The inputs, and a merge on each of two devices, into the output folder that is named for it."""
+    recipe, inputs = write_recipe(folder, method)
+    warm(inputs)
+    command = [*WEIGHTSMITH, "merge", str(recipe), "-q", "--device"]
+    first, second = (merged([*command, place], out) for place, out in outputs.items())
+    return inputs, first, second
 
 
 def merged(command: list[str], out: Path) -> Measured:

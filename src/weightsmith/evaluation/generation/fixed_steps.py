@@ -100,7 +100,7 @@ class FixedSteps:
         stem: Any = growing_cache()
         of_stem = np.zeros(0, np.int32)
         for first, last, common in _groups(prompts, at_once):
-            kept = min(common_prefix(of_stem, prompts[first][:common]), common)
+            kept = common_prefix(of_stem, prompts[first][:common])
             stem.crop(kept - stem.get_seq_length())
             of_stem = prompts[first][:common]
             if kept < common:
